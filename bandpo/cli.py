@@ -1,0 +1,50 @@
+"""`bandpo <command> …`: one command for everything."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from bandpo.errors import UserError
+
+# command -> (module:function, one line of help). A function takes the arguments after the
+# command and returns an exit code; modules are imported only when their command runs.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("bandpo.train:main", "train a policy; hydra overrides follow"),
+    "plan": ("bandpo.plan:main", "print what `train` with these overrides would do"),
+    "doctor": ("bandpo.doctor:main", "say what this machine can run, and why not"),
+}
+
+
+def usage() -> str:
+    """The text of `bandpo --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: bandpo <command> [arguments]", "", *lines])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; bad input ends with a message on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"bandpo: no command {command!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[command][0].split(":")
+    try:
+        return int(getattr(importlib.import_module(module), function)(rest) or 0)
+    except UserError as error:
+        print(f"bandpo {command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""The one exception for everything a user can mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A problem in configuration, data or environment, told in words a user can act on.
+
+    The command line prints the message without a traceback and exits with code 2. The message
+    names the file, line or key at fault and says what to do.
+    """
+
+    @classmethod
+    def join(cls, heading: str, problems: Sequence[str]) -> UserError:
+        """One error out of several problems, so that a user mends them in one go."""
+        return cls("\n".join([heading, *(f"  - {problem}" for problem in problems)]))

@@ -1,0 +1,1 @@
+"""Rollout engines: vLLM in process, vLLM servers, and transformers as a fallback."""
