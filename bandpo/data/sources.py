@@ -1,0 +1,359 @@
+"""Where problems come from: local files, hub datasets and generators become `Problem`s.
+
+A source is a value that a config can spell: `{path: my.jsonl}`, `{hub: org/name, split: test}`,
+`{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bandpo.errors import UserError
+from bandpo.types import Problem
+
+MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
+
+
+class Columns(BaseModel):
+    """Which columns hold what; a dot descends into a nested one (`reward_model.ground_truth`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(
+        default="id", description="unique id; rows without one get an id from their content"
+    )
+    problem: str = Field(default="problem", description="the question as text")
+    answer: str = Field(default="answer", description="the reference answer as text or number")
+    answer_pattern: str | None = Field(
+        default=None,
+        description="regular expression whose first group is the answer inside the column",
+    )
+
+
+class RowFault(Exception):
+    """Why one row is not a problem; collected, so that a file's faults are told together."""
+
+
+class FileSource(BaseModel):
+    """A local JSONL, parquet or CSV file, one problem a row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Field(description="the file; its extension tells the format")
+    columns: Columns = Columns()
+
+    @property
+    def name(self) -> str:
+        """The dataset as summaries call it."""
+        return self.path.stem
+
+    def problems(self) -> list[Problem]:
+        """Every row as a `Problem`; raises one `UserError` that names each bad line."""
+        read = READERS.get(self.path.suffix.lower())
+        if read is None:
+            raise UserError(
+                f"{self.path}: unknown extension {self.path.suffix!r}; "
+                f"use one of {', '.join(sorted(READERS))}"
+            )
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        return parse_rows(read(self.path), self.columns, str(self.path), self.name)
+
+
+class HubSource(BaseModel):
+    """One split of a dataset on the Hugging Face hub, or in its local cache."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hub: str = Field(description="dataset id, org/name")
+    split: str = Field(default="train", description="split to read")
+    subset: str | None = Field(
+        default=None, description="configuration of the dataset, where it has some"
+    )
+    revision: str | None = Field(
+        default=None, description="commit, tag or branch; the newest without one"
+    )
+    columns: Columns = Columns()
+
+    @property
+    def name(self) -> str:
+        """The dataset as summaries call it."""
+        return self.hub
+
+    def problems(self) -> list[Problem]:
+        """Every row as a `Problem`; raises `UserError` if the hub has no such data."""
+        import datasets  # slow to import, and offline users of local files never need it
+
+        place = f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
+        try:
+            table = datasets.load_dataset(
+                self.hub, self.subset, split=self.split, revision=self.revision
+            )
+        # The hub's client raises many types for one situation: this data cannot be had from here.
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{place}: cannot load this dataset: {error}\n"
+                "Check id, subset, split and revision; without network, name a local file instead."
+            ) from error
+        rows = ((f"row {i}", row) for i, row in enumerate(table))
+        return parse_rows(rows, self.columns, place, self.hub)
+
+
+class GeneratedSource(BaseModel):
+    """Problems made by a function: `_target_` is its dotted name, other keys its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    target: str = Field(alias="_target_", description="dotted name; returns a list of Problem")
+
+    @property
+    def name(self) -> str:
+        """The dataset as summaries call it."""
+        return self.target
+
+    def problems(self) -> list[Problem]:
+        """What the function returns; raises `UserError` if it cannot be called so."""
+        try:
+            return list(instantiate({"_target_": self.target, **(self.model_extra or {})}))
+        except InstantiationException as error:
+            raise UserError(f"data source {self.target}: {error}") from error
+
+
+def _spelled_out(spec: Any) -> Any:
+    """The mapping or source that a short string stands for."""
+    if isinstance(spec, Path):
+        return FileSource(path=spec)
+    if not isinstance(spec, str):
+        return spec
+    explicit = spec.removeprefix("file:")
+    is_file = explicit != spec or Path(spec).suffix.lower() in READERS or Path(spec).exists()
+    return FileSource(path=Path(explicit)) if is_file else HubSource(hub=spec)
+
+
+def _kind(spec: Any) -> Any:
+    """Picks the source class by its identifying key, so that errors speak of that class alone."""
+    spec = _spelled_out(spec)
+    if not isinstance(spec, Mapping):
+        return spec
+    kinds: dict[str, type[BaseModel]] = {
+        "path": FileSource,
+        "hub": HubSource,
+        "_target_": GeneratedSource,
+    }
+    keys = [key for key in kinds if key in spec]
+    if len(keys) != 1:
+        raise ValueError(f"a data source needs exactly one of {', '.join(kinds)}")
+    return kinds[keys[0]].model_validate(dict(spec))
+
+
+Source = Annotated[FileSource | HubSource | GeneratedSource, BeforeValidator(_kind)]
+_SOURCE: TypeAdapter[FileSource | HubSource | GeneratedSource] = TypeAdapter(Source)
+
+
+def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
+    """The source that a string, path or mapping spells; raises `UserError` if it spells none."""
+    try:
+        return _SOURCE.validate_python(spec)
+    except ValidationError as error:
+        faults = [
+            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
+            for e in error.errors(include_url=False)
+        ]
+        raise UserError.join(f"data source {spec!r}:", faults) from error
+
+
+def load_problems(spec: Any) -> list[Problem]:
+    """All problems of a source (string, path, mapping or source object).
+
+    Raises `UserError` with every bad row of the file, up to the first 20 and their count.
+    """
+    return parse_source(spec).problems()
+
+
+# --------------------------------------------------------------------------- rows of a file
+
+Rows = Iterable[tuple[str, Any]]  # (place such as "line 7", mapping or RowFault)
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                row = RowFault(f"invalid JSON: {error}")
+            yield f"line {number}", row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        for index in count(1):
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeDecodeError) as error:
+                yield f"line {reader.line_num or index}", RowFault(f"invalid CSV: {error}")
+                return  # what follows a broken quote cannot be told apart into rows
+            extra = None in row
+            yield (
+                f"line {reader.line_num}",
+                RowFault("more fields than the header has columns") if extra else row,
+            )
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            row = 0
+            for batch in file.iter_batches():
+                for value in batch.to_pylist():
+                    row += 1
+                    yield f"row {row}", value
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a readable parquet file: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
+    ".jsonl": _jsonl_rows,
+    ".parquet": _parquet_rows,
+    ".csv": _csv_rows,
+}
+
+
+# --------------------------------------------------------------------------- rows to problems
+
+
+def parse_rows(rows: Rows, columns: Columns, place: str, name: str) -> list[Problem]:
+    """Problems from rows; raises one `UserError` for everything wrong with them."""
+    entries = list(rows)
+    if not entries:
+        raise UserError(f"{place}: no rows")
+    _require_columns([row for _, row in entries if isinstance(row, Mapping)], columns, place)
+    problems: list[Problem] = []
+    faults: list[str] = []
+    first_use: dict[str, str] = {}
+    repeats: Counter[str] = Counter()
+    for where, row in entries:
+        try:
+            problem = _problem(row, columns, name, repeats)
+            if problem.id in first_use:
+                raise RowFault(f"duplicate id {problem.id!r}, first at {first_use[problem.id]}")
+        except RowFault as fault:
+            faults.append(f"{where}: {fault}")
+            continue
+        first_use[problem.id] = where
+        problems.append(problem)
+    if faults:
+        raise bad_rows(place, faults, len(entries))
+    return problems
+
+
+def bad_rows(place: str, faults: Sequence[str], total: int) -> UserError:
+    """The error for a dataset with unusable rows: the first of them, and how many there are."""
+    listed = [*faults[:MAX_LISTED]]
+    if len(faults) > MAX_LISTED:
+        listed.append(f"… and {len(faults) - MAX_LISTED} more")
+    return UserError.join(f"{place}: {len(faults)} of {total} rows cannot be used", listed)
+
+
+def _lookup(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column, None if absent; a dot descends where no column has the full name."""
+    if column in row:
+        return row[column]
+    head, _, rest = column.partition(".")
+    inner = row.get(head)
+    return _lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place: str) -> None:
+    """Says once, instead of for every row, that a column does not exist."""
+    if not rows:
+        return
+    names = sorted({name for row in rows for name in row})
+    missing = [
+        f"no column {column!r}; name another with columns.{role}=…"
+        for role, column in (("problem", columns.problem), ("answer", columns.answer))
+        if not any(column in row or column.partition(".")[0] in row for row in rows)
+    ]
+    if missing:
+        raise UserError.join(f"{place} has the columns {', '.join(names)}", missing)
+
+
+def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Problem:
+    if isinstance(row, RowFault):
+        raise row
+    if not isinstance(row, Mapping):
+        raise RowFault(f"expected an object with columns, got {type(row).__name__}")
+    text = _lookup(row, columns.problem)
+    if text is not None and not isinstance(text, str):
+        raise RowFault(f"problem ({columns.problem}) is not text but {type(text).__name__}")
+    if text is None or not text.strip():
+        raise RowFault(f"no problem ({columns.problem})")
+    answer = _answer(row, columns)
+    given = _lookup(row, columns.id)
+    if given is None or given == "":
+        key = content_id(text, answer)
+        repeats[key] += 1  # a repeated row stays distinguishable; cleaning decides about it
+        given = key if repeats[key] == 1 else f"{key}-{repeats[key]}"
+    roles = {columns.id, columns.problem, columns.answer, "source"}
+    meta = {
+        key: value
+        for key, value in row.items()
+        if key not in roles and isinstance(value, str | int | float | bool)
+    }
+    source = row.get("source")
+    return Problem(
+        id=str(given),
+        problem=text.strip(),
+        answer=answer,
+        source=source if isinstance(source, str) and source else name,
+        meta=meta,
+    )
+
+
+def _answer(row: Mapping[str, Any], columns: Columns) -> str:
+    """The reference answer as text: 27.0 in a column of floats is the answer 27."""
+    value = _lookup(row, columns.answer)
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing or (isinstance(value, str) and not value.strip()):
+        raise RowFault(f"no answer ({columns.answer})")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowFault(
+            f"answer ({columns.answer}) is neither text nor number but {type(value).__name__}"
+        )
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    answer = str(value).strip()
+    if columns.answer_pattern is None:
+        return answer
+    found = re.search(columns.answer_pattern, answer)
+    inner = found.group(1).strip() if found else ""
+    if not inner:
+        raise RowFault(f"answer ({columns.answer}) does not match {columns.answer_pattern!r}")
+    return inner
+
+
+def content_id(problem: str, answer: str) -> str:
+    """An id that follows from the content: sha256 of problem and answer, white space collapsed."""
+    canonical = "\0".join(" ".join(text.split()) for text in (problem, answer))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
