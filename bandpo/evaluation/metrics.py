@@ -1,0 +1,200 @@
+"""Accuracy metrics of n samples a problem, with bootstrap intervals over problems.
+
+Everywhere `correct` is bool [P, n]: sample j of problem i is right; c_i = Σ_j correct[i, j].
+Every metric is a mean over problems; the `*_per_problem` form returns its [P] terms, which
+intervals and paired comparisons are made from. All of them raise ValueError for another shape or
+a k out of range.
+
+How pass@k and best@k differ: with one right answer of 32, pass@32 is 1 (the 32 samples are the
+32 drawn) and best@32 is 1 − (31/32)³² ≈ 0.638 (32 draws from them with replacement).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Values = NDArray[np.float64]
+
+
+def mean_per_problem(correct: ArrayLike, k: int) -> Values:
+    """c/n: the expected accuracy of one sample, hence of the mean over any k of the n; [P]."""
+    table = _table(correct)
+    _check_k(k, table.shape[1])
+    return table.mean(axis=1)
+
+
+def pass_per_problem(correct: ArrayLike, k: int) -> Values:
+    """1 − C(n−c, k)/C(n, k): the chance that k of the n samples, drawn without replacement,
+    hold a right one; the unbiased estimate of "k fresh samples hold a right one". [P].
+
+    Source: Chen et al., Evaluating Large Language Models Trained on Code, section 2.1.
+    """
+    table = _table(correct)
+    n = table.shape[1]
+    _check_k(k, n)
+    total = comb(n, k)
+    return np.array([1 - comb(n - c, k) / total for c in table.sum(axis=1).tolist()])
+
+
+def best_per_problem(correct: ArrayLike, k: int) -> Values:
+    """1 − (1 − c/n)^k: the chance that k draws with replacement hold a right one; [P].
+
+    It is the expectation of the bootstrap whose mean the BandPO release reports as "pass@32".
+    As an estimate of "k fresh samples hold a right one" it is biased low. k may exceed n.
+    """
+    table = _table(correct)
+    _check_k(k, None)
+    return 1 - (1 - table.mean(axis=1)) ** k
+
+
+def majority_per_problem(
+    correct: ArrayLike, k: int, answers: Sequence[Sequence[Hashable | None]] | None = None
+) -> Values:
+    """The chance that the most frequent answer among k of the n samples is the right one; [P].
+
+    The expectation over all subsets of k samples, drawn without replacement, computed exactly;
+    when m answers tie for the lead and the right one is among them, it counts 1/m. All right
+    samples are one answer. Wrong samples are one answer where `answers` [P, n] are equal; a wrong
+    sample whose answer is None abstains. Without `answers` all wrong samples are one answer,
+    which is the least that the metric can be.
+    """
+    table = _table(correct)
+    count, n = table.shape
+    _check_k(k, n)
+    if answers is None:
+        answers = [["wrong"] * n] * count
+    if len(answers) != count or any(len(row) != n for row in answers):
+        raise ValueError(f"answers must have the shape of correct, {table.shape}")
+    values = []
+    for marks, row in zip(table.astype(bool), answers, strict=True):
+        wrong = Counter(a for a, right in zip(row, marks, strict=True) if not right)
+        abstaining = wrong.pop(None, 0)
+        rivals = tuple(sorted(wrong.values(), reverse=True))
+        values.append(_majority_chance(int(marks.sum()), rivals, abstaining, k))
+    return np.array(values)
+
+
+@lru_cache(maxsize=4096)
+def _majority_chance(right: int, rivals: tuple[int, ...], abstaining: int, k: int) -> float:
+    """The term of `majority_per_problem` for one problem, from the sizes of its answer groups.
+
+    Σ over votes x for the right answer of C(right, x) · Σ over the rivals' votes, each at most x
+    and t of them equal to x, of the ways to draw them / (t + 1), over the C(n, k) subsets.
+    """
+    favourable = 0.0
+    total = comb(right + sum(rivals) + abstaining, k)
+    for x in range(1, min(right, k) + 1):
+        # ways[s, t]: draws of s samples from the rivals seen so far, t of which have x votes
+        ways = {(0, 0): 1}
+        rest = sum(rivals)
+        for size in rivals:
+            rest -= size
+            grown: Counter[tuple[int, int]] = Counter()
+            for (s, t), number in ways.items():
+                for votes in range(min(size, x, k - x - s) + 1):
+                    if s + votes + rest + abstaining >= k - x:  # else k can no longer be reached
+                        grown[s + votes, t + (votes == x)] += number * comb(size, votes)
+            ways = grown
+        for (s, t), number in ways.items():
+            draws = comb(right, x) * number * comb(abstaining, k - x - s)
+            favourable += draws / total / (t + 1)
+    return min(favourable, 1.0)
+
+
+def mean_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of c/n; see `mean_per_problem`. In [0, 1]."""
+    return float(mean_per_problem(correct, k).mean())
+
+
+def pass_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of 1 − C(n−c, k)/C(n, k); see `pass_per_problem`. In [0, 1]."""
+    return float(pass_per_problem(correct, k).mean())
+
+
+def best_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of 1 − (1 − c/n)^k; see `best_per_problem`. In [0, 1]."""
+    return float(best_per_problem(correct, k).mean())
+
+
+def maj_at_k(
+    correct: ArrayLike, k: int, answers: Sequence[Sequence[Hashable | None]] | None = None
+) -> float:
+    """Mean over problems of the majority's chance; see `majority_per_problem`. In [0, 1]."""
+    return float(majority_per_problem(correct, k, answers).mean())
+
+
+def powers_of_two(n: int) -> list[int]:
+    """The k at which pass@k is reported: 1, 2, 4, … and n itself."""
+    return [*(2**i for i in range(n.bit_length()) if 2**i < n), n]
+
+
+# --------------------------------------------------------------------------- uncertainty
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over problems with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    per_problem: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> Estimate:
+    """The mean of per-problem values [P] and its percentile bootstrap interval over problems.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13. It speaks of other
+    problems like these, and leaves out that n samples a problem are themselves few. For a paired
+    comparison of two checkpoints pass the differences over the same problems.
+    """
+    values = np.asarray(per_problem, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"expected values [P] of at least one problem, got shape {values.shape}")
+    rng = np.random.default_rng(seed)
+    rows = max(1, 4_000_000 // len(values))  # resamples at a time, to bound memory
+    means = np.concatenate(
+        [
+            values[rng.integers(len(values), size=(min(rows, resamples - done), len(values)))].mean(
+                1
+            )
+            for done in range(0, resamples, rows)
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> Estimate:
+    """Mean of b − a over the same problems, both [P], with its paired bootstrap interval."""
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"a paired comparison needs equal shapes: {first.shape}, {second.shape}")
+    return bootstrap(second - first, seed, resamples, confidence)
+
+
+def _table(correct: ArrayLike) -> NDArray[np.bool_]:
+    table = np.asarray(correct)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"correct must be [problems, n] and not empty, got shape {table.shape}")
+    if table.dtype != np.bool_:
+        if not np.isin(table, (0, 1)).all():
+            raise ValueError("correct must hold only true and false")
+        table = table.astype(bool)
+    return table
+
+
+def _check_k(k: int, n: int | None) -> None:
+    if k < 1 or (n is not None and k > n):
+        raise ValueError(f"k = {k} is out of range for n = {n} samples a problem")
