@@ -1,1 +1,119 @@
-"""."""
+"""Probability-aware trust regions for policy gradients: loss = ratio × bounds × surrogate.
+
+Plain torch: nothing here knows of transformers, vLLM, DeepSpeed or a configuration.
+"""
+
+from bandpo.loss.aggregate import (
+    Aggregate,
+    ConstantNorm,
+    SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
+    TokenMean,
+    batch_totals,
+)
+from bandpo.loss.bounds import (
+    Band,
+    BandChi2,
+    BandKL,
+    BandTV,
+    Bounds,
+    Capped,
+    DynamicAdaptive,
+    Fixed,
+    Interval,
+    Mixed,
+    Union,
+)
+from bandpo.loss.correction import (
+    Correction,
+    Discard,
+    SequenceMismatch,
+    TokenMismatch,
+    Truncate,
+)
+from bandpo.loss.divergence import (
+    KL,
+    AlphaDivergence,
+    ChiSquared,
+    Divergence,
+    JensenShannon,
+    ReverseKL,
+    SquaredHellinger,
+    TotalVariation,
+)
+from bandpo.loss.policy import (
+    K1,
+    K2,
+    K3,
+    KLEstimator,
+    LossOutput,
+    PolicyLoss,
+    ReferenceKL,
+)
+from bandpo.loss.radius import EntropyRadius, LinearRadius, Radius
+from bandpo.loss.ratio import Ratio, SequenceRatio, TokenRatio
+from bandpo.loss.surrogate import (
+    Clip,
+    DualClip,
+    Mask,
+    QuadraticPenalty,
+    Surrogate,
+    SurrogateOutput,
+    TruncatedWeight,
+)
+from bandpo.types import BatchTotals, TokenBatch
+
+__all__ = [
+    "K1",
+    "K2",
+    "K3",
+    "KL",
+    "Aggregate",
+    "AlphaDivergence",
+    "Band",
+    "BandChi2",
+    "BandKL",
+    "BandTV",
+    "BatchTotals",
+    "Bounds",
+    "Capped",
+    "ChiSquared",
+    "Clip",
+    "ConstantNorm",
+    "Correction",
+    "Discard",
+    "Divergence",
+    "DualClip",
+    "DynamicAdaptive",
+    "EntropyRadius",
+    "Fixed",
+    "Interval",
+    "JensenShannon",
+    "KLEstimator",
+    "LinearRadius",
+    "LossOutput",
+    "Mask",
+    "Mixed",
+    "PolicyLoss",
+    "QuadraticPenalty",
+    "Radius",
+    "Ratio",
+    "ReferenceKL",
+    "ReverseKL",
+    "SequenceMeanTokenMean",
+    "SequenceMeanTokenSum",
+    "SequenceMismatch",
+    "SequenceRatio",
+    "SquaredHellinger",
+    "Surrogate",
+    "SurrogateOutput",
+    "TokenBatch",
+    "TokenMean",
+    "TokenMismatch",
+    "TokenRatio",
+    "TotalVariation",
+    "Truncate",
+    "TruncatedWeight",
+    "Union",
+    "batch_totals",
+]

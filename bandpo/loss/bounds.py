@@ -1,0 +1,203 @@
+"""Trust regions: intervals [low, high] of the ratio, seen from the old policy alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bandpo.errors import UserError
+from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation
+from bandpo.loss.radius import Radius
+from bandpo.types import TokenBatch
+
+
+class Interval(NamedTuple):
+    """Ratio bounds with low <= 1 <= high, both of old_logp's shape, at least float32, no grad."""
+
+    low: Tensor
+    high: Tensor
+
+
+class Bounds(ABC):
+    """A rule that gives each token its ratio interval; see `Interval` for what it promises."""
+
+    @abstractmethod
+    def __call__(self, old_logp: Tensor) -> Interval:
+        """The interval for log π_old(token) of any shape, in nats."""
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        """These bounds with everything taken from the batch that is not old_logp: the default,
+        self, fits all bounds that look at nothing else."""
+        return self
+
+
+@dataclass(frozen=True)
+class Fixed(Bounds):
+    """Canonical clipping, [1 − eps_low, 1 + eps_high]; Clip-Higher with eps_high > eps_low.
+
+    Source: Proximal Policy Optimization Algorithms, equation 7; DAPO, section 3.1. Raises
+    UserError unless 0 <= eps_low <= 1 and eps_high >= 0.
+    """
+
+    eps_low: float
+    eps_high: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.eps_low <= 1 and self.eps_high >= 0):
+            raise UserError(f"{self}: needs 0 <= eps_low <= 1 and eps_high >= 0.")
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        one = torch.ones_like(_log_probability(old_logp))
+        return Interval(one * (1 - self.eps_low), one * (1 + self.eps_high))
+
+
+@dataclass(frozen=True)
+class Band(Bounds):
+    """The extreme ratios of a token over all policies with D_f(π ‖ π_old) <= delta.
+
+    With p = π_old(token), the roots r of p·f(r) + (1−p)·f((1−r·p)/(1−p)) = delta, or the edges 0
+    and 1/p of the simplex where the divergence stays below delta. `delta` may be a number, a
+    tensor that broadcasts to old_logp, or a `Radius`, resolved by `for_batch`.
+    Source: BandPO, sections "The Band operator" and "Reduction to univariate optimization". Raises
+    UserError for a radius that is not positive.
+    """
+
+    divergence: Divergence
+    delta: float | Tensor | Radius
+
+    def __post_init__(self) -> None:
+        if isinstance(self.delta, int | float) and not self.delta > 0:
+            raise UserError(f"{self}: delta must be positive; delta → 0 would freeze the policy.")
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        if isinstance(self.delta, Radius):
+            return dataclasses.replace(self, delta=self.delta(batch))
+        return self
+
+    @torch.no_grad()
+    def __call__(self, old_logp: Tensor) -> Interval:
+        if isinstance(self.delta, Radius):
+            raise ValueError(f"{self}: resolve the radius with for_batch(batch) first.")
+        log_p = _log_probability(old_logp)
+        p, c = log_p.exp(), torch.expm1(log_p).abs()
+        delta = self.delta.to(p) if isinstance(self.delta, Tensor) else p.new_full((), self.delta)
+        low = self.divergence.log_shrink(p, c, delta).exp()
+        high = 1 - (c / p) * torch.expm1(self.divergence.log_shrink(c, p, delta))
+        return Interval(low, high)
+
+
+@dataclass(frozen=True)
+class BandKL(Band):
+    """`Band` with KL(π_old ‖ π), the paper's main method (delta = 0.05)."""
+
+    divergence: Divergence = field(default=KL(), init=False)
+
+
+@dataclass(frozen=True)
+class BandTV(Band):
+    """`Band` with total variation: 1 ± delta/p within the simplex."""
+
+    divergence: Divergence = field(default=TotalVariation(), init=False)
+
+
+@dataclass(frozen=True)
+class BandChi2(Band):
+    """`Band` with Pearson χ²: 1 ± sqrt(delta·(1−p)/p) within the simplex."""
+
+    divergence: Divergence = field(default=ChiSquared(), init=False)
+
+
+@dataclass(frozen=True)
+class DynamicAdaptive(Bounds):
+    """DCPO's dynamic-adaptive clipping.
+
+    With p = π_old(token): low = ½ + ½·sqrt(max(1 − 4·eps_low/p, 0)), high = ½ + ½·sqrt(1 +
+    4·eps_high/p). It leaves the simplex as p → 1 and never lets a ratio fall below ½.
+    Source: DCPO: Dynamic Clipping Policy Optimization, section 3. Raises UserError for eps < 0.
+    """
+
+    eps_low: float
+    eps_high: float
+
+    def __post_init__(self) -> None:
+        if self.eps_low < 0 or self.eps_high < 0:
+            raise UserError(f"{self}: eps_low and eps_high must not be negative.")
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        p = _log_probability(old_logp).exp()
+        low = 0.5 + 0.5 * (1 - 4 * self.eps_low / p).clamp(min=0).sqrt()
+        high = 0.5 + 0.5 * (1 + 4 * self.eps_high / p).sqrt()
+        return Interval(low, high)
+
+
+@dataclass(frozen=True)
+class Union(Bounds):
+    """The smallest interval that holds both: low = min, high = max (BandPO's "relaxed" variant)."""
+
+    first: Bounds
+    second: Bounds
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        return Union(self.first.for_batch(batch), self.second.for_batch(batch))
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        first, second = self.first(old_logp), self.second(old_logp)
+        return Interval(
+            torch.minimum(first.low, second.low), torch.maximum(first.high, second.high)
+        )
+
+
+@dataclass(frozen=True)
+class Capped(Bounds):
+    """The inner bounds with `high` at most max_ratio, as in BandPO's release (10).
+
+    Raises UserError for max_ratio < 1.
+    """
+
+    inner: Bounds
+    max_ratio: float
+
+    def __post_init__(self) -> None:
+        if not self.max_ratio >= 1:
+            raise UserError(f"{self}: max_ratio must be at least 1.")
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        return Capped(self.inner.for_batch(batch), self.max_ratio)
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        low, high = self.inner(old_logp)
+        return Interval(low, high.clamp(max=self.max_ratio))
+
+
+@dataclass(frozen=True)
+class Mixed(Bounds):
+    """The lower bound of one rule with the upper bound of another.
+
+    `Mixed(low=Fixed(0.2, 0.2), high=BandKL(0.05))` frees rare tokens upwards only, so that
+    negative samples cannot push the tail down faster than canonical clipping lets them.
+    """
+
+    low: Bounds
+    high: Bounds
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        return Mixed(self.low.for_batch(batch), self.high.for_batch(batch))
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        return Interval(self.low(old_logp).low, self.high(old_logp).high)
+
+
+def _log_probability(old_logp: Tensor) -> Tensor:
+    """old_logp without gradient in at least float32, within what exp() can represent there.
+
+    The floor keeps 1/p finite; rounding in a log-softmax may leave values a hair above 0.
+    """
+    dtype = torch.promote_types(old_logp.dtype, torch.float32)
+    floor = math.log(torch.finfo(dtype).tiny)
+    return old_logp.detach().to(dtype).clamp(floor, 0.0)

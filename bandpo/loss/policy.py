@@ -1,0 +1,168 @@
+"""The policy loss: ratio × bounds × surrogate, aggregated, with an optional reference KL."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bandpo.errors import UserError
+from bandpo.loss.aggregate import Aggregate, batch_totals
+from bandpo.loss.bounds import Interval
+from bandpo.loss.correction import Correction
+from bandpo.loss.ratio import LOG_RATIO_LIMIT, Ratio
+from bandpo.loss.surrogate import Surrogate
+from bandpo.types import BatchTotals, TokenBatch
+
+
+class KLEstimator(Protocol):
+    """A per-token estimate [B, T] of KL(π ‖ π_ref) from log π and log π_ref of sampled tokens.
+
+    Source: Approximating KL Divergence (J. Schulman's note), which names k1, k2 and k3.
+    """
+
+    def __call__(self, logp: Tensor, ref_logp: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class K1:
+    """log π − log π_ref: unbiased as a value; as a loss its expected gradient is zero."""
+
+    def __call__(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        return logp - ref_logp
+
+
+@dataclass(frozen=True)
+class K2:
+    """½·(log π − log π_ref)²: biased as a value; its gradient is unbiased for samples from π."""
+
+    def __call__(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        return (logp - ref_logp).square() / 2
+
+
+@dataclass(frozen=True)
+class K3:
+    """e^x − x − 1 with x = log π_ref − log π: unbiased, never negative, of low variance.
+
+    As in GRPO (DeepSeekMath, equation 4) and BandPO's release, which clamps x to ±20 and the
+    estimate to at most `limit`; beyond either a token has no gradient.
+    """
+
+    limit: float = 10.0
+
+    def __call__(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        x = (ref_logp - logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return (x.exp() - x - 1).clamp(max=self.limit)
+
+
+@dataclass(frozen=True)
+class ReferenceKL:
+    """coefficient × an estimate of KL(π ‖ π_ref), added to the loss of every token.
+
+    A coefficient of 0 makes it inactive: no reference log-probabilities are needed. Raises
+    UserError for a negative coefficient.
+    """
+
+    coefficient: float
+    estimator: KLEstimator = K3()
+
+    def __post_init__(self) -> None:
+        if self.coefficient < 0:
+            raise UserError(f"{self}: coefficient must not be negative.")
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        if batch.ref_logp is None:
+            raise ValueError("A reference KL needs TokenBatch.ref_logp.")
+        return self.estimator(batch.logp, batch.ref_logp)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of a micro-batch and the per-token values that diagnostics read, all [B, T].
+
+    loss          scalar with gradient: this micro-batch's share of the optimizer batch's loss
+    batch         the batch as the loss saw it: float32 or float64, neutral where masked
+    ratio         the importance ratio
+    interval      the trust region
+    binding_high  bool: gradient removed, the ratio is too large
+    binding_low   bool: gradient removed, the ratio is too small
+    reference_kl  the estimate of KL(π ‖ π_ref), or None without a reference
+    """
+
+    loss: Tensor
+    batch: TokenBatch
+    ratio: Tensor
+    interval: Interval
+    binding_high: Tensor
+    binding_low: Tensor
+    reference_kl: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """−Σ weight·(correction·objective − β·KL) over a batch's tokens; a value, so methods compose.
+
+    ratio         TokenRatio or SequenceRatio
+    surrogate     what the trust region does: Clip, Mask, DualClip, TruncatedWeight, …
+    aggregate     TokenMean, SequenceMeanTokenMean, SequenceMeanTokenSum or ConstantNorm
+    reference_kl  pulls towards a frozen reference policy
+    correction    weights for the gap between sampling engine and learner
+    """
+
+    ratio: Ratio
+    surrogate: Surrogate
+    aggregate: Aggregate
+    reference_kl: ReferenceKL | None = None
+    correction: Correction | None = None
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether batches must carry ref_logp."""
+        return self.reference_kl is not None and self.reference_kl.coefficient > 0
+
+    def __call__(self, batch: TokenBatch, totals: BatchTotals | None = None) -> LossOutput:
+        """The loss of `batch`, normalised by `totals`.
+
+        `totals` counts the whole optimizer batch, over every rank and micro-batch: the losses of
+        its micro-batches then sum to the loss of the batch, however it was split. Without totals
+        the batch is taken to be the whole. Computes in at least float32.
+        """
+        if totals is None:
+            totals = batch_totals(batch.mask)
+        batch = _neutral_where_masked(batch)
+        ratio = self.ratio(batch)
+        result = self.surrogate(ratio, batch)
+        value = -result.objective
+        if self.correction is not None:
+            value = value * self.correction(batch)
+        divergence = None
+        if self.reference_kl is not None and self.needs_reference:
+            divergence = self.reference_kl(batch)
+            value = value + self.reference_kl.coefficient * divergence
+        return LossOutput(
+            loss=(self.aggregate.weights(batch.mask, totals) * value).sum(),
+            batch=batch,
+            ratio=ratio.detach(),
+            interval=result.interval,
+            binding_high=result.binding_high,
+            binding_low=result.binding_low,
+            reference_kl=None if divergence is None else divergence.detach(),
+        )
+
+
+def _neutral_where_masked(batch: TokenBatch) -> TokenBatch:
+    """The batch in at least float32 with 0 at masked positions.
+
+    Masked values are arbitrary: without this an overflow there would turn into 0·inf = NaN.
+    """
+    dtype = torch.promote_types(batch.logp.dtype, torch.float32)
+    kept = batch.mask.bool()
+    neutral = {
+        f.name: torch.where(kept, value.to(dtype), 0.0)
+        for f in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, f.name), Tensor)
+    }
+    return dataclasses.replace(batch, **neutral)
