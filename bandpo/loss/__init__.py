@@ -31,6 +31,7 @@ from bandpo.loss.correction import (
     TokenMismatch,
     Truncate,
 )
+from bandpo.loss.diagnostics import LossDiagnostics
 from bandpo.loss.divergence import (
     KL,
     AlphaDivergence,
@@ -91,6 +92,7 @@ __all__ = [
     "JensenShannon",
     "KLEstimator",
     "LinearRadius",
+    "LossDiagnostics",
     "LossOutput",
     "Mask",
     "Mixed",

@@ -1,0 +1,167 @@
+"""What a trust region did to a batch, by old probability and by the sign of the advantage."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from bandpo.loss.policy import LossOutput
+from bandpo.loss.ratio import LOG_RATIO_LIMIT
+
+# Edges of the bins of old probability: decades where canonical clipping leaves least room.
+EDGES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99)
+BINS = tuple(f"{low:g}_{high:g}" for low, high in itertools.pairwise((0.0, *EDGES, 1.0)))
+SIGNS = ("negative", "zero", "positive")
+RARE_BINS = EDGES.index(0.1) + 1
+CANONICAL_HIGH = 1.2
+
+# What is summed over the tokens of each bin and sign. A value that a batch may lack comes with the
+# number of tokens that had it.
+STATISTICS = (
+    *("tokens", "binding_high", "binding_low", "mass", "mass_removed", "low", "high"),
+    *("above_high", "above_canonical", "ratio", "kl_old", "kl_ref", "kl_ref_tokens"),
+    *("entropy", "entropy_tokens", "mismatch", "mismatch_tokens"),
+)
+
+
+class LossDiagnostics:
+    """Sums and maxima over the tokens of any number of micro-batches.
+
+    `sums` [bins, signs, statistics], float64, is additive: an all-reduce with SUM over ranks makes
+    it that of the whole batch, exactly so for counts. `maxima` [2], the largest ratio and the
+    largest |log π_old − log π_rollout|, takes an all-reduce with MAX. Only `metrics` and `table`
+    read values on the host.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        shape = (len(BINS), len(SIGNS), len(STATISTICS))
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.maxima = torch.zeros(2, dtype=torch.float64, device=device)
+        self._log_edges = torch.tensor([math.log(edge) for edge in EDGES], device=device)
+
+    @torch.no_grad()
+    def update(self, output: LossOutput) -> None:
+        """Adds the unmasked tokens of one micro-batch."""
+        batch, columns = output.batch, _columns(output)
+        bins = torch.bucketize(batch.old_logp.float(), self._log_edges, right=True)
+        cell = bins * len(SIGNS) + batch.advantages.sign().long() + 1
+        cells = torch.arange(len(BINS) * len(SIGNS), device=cell.device)
+        # One-hot rows and a matmul: on a GPU a scatter-add would sum in another order every time.
+        member = (cell.flatten()[:, None] == cells) & batch.mask.flatten()[:, None].bool()
+        values = torch.stack([columns[name].flatten() for name in STATISTICS], dim=-1)
+        self.sums += (member.double().T @ values.double()).view_as(self.sums)
+        extremes = torch.stack([(output.ratio * batch.mask).amax(), columns["mismatch"].amax()])
+        self.maxima = torch.maximum(self.maxima, extremes.double())
+
+    def table(self) -> list[dict[str, str | float]]:
+        """A row for each bin × sign that has tokens: counts, clipped shares, bounds, entropy."""
+        rows: list[dict[str, str | float]] = []
+        for i, j in itertools.product(range(len(BINS)), range(len(SIGNS))):
+            sums = _named(self.sums[i, j])
+            if sums["tokens"] > 0:
+                rows.append({"bin": BINS[i], "advantage": SIGNS[j], **_means(sums)})
+        return rows
+
+    def metrics(self) -> dict[str, float]:
+        """Means over all tokens seen, under the names of metrics.jsonl; empty without tokens.
+
+        `clip/high_frac` and `clip/low_frac` count tokens whose gradient the bounds removed,
+        `clip/dual_frac` those that the dual clip did, all as shares of all tokens (of the bin's
+        tokens in `clip/bin_*`). `reach/*` tells whether a wider bound matters at all: of the rare
+        tokens (p < 0.1) with positive advantage, the share whose ratio passed the method's upper
+        bound, and the share that passed the canonical 1.2.
+        """
+        total = _named(self.sums.sum((0, 1)))
+        if total["tokens"] == 0:
+            return {}
+        positive = SIGNS.index("positive")
+        rare = _named(self.sums[:RARE_BINS, positive].sum(0))
+        means = _means(total)
+        ratio_max, mismatch_max = self.maxima.tolist()
+        metrics = {
+            "ratio/mean": means["ratio"],
+            "ratio/max": ratio_max,
+            **_clip_metrics("clip/", self.sums.sum(0)),
+            "bounds/low_mean": means["low"],
+            "bounds/high_mean": means["high"],
+            "policy/kl_old": means["kl_old"],
+            "reach/rare_frac": rare["tokens"] / total["tokens"],
+            "reach/above_high_frac": _share(rare["above_high"], rare["tokens"]),
+            "reach/above_canonical_frac": _share(rare["above_canonical"], rare["tokens"]),
+        }
+        if "kl_ref" in means:
+            metrics["policy/kl_ref"] = means["kl_ref"]
+        if "entropy" in means:
+            metrics["policy/entropy"] = means["entropy"]
+        if "mismatch" in means:
+            metrics["mismatch/logprob_abs_mean"] = means["mismatch"]
+            metrics["mismatch/logprob_abs_max"] = mismatch_max
+        for i, name in enumerate(BINS):
+            metrics[f"clip/bin_{name}/count"] = _named(self.sums[i].sum(0))["tokens"]
+            metrics |= _clip_metrics(f"clip/bin_{name}/", self.sums[i])
+        return metrics
+
+
+def _columns(output: LossOutput) -> dict[str, Tensor]:
+    """The statistics of each token, [B, T]; masked positions are left out by the caller."""
+    batch, interval = output.batch, output.interval
+    ones, zeros = torch.ones_like(batch.mask), torch.zeros_like(batch.mask)
+    binding = output.binding_high | output.binding_low
+    mass = batch.advantages.abs()
+    log_ratio = (batch.logp - batch.old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    rollout_logp = batch.rollout_logp
+    mismatch = zeros if rollout_logp is None else (batch.old_logp - rollout_logp).abs()
+    return {
+        "tokens": ones,
+        "binding_high": output.binding_high,
+        "binding_low": output.binding_low,
+        "mass": mass,
+        "mass_removed": mass * binding,
+        "low": interval.low,
+        "high": interval.high,
+        "above_high": output.ratio > interval.high,
+        "above_canonical": output.ratio > CANONICAL_HIGH,
+        "ratio": output.ratio,
+        "kl_old": torch.expm1(log_ratio) - log_ratio,  # k3: tokens are samples of the old policy
+        "kl_ref": zeros if output.reference_kl is None else output.reference_kl,
+        "kl_ref_tokens": zeros if output.reference_kl is None else ones,
+        "entropy": zeros if batch.entropy is None else batch.entropy,
+        "entropy_tokens": zeros if batch.entropy is None else ones,
+        "mismatch": mismatch,
+        "mismatch_tokens": zeros if rollout_logp is None else ones,
+    }
+
+
+def _named(sums: Tensor) -> dict[str, float]:
+    return dict(zip(STATISTICS, sums.tolist(), strict=True))
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    """The token count and the means of all other statistics that were present."""
+    means = {"tokens": sums["tokens"]}
+    for name in STATISTICS[1:]:
+        tokens = sums.get(f"{name}_tokens", sums["tokens"])
+        if tokens > 0 and not name.endswith("_tokens"):
+            means[name] = sums[name] / tokens
+    return means
+
+
+def _clip_metrics(prefix: str, sums: Tensor) -> dict[str, float]:
+    """Clip fractions from sums [signs, statistics]; empty without tokens."""
+    total = _named(sums.sum(0))
+    if total["tokens"] == 0:
+        return {}
+    removed = {sign: _named(sums[i]) for i, sign in enumerate(SIGNS)}
+    return {
+        f"{prefix}high_frac": removed["positive"]["binding_high"] / total["tokens"],
+        f"{prefix}low_frac": removed["negative"]["binding_low"] / total["tokens"],
+        f"{prefix}dual_frac": removed["negative"]["binding_high"] / total["tokens"],
+        f"{prefix}mass_removed_frac": _share(total["mass_removed"], total["mass"]),
+    }
