@@ -1,0 +1,366 @@
+"""The configuration of a run: typed, documented and checked as a whole before anything loads.
+
+Hydra composes the YAML files of `configs/`; the result is validated section by section against
+the models below, then by the cross-checks at the end, and every problem found is reported in
+one error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bandpo.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(Section):
+    """Where a run lives."""
+
+    name: str = Field(min_length=1, description="Name of the run, also in trackers.")
+    dir: str = Field(min_length=1, description="Folder of the run; see docs/run-folder.md.")
+
+
+class ModelConfig(Section):
+    """The policy before training."""
+
+    path: str = Field(
+        min_length=1,
+        description="`embedded` (the small policy made from a seed), a folder or a hub id.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the learner's compute and of the engine's weights."
+    )
+    attention: str = Field("sdpa", description="transformers' attn_implementation.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations backward.")
+    trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
+    seed: int = Field(0, ge=0, description="Seed of the embedded policy's warm-up.")
+
+
+class DataConfig(Section):
+    """The problems to train on, and how they become prompts."""
+
+    train: str = Field(
+        min_length=1,
+        description="`arithmetic` (the embedded task), a JSONL/parquet/CSV file, or a hub id.",
+    )
+    split: str = Field("train", description="Split of a hub dataset.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Our field (id, problem, answer) -> their column."
+    )
+    size: int = Field(4096, ge=1, description="Problems generated for the embedded task.")
+    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt that is trained on.")
+    overlong_prompts: Literal["drop", "error"] = Field(
+        "drop", description="What happens to longer prompts; drops are counted."
+    )
+
+
+class RolloutConfig(Section):
+    """Sampling groups of completions."""
+
+    engine: dict[str, Any] = Field(description="hydra `_target_` of the engine and its arguments.")
+    group_size: int = Field(32, ge=2, description="G, samples a prompt.")
+    prompts_per_step: int = Field(ge=1, description="P, prompts a step, over all ranks.")
+    temperature: float = Field(1.0, gt=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
+    max_tokens: int = Field(ge=1, description="Longest completion.")
+    filter_groups: bool = Field(
+        False, description="Replace groups whose rewards are all equal (DAPO's dynamic sampling)."
+    )
+    max_refills: int = Field(100, ge=1, description="Extra batches that filter_groups may draw.")
+    probe_tolerance: float | None = Field(
+        None,
+        gt=0.0,
+        description="Largest |engine − learner| log-probability accepted after a weight sync; "
+        "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
+    )
+
+
+class LearnerConfig(Section):
+    """The optimizer side."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
+    lr: float = Field(gt=0.0, le=1.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    warmup_steps: int = Field(0, ge=0, description="Optimizer updates of linear warm-up.")
+    max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
+    updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
+    epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
+    micro_batch_tokens: int = Field(
+        16384, ge=1, description="Padded tokens of one forward/backward pass on one rank."
+    )
+    logits_chunk: int = Field(
+        2048, ge=1, description="Tokens whose logits exist at one time; peak memory is chunk × V."
+    )
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none", description="Move optimizer state (ZeRO ≥ 1) or parameters too (ZeRO 3) to the CPU."
+    )
+
+
+class TrainerConfig(Section):
+    """How long to train, and what to write when."""
+
+    steps: int = Field(ge=1, description="Rollout steps.")
+    checkpoint_every: int = Field(ge=0, description="Steps between checkpoints; 0: only the last.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest are kept.")
+    eval_every: int = Field(ge=0, description="Steps between evaluations; 0: first and last only.")
+    sample_every: int = Field(10, ge=1, description="Steps between tables of sampled completions.")
+    dump_tokens_every: int = Field(
+        0, ge=0, description="Steps between parquet dumps of token records for `bandpo replay`."
+    )
+    resume: str = Field("auto", description="`auto`, `never`, or a checkpoint folder.")
+
+
+class EvalConfig(Section):
+    """Evaluation inside training; nothing is evaluated when `benchmarks` is empty."""
+
+    benchmarks: tuple[str, ...] = Field((), description="Names of configs/benchmark or file:….")
+    n: int = Field(32, ge=1, description="Samples a problem.")
+    temperature: float = Field(1.0, gt=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(ge=1)
+    seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
+
+
+class TrackingConfig(Section):
+    """Besides metrics.jsonl, which is always written."""
+
+    trackers: tuple[str, ...] = Field((), description="accelerate's: wandb, tensorboard, …")
+    project: str = Field("bandpo", description="Project name in the trackers.")
+
+
+class MethodConfig(BaseModel):
+    """A row of a table of methods; further keys are parameters that `loss` interpolates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    loss: dict[str, Any] = Field(description="hydra `_target_` tree of a PolicyLoss.")
+    advantage: dict[str, Any] = Field(description="hydra `_target_` of rewards → advantages.")
+
+
+class Config(Section):
+    """Everything `bandpo train` reads."""
+
+    seed: int = Field(ge=0, description="The seed that everything random is derived from.")
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig
+    rollout: RolloutConfig
+    reward: dict[str, Any]
+    learner: LearnerConfig
+    trainer: TrainerConfig
+    eval: EvalConfig
+    tracking: TrackingConfig
+
+
+# --- Cross-checks: each names the sections it needs and yields problems in words ---------------
+
+
+def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
+    ranks = world_size()
+    pieces = ranks * learner.updates_per_rollout
+    if rollout.prompts_per_step % pieces == 0:
+        return None
+    return (
+        f"rollout.prompts_per_step={rollout.prompts_per_step} is not divisible by "
+        f"learner.updates_per_rollout={learner.updates_per_rollout} × {ranks} rank(s) = {pieces}: "
+        f"{rollout.prompts_per_step // pieces * pieces or pieces} would be"
+    )
+
+
+def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
+    if rollout.top_p == 1.0 and rollout.top_k == 0:
+        return None
+    return (
+        f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k} cut the sampling "
+        "distribution while the importance ratios are those of the whole one: train with "
+        "top_p=1 and top_k=0 (evaluation may cut: eval.top_p)"
+    )
+
+
+def _offload_fits_stage(learner: LearnerConfig) -> str | None:
+    least = {"none": 0, "optimizer": 1, "parameters": 3}[learner.offload]
+    if learner.zero_stage >= least:
+        return None
+    return (
+        f"learner.offload={learner.offload} needs learner.zero_stage >= {least}, "
+        f"not {learner.zero_stage}"
+    )
+
+
+def _engine_has_target(rollout: RolloutConfig) -> str | None:
+    if "_target_" in rollout.engine:
+        return None
+    return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
+
+
+def _method_instantiates(method: MethodConfig) -> str | None:
+    from hydra.utils import instantiate
+
+    try:
+        instantiate(method.loss)
+        instantiate(method.advantage)
+    except Exception as error:  # whatever a user's own class raises is the user's to read
+        reason = str(error.__cause__ or error).split("\n")[0]
+        return f"method={method.name} cannot be built: {reason}"
+    return None
+
+
+def _length_fits(data: DataConfig, rollout: RolloutConfig, eval: EvalConfig) -> str | None:
+    limit = rollout.engine.get("max_model_len")
+    needed = data.max_prompt_tokens + max(rollout.max_tokens, eval.max_tokens)
+    if limit is None or needed <= limit:
+        return None
+    return (
+        f"rollout.engine.max_model_len={limit} is shorter than data.max_prompt_tokens + the "
+        f"longest completion = {needed}"
+    )
+
+
+def _resume_exists(trainer: TrainerConfig) -> str | None:
+    if trainer.resume in ("auto", "never") or Path(trainer.resume).is_dir():
+        return None
+    return f"trainer.resume={trainer.resume} is neither auto, never nor a checkpoint folder"
+
+
+def _dtype_fits_engine(model: ModelConfig) -> str | None:
+    if model.path != "embedded" or model.dtype == "float32":
+        return None
+    return f"model.dtype={model.dtype}: the embedded policy is made for float32"
+
+
+CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
+    _batch_divides,
+    _ratios_need_the_full_distribution,
+    _offload_fits_stage,
+    _engine_has_target,
+    _method_instantiates,
+    _length_fits,
+    _resume_exists,
+    _dtype_fits_engine,
+)
+
+# --- Composition and validation ----------------------------------------------------------------
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
+
+
+def world_size() -> int:
+    """Ranks of this job, as the launcher announced them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def config_dir() -> Path:
+    """The folder of the shipped YAML files, in a checkout as in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no configs folder beside {package}: the installation is incomplete")
+
+
+def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        composed = hydra_compose(name, overrides=list(overrides))
+        return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    hints = [line for line in lines[1:] if not line.startswith(("full_key", "object_type"))]
+    return " ".join([lines[0], *hints]) if lines else type(error).__name__
+
+
+def _faulty_overrides(name: str, overrides: Sequence[str]) -> list[str]:
+    """What is wrong with each override on its own, group choices (method=…) first."""
+
+    def problem(accepted: Sequence[str], override: str) -> str | None:
+        try:
+            _compose(name, [*accepted, override])
+        except (HydraException, OmegaConfBaseException) as error:
+            return f"{override}: {_first_sentence(error)}"
+        return None
+
+    groups = [o for o in overrides if (config_dir() / o.split("=")[0].lstrip("+~")).is_dir()]
+    problems, accepted = [], []
+    for override in groups:
+        found = problem(accepted, override)
+        if found:
+            problems.append(found)
+        else:
+            accepted.append(override)
+    values = [o for o in overrides if o not in groups]
+    return problems + [found for o in values if (found := problem(accepted, o))]
+
+
+def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
+    """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+        raw = _compose(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems = _faulty_overrides(name, overrides) or [_first_sentence(error)]
+        raise UserError.join("the configuration cannot be composed:", problems) from None
+    return validate(raw, schema)
+
+
+def validate(raw: Mapping[str, Any], schema: type[SchemaT]) -> SchemaT:
+    """`raw` as `schema`, with the cross-checks for every section that is valid by itself."""
+    problems = []
+    try:
+        schema.model_validate(raw)
+    except ValidationError as error:
+        problems = [_in_words(detail) for detail in error.errors()]
+    problems += _cross_problems(raw, schema)
+    if problems:
+        raise UserError.join("the configuration has these problems:", problems)
+    return schema.model_validate(raw)
+
+
+def _in_words(detail: Any) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key}={detail['input']!r}: {detail['msg']}"
+
+
+def _cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
+    valid: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            try:
+                valid[name] = field.annotation.model_validate(raw.get(name))
+            except ValidationError:
+                continue
+    found = []
+    for check in CROSS_CHECKS:
+        needed = inspect.signature(check).parameters
+        if needed.keys() <= valid.keys():
+            found.append(check(**{name: valid[name] for name in needed}))
+    return [problem for problem in found if problem]

