@@ -1,0 +1,192 @@
+"""Benchmarks are data: a file of `configs/benchmark/` says where one lies and what to expect.
+
+A benchmark is named by its file (`amc23`), or is the user's own (`file:my.jsonl`, or a mapping
+with the keys of `BenchmarkSpec`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bandpo.config import config_dir
+from bandpo.data.sources import READERS, FileSource, HubSource, Source, parse_source
+from bandpo.errors import UserError
+from bandpo.types import Problem
+
+
+class BenchmarkSpec(BaseModel):
+    """One file of `configs/benchmark/`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="how metrics and files call it", pattern=r"^[\w.-]+$")
+    source: Source = Field(description="hub dataset, file or generator")
+    file: str | None = Field(
+        default=None,
+        description="name without extension of a local copy under data.root, with the columns "
+        "id, problem and answer; the benchmark's own name without one",
+    )
+    size: int | None = Field(default=None, ge=1, description="how many problems to expect")
+    sha256: str | None = Field(
+        default=None, description="content_sha256 of the copy this project was tested with"
+    )
+    answer_type: Literal["integer", "expression"] = Field(
+        default="expression", description="integer: every answer must be one, and 073 means 73"
+    )
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Problems to evaluate on, with what identifies them in a report."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    origin: str
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+    def head(self, limit: int | None) -> Benchmark:
+        """The first `limit` problems as a benchmark of their own, with their own hash."""
+        if limit is None or limit >= len(self.problems):
+            return self
+        problems = self.problems[:limit]
+        warning = f"only the first {limit} of {len(self.problems)} problems"
+        return dataclasses.replace(
+            self,
+            problems=problems,
+            sha256=content_sha256(problems),
+            warnings=(*self.warnings, warning),
+        )
+
+
+def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> Benchmark:
+    """The benchmark that a name, `file:` path or mapping means.
+
+    A local copy under `root` comes before the spec's source. A size or content other than
+    expected becomes a warning; duplicated problems and answers of the wrong type raise
+    `UserError`, as does everything that keeps the data from being read.
+    """
+    wanted = benchmark_spec(spec)
+    source = _local_copy(wanted, root) or wanted.source
+    problems = source.problems()
+    if wanted.answer_type == "integer":
+        problems = _integer_answers(problems, wanted.name)
+    _refuse_duplicates(problems, wanted.name)
+    digest = content_sha256(problems)
+    origin = _origin(source)
+    warnings = []
+    if wanted.size is not None and len(problems) != wanted.size:
+        warnings.append(f"{origin} has {len(problems)} problems, expected {wanted.size}")
+    if wanted.sha256 is not None and digest != wanted.sha256:
+        warnings.append(
+            f"{origin} is not the copy that bandpo was tested with: content sha256 "
+            f"{digest[:12]}…, expected {wanted.sha256[:12]}…"
+        )
+    return Benchmark(wanted.name, tuple(problems), origin, digest, tuple(warnings))
+
+
+def load_benchmarks(
+    specs: Sequence[str | Mapping[str, Any]], root: Path | None = None
+) -> list[Benchmark]:
+    """All benchmarks of a list; raises `UserError` if two have the same name."""
+    benchmarks = [load_benchmark(spec, root) for spec in specs]
+    names = [benchmark.name for benchmark in benchmarks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"benchmarks named twice: {', '.join(twice)}; give each its own name")
+    return benchmarks
+
+
+def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
+    """What a name, `file:` path or mapping spells; raises `UserError` if it spells nothing."""
+    if isinstance(spec, Mapping):
+        return _validated(spec, "benchmark")
+    config = config_dir() / "benchmark" / f"{spec}.yaml"
+    if config.is_file():
+        content = {"name": spec, **yaml.safe_load(config.read_text(encoding="utf-8"))}
+        return _validated(content, str(config))
+    if not spec.startswith("file:") and Path(spec).suffix.lower() not in READERS:
+        raise UserError(
+            f"no benchmark {spec!r}; there are {', '.join(registered())}, "
+            "and file:my.jsonl (or .parquet, .csv) for your own"
+        )
+    source = parse_source(spec)
+    return _validated({"name": source.name, "source": source}, spec)
+
+
+def registered() -> list[str]:
+    """Names of all benchmarks in `configs/benchmark/`."""
+    return sorted(path.stem for path in (config_dir() / "benchmark").glob("*.yaml"))
+
+
+def content_sha256(problems: Sequence[Problem]) -> str:
+    """What a model is asked and judged by, as one hash.
+
+    sha256 over the sorted (problem, answer) pairs in Unicode NFC with white space collapsed;
+    ids, other columns and the order of rows leave it alone.
+    """
+    pairs = sorted(f"{_canonical(p.problem)}\0{_canonical(p.answer)}\n" for p in problems)
+    return hashlib.sha256("".join(pairs).encode()).hexdigest()
+
+
+def _canonical(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _validated(content: Mapping[str, Any], place: str) -> BenchmarkSpec:
+    try:
+        return BenchmarkSpec.model_validate(dict(content))
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError.join(f"{place}: not a benchmark", faults) from error
+
+
+def _local_copy(spec: BenchmarkSpec, root: Path | None) -> FileSource | None:
+    if root is None:
+        return None
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder")
+    paths = [root / f"{spec.file or spec.name}{extension}" for extension in READERS]
+    return next((FileSource(path=path) for path in paths if path.is_file()), None)
+
+
+def _origin(source: Any) -> str:
+    if isinstance(source, FileSource):
+        return str(source.path)
+    if isinstance(source, HubSource):
+        return f"{source.hub}@{source.revision or 'newest'}/{source.split}"
+    return str(source.name)
+
+
+def _integer_answers(problems: Sequence[Problem], name: str) -> list[Problem]:
+    """Answers such as 073, 1,000 or 27.0 as plain integers."""
+    faults: list[str] = []
+    plain: list[Problem] = []
+    for problem in problems:
+        text = problem.answer.replace(",", "").removesuffix(".0")
+        try:
+            plain.append(dataclasses.replace(problem, answer=str(int(text))))
+        except ValueError:
+            faults.append(f"problem {problem.id!r}: answer {problem.answer!r} is no integer")
+    if faults:
+        raise UserError.join(f"benchmark {name}: answers of the wrong type", faults[:20])
+    return plain
+
+
+def _refuse_duplicates(problems: Sequence[Problem], name: str) -> None:
+    same: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        same[_canonical(problem.problem).casefold()].append(problem.id)
+    faults = [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]
+    if faults:
+        raise UserError.join(f"benchmark {name}: duplicated problems", faults[:20])
