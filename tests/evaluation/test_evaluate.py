@@ -1,0 +1,234 @@
+"""An evaluation's numbers follow from its settings alone: not from kills, ranks or order."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
+
+from bandpo.errors import UserError
+from bandpo.evaluation.evaluate import Ranks
+from bandpo.evaluation.metrics import best_at_k, pass_at_k
+from bandpo.evaluation.samples import SampleLog, differences, read_samples
+from bandpo.evaluation.summary import (
+    per_problem_values,
+    read_summaries,
+    summarize,
+    write_summaries,
+)
+from bandpo.rollout.engine import Sampling
+
+
+def lines(folder, name="toy"):
+    return (folder / f"{name}.jsonl").read_text().splitlines()
+
+
+def test_samples_and_summary_agree(tmp_path):
+    summary = run(tmp_path)
+    samples = read_samples(tmp_path / "toy.jsonl")
+    assert len(samples) == 12 * 4
+    table = np.array([[s.correct for s in samples if s.problem_id == f"p{i}"] for i in range(12)])
+    assert summary.metrics["mean@4"].value == pytest.approx(table.mean())
+    assert summary.metrics["pass@2"].value == pytest.approx(pass_at_k(table, 2))
+    assert summary.metrics["best@4"].value == pytest.approx(best_at_k(table, 4))
+    assert summary.metrics["length/mean"].value == np.mean([s.tokens for s in samples])
+    truncated = np.mean([s.truncated for s in samples])
+    assert 0 < truncated < 1
+    assert summary.metrics["length/truncated_frac"].value == pytest.approx(truncated)
+    for estimate in summary.metrics.values():
+        assert estimate.low <= estimate.value <= estimate.high
+    assert [p.id for p in summary.problems] == [f"p{i}" for i in range(12)]
+    assert summary.problems[3].correct == table[3].sum()
+    assert summary.scalars()["eval/toy/mean@4"] == summary.metrics["mean@4"].value
+    one = json.loads(lines(tmp_path)[0])
+    assert one["prompt"].startswith("<u>What is") and one["seed"] % 4096 == 0 and one["seed"] > 0
+    for key in ("n", "temperature", "top_p", "max_tokens", "template", "dataset_sha256"):
+        assert key in summary.settings
+    assert summary.settings["engine"] == "fake"
+    assert summary.settings["versions"]["torch"]
+
+
+def test_seeds_follow_the_evaluation_seed_and_the_problem(tmp_path):
+    first, second = FakeEngine(order_seed=1), FakeEngine(order_seed=2)
+    a = run(tmp_path / "a", engine=first)
+    b = run(tmp_path / "b", engine=second)
+    assert first.seen != second.seen and a == b
+    seeds = {prompt.seed for prompt in first.seen}
+    assert len(seeds) == 12 and all(abs(x - y) >= 4096 for x in seeds for y in seeds - {x})
+    assert run(tmp_path / "c", seed=1).problems != a.problems
+
+
+def test_killed_five_times_the_summary_is_the_same(tmp_path):
+    whole = run(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    rng = random.Random(0)
+    script = [sys.executable, str(Path(__file__).with_name("fakes.py")), str(folder)]
+    kills, sizes = 0, [0]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    while kills < 5:
+        process = subprocess.Popen([*script, "0.05"], env=environment)
+        grown = sizes[-1] + rng.randint(1, 2)  # killed as soon as one or two more groups are there
+        while process.poll() is None:
+            done = len(lines(folder)) // 4 if (folder / "toy.jsonl").exists() else 0
+            if done >= grown:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL
+        sizes.append(len(lines(folder)) // 4)
+        with (folder / "toy.jsonl").open("a") as file:  # what a torn write would leave
+            file.write('{"problem_id": "p3", "sam' if kills % 2 else lines(folder)[0] + "\n")
+        kills += 1
+    assert not (folder / "summary.json").exists()
+    assert sizes == sorted(sizes) and sizes[-1] < 12
+    subprocess.run([*script, "0"], env=environment, check=True)
+    assert (
+        read_summaries(folder)["toy"] == read_summaries(write_summaries(tmp_path, [whole]))["toy"]
+    )
+    assert sorted(lines(folder)) == sorted(lines(tmp_path / "whole"))
+
+
+def test_a_finished_evaluation_generates_nothing_again(tmp_path):
+    first = run(tmp_path)
+    engine = FakeEngine()
+    assert run(tmp_path, engine=engine) == first and engine.seen == []
+    run(tmp_path, engine=engine, resume=False)
+    assert len(engine.seen) == 12 and len(lines(tmp_path)) == 48
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampling": Sampling(n=8, max_tokens=6)},
+        {"sampling": dataclasses.replace(SAMPLING, temperature=0.6)},
+        {"sampling": dataclasses.replace(SAMPLING, top_p=0.95)},
+        {"seed": 1},
+        {"task": fake_task(11)},
+        {"model": {"path": "another"}},
+        {"scoring": {"rule": "another"}},
+        {"task": dataclasses.replace(fake_task(), prompt_sha256="4567")},
+    ],
+)
+def test_changed_settings_are_refused_and_nothing_is_lost(tmp_path, change):
+    run(tmp_path)
+    before = lines(tmp_path)
+    with pytest.raises(UserError, match=r"another evaluation.*What differs:\n  - .* → "):
+        run(tmp_path, **change)
+    assert lines(tmp_path) == before
+
+
+def test_where_the_data_lies_may_change(tmp_path):
+    run(tmp_path)
+    task = fake_task()
+    moved = dataclasses.replace(task, benchmark=dataclasses.replace(task.benchmark, origin="b"))
+    run(tmp_path, task=moved)
+    assert differences({"n": 1, "a": 2}, {"n": 1, "a": 3, "b": 4}) == ["a: 2 → 3", "b: None → 4"]
+
+
+def test_ranks_share_the_work_and_agree(tmp_path):
+    alone = run(tmp_path / "alone")
+    for size in (2, 3):
+        folder = tmp_path / str(size)
+        barrier, slots = threading.Barrier(size), [None] * size
+        engines = [FakeEngine() for _ in range(size)]
+        results = [None] * size
+
+        def rank_main(rank, size=size, folder=folder, barrier=barrier, slots=slots,
+                      engines=engines, results=results):  # fmt: skip
+            def gather(value):
+                slots[rank] = value
+                barrier.wait(60)
+                everything = list(slots)
+                barrier.wait(60)
+                return everything
+
+            ranks = Ranks(rank, size, gather)
+            results[rank] = run(folder, engine=engines[rank], ranks=ranks)
+
+        threads = [threading.Thread(target=rank_main, args=(rank,)) for rank in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert results == [alone] * size
+        assert sorted(len(engine.seen) for engine in engines) == [12 // size] * size
+        assert sorted(lines(folder)) == sorted(lines(tmp_path / "alone"))
+        assert [path.name for path in sorted(folder.iterdir())] == [
+            "toy.jsonl",
+            "toy.settings.json",
+        ]
+
+
+def test_what_other_ranks_left_is_kept(tmp_path):
+    whole = run(tmp_path / "whole")
+    folder = tmp_path / "left"
+    folder.mkdir()
+    samples = read_samples(tmp_path / "whole" / "toy.jsonl")
+    groups = [samples[i : i + 4] for i in range(0, 48, 4)]
+    (folder / "toy.settings.json").write_text((tmp_path / "whole/toy.settings.json").read_text())
+    log = SampleLog(folder / "toy.jsonl")
+    for group in groups[:3]:
+        log.append(group)
+    for group in groups[2:6]:  # the third was taken over just before the kill
+        log.of_rank(1).append(group)
+    engine = FakeEngine()
+    assert run(folder, engine=engine) == whole
+    assert len(engine.seen) == 6
+
+
+def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_path):
+    class Failing(FakeReward):
+        def judge(self, group):
+            if group.problem.id == "p7":
+                raise RuntimeError("the pool is gone")
+            return super().judge(group)
+
+    with pytest.raises(RuntimeError, match="pool is gone"):
+        run(tmp_path, reward=Failing())
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path) == whole
+
+
+def test_progress_counts_the_ranks_own_problems(tmp_path):
+    calls = []
+    run(tmp_path, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 12) for i in range(1, 13)]
+
+
+def test_majority_ignores_space_and_unreadable_references_are_named(tmp_path):
+    run(tmp_path)
+    samples = read_samples(tmp_path / "toy.jsonl")[:4]
+    texts = [("wrong", "1 /2"), ("wrong", "1/2"), ("correct", "3"), ("no_answer", None)]
+    group = [
+        dataclasses.replace(s, status=status, extracted=text)
+        for s, (status, text) in zip(samples, texts, strict=True)
+    ]
+    settings = {"n": 4}
+    assert summarize("toy", settings, [group]).metrics["maj@4"].value == 0
+    group[1] = dataclasses.replace(group[1], extracted="2")
+    summary = summarize("toy", settings, [group])
+    assert summary.metrics["maj@4"].value == pytest.approx(1 / 3)
+    assert per_problem_values(summary, "maj@4") == {group[0].problem_id: pytest.approx(1 / 3)}
+    assert per_problem_values(summary, "pass@2") == {group[0].problem_id: 0.5}
+    bad = [dataclasses.replace(s, status="bad_gold") for s in group]
+    assert group[0].problem_id in summarize("toy", settings, [bad]).warnings[-1]
+
+
+def test_unreadable_summaries_and_samples(tmp_path):
+    with pytest.raises(UserError, match=r"summary\.json: no summary"):
+        read_summaries(tmp_path)
+    (tmp_path / "summary.json").write_text('{"toy": []}')
+    with pytest.raises(UserError, match="no summary"):
+        read_summaries(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="no readable samples"):
+        read_samples(tmp_path / "a.jsonl")
