@@ -1,1 +1,32 @@
-"""."""
+"""Rewards: the math verifier, the release's string rule, shaping and their composition."""
+
+from bandpo.reward.disagreement import Compared, DisagreementReport, disagreement_report
+from bandpo.reward.math import MathReward, MathVerifier, bad_golds, verifier_version
+from bandpo.reward.presets import both_rewards, math_reward, release_reward
+from bandpo.reward.release import ReleaseReward
+from bandpo.reward.score import Reward, Score, Status, has_bad_gold, verifier_counts
+from bandpo.reward.shaping import FormatBonus, FunctionReward, Overlong, Shaped, WeightedSum
+
+__all__ = [
+    "Compared",
+    "DisagreementReport",
+    "FormatBonus",
+    "FunctionReward",
+    "MathReward",
+    "MathVerifier",
+    "Overlong",
+    "ReleaseReward",
+    "Reward",
+    "Score",
+    "Shaped",
+    "Status",
+    "WeightedSum",
+    "bad_golds",
+    "both_rewards",
+    "disagreement_report",
+    "has_bad_gold",
+    "math_reward",
+    "release_reward",
+    "verifier_counts",
+    "verifier_version",
+]

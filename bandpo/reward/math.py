@@ -1,0 +1,243 @@
+"""The math verifier: right, impossible to hang, and overlapping with generation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bandpo.reward import notation
+from bandpo.reward.extract import Extraction, extract
+from bandpo.reward.futures import gather, resolved, then
+from bandpo.reward.pool import Limits, Reply, Request, WorkerPool
+from bandpo.reward.score import Closing, Score, Status, has_bad_gold
+
+if TYPE_CHECKING:  # bandpo.types imports torch, which verifier workers must not load
+    from bandpo.types import Group, Problem
+
+logger = logging.getLogger(__name__)
+
+_STATUS: dict[str, Status] = {
+    "equal": "correct",
+    "timeout": "timeout",
+    "crashed": "crashed",
+    "bad_gold": "bad_gold",
+}
+
+
+def verifier_version() -> dict[str, str]:
+    """Name and version of the verifier, for run.json."""
+    return {"name": "math-verify", "version": importlib.metadata.version("math-verify")}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is to be scored: a completion, its reference answer, and what the model was shown."""
+
+    completion: str
+    gold: str
+    problem: str = ""
+    prompt: str = ""
+
+
+class MathVerifier(Closing):
+    """Scores completions against reference answers with math-verify, outside this process.
+
+    The answer is found by `bandpo.reward.extract` and compared by `bandpo.reward.equality` in a
+    pool of worker processes, each item under a wall-clock limit, a memory limit and bounds on
+    its size. Certain cases need no worker: where answer and reference are both plain integers or
+    decimals, they are equal or not by value (`fast_path`). Equal (answer, reference) pairs are
+    verified once. Threads may share a verifier; workers start with the first item that needs one.
+
+    `timeout` is in seconds an item; `free_extraction` lets math-verify search the end of a text
+    without a box or "Answer:" line; `lowest_form` refuses answers left unevaluated (`37+14` for
+    51): turn it off for data whose references are expressions.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 3.0,
+        workers: int = 2,
+        memory_mib: int = 1024,
+        free_extraction: bool = False,
+        lowest_form: bool = True,
+        fast_path: bool = True,
+        cache_size: int = 65536,
+        correct: float = 1.0,
+        wrong: float = 0.0,
+    ) -> None:
+        self.free_extraction, self.lowest_form = free_extraction, lowest_form
+        self.fast_path = fast_path
+        self.correct, self.wrong = correct, wrong
+        self._pool = WorkerPool(workers, Limits(timeout=timeout, memory_mib=memory_mib))
+        self._cache: OrderedDict[Request, Future[Reply]] = OrderedDict()
+        self._cache_size = cache_size
+        self._lock = threading.Lock()
+
+    def score(
+        self, pairs: Sequence[tuple[str, str]], problems: Sequence[str] | None = None
+    ) -> list[Score]:
+        """Scores (completion, reference) pairs, in order.
+
+        `problems` are the problems' texts: an answer that only echoes one, or restates an
+        expression of it, earns nothing.
+        """
+        texts = [""] * len(pairs) if problems is None else problems
+        attempts = [
+            Attempt(completion, gold, text, text)
+            for (completion, gold), text in zip(pairs, texts, strict=True)
+        ]
+        return gather([self.submit(attempt) for attempt in attempts]).result()
+
+    def submit(self, attempt: Attempt) -> Future[Score]:
+        """Starts scoring one completion."""
+        found = extract(attempt.completion, attempt.prompt, free=self.free_extraction)
+        request = Request(found.answer or "", attempt.gold, found.free)
+        return then(self._reply(request), lambda reply: self._score(attempt, found, reply))
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._pool.close()
+
+    def _reply(self, request: Request) -> Future[Reply]:
+        certain = self._certain(request)
+        if certain is not None:
+            return resolved(certain)
+        # What no parser would accept does not travel: it is refused here, unparsed.
+        if notation.too_large(request.answer):
+            request = replace(request, answer="")
+        with self._lock:
+            if request in self._cache:
+                self._cache.move_to_end(request)
+                return self._cache[request]
+            reply = self._cache[request] = self._pool.submit(request)
+            if len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        reply.add_done_callback(lambda done: self._forget_failure(request, done))
+        return reply
+
+    def _certain(self, request: Request) -> Reply | None:
+        gold = notation.certain_value(request.gold)
+        if not self.fast_path or gold is None or request.free:
+            return None
+        if not request.answer:
+            return Reply("unparsed")
+        answer = notation.certain_value(request.answer)
+        if answer is None:
+            return None
+        return Reply("equal" if answer == gold else "different")
+
+    def _forget_failure(self, request: Request, reply: Future[Reply]) -> None:
+        """A time limit or a crash may have been the machine's: it is not remembered."""
+        failed = reply.cancelled() or reply.exception() is not None
+        if failed or reply.result().verdict in ("timeout", "crashed"):
+            with self._lock:
+                self._cache.pop(request, None)
+
+    def _score(self, attempt: Attempt, found: Extraction, reply: Reply) -> Score:
+        status, detail = _STATUS.get(reply.verdict, "wrong"), reply.detail
+        if status == "wrong":
+            detail = reply.verdict if reply.verdict != "different" else ""
+        if status == "wrong" and found.answer is not None and notation.too_large(found.answer):
+            detail = "too_large"
+        if reply.verdict == "unevaluated" and not self.lowest_form:
+            status, detail = "correct", ""
+        if status == "correct" and self._restates(attempt, found.answer or ""):
+            status, detail = "wrong", "unevaluated"
+        if found.answer is None and status != "bad_gold":
+            status, detail = "truncated" if found.truncated else "no_answer", ""
+        value = self.correct if status == "correct" else self.wrong
+        return Score(value, status, found.answer, reply.seconds, detail)
+
+    def _restates(self, attempt: Attempt, answer: str) -> bool:
+        """Whether an expression was copied from the problem in a form that the reference lacks."""
+        if not self.lowest_form or not attempt.problem:
+            return False
+        copied, gold, problem = map(_squeezed, (answer, attempt.gold, attempt.problem))
+        evaluable = notation.is_constant(gold) and _OPERATION.search(copied) is not None
+        return evaluable and copied != gold and copied in problem
+
+
+_OPERATION = re.compile(r"\\(?:frac|sqrt|cdot|times|div|log|ln)|[-+*/^!]")
+
+
+def _squeezed(text: str) -> str:
+    return "".join(notation.canonical(text).split())
+
+
+class MathReward(Closing):
+    """The verifier as a reward: one attempt a completion of a group.
+
+    A group whose reference answer cannot be read scores `bad_gold` throughout; it is reported
+    once a problem and must be kept out of the gradient.
+    """
+
+    def __init__(self, verifier: MathVerifier | None = None) -> None:
+        self.verifier = MathVerifier() if verifier is None else verifier
+        self._reported: set[str] = set()
+
+    def submit(self, group: Group) -> Future[list[Score]]:
+        """Starts verifying the group's completions; call it as soon as the group is complete."""
+        problem = group.problem
+        attempts = [
+            Attempt(completion.text, problem.answer, problem.problem, group.prompt.text)
+            for completion in group.completions
+        ]
+        scores = gather([self.verifier.submit(attempt) for attempt in attempts])
+        return then(scores, lambda scores: self._of_group(group, scores))
+
+    def _of_group(self, group: Group, scores: list[Score]) -> list[Score]:
+        if has_bad_gold(scores):
+            self._report(group.problem)
+            wrong = self.verifier.wrong
+            return [Score(wrong, "bad_gold", s.extracted, s.seconds) for s in scores]
+        return [
+            replace(score, status="truncated")
+            if score.status == "no_answer" and completion.truncated
+            else score
+            for score, completion in zip(scores, group.completions, strict=True)
+        ]
+
+    def _report(self, problem: Problem) -> None:
+        if problem.id not in self._reported:
+            self._reported.add(problem.id)
+            logger.warning(
+                "problem %s: the reference answer %r cannot be read by math-verify; its groups "
+                "are left out (bandpo data check lists all such rows)",
+                problem.id,
+                problem.answer,
+            )
+
+    def close(self) -> None:
+        """Ends the verifier's workers."""
+        self.verifier.close()
+
+
+def bad_golds(
+    problems: Sequence[Problem], verifier: MathVerifier | None = None
+) -> list[tuple[Problem, str]]:
+    """The problems whose reference answer cannot be read, each with the reason in words."""
+    with verifier or MathVerifier() as checker:
+        scores = gather([checker.submit(Attempt("", problem.answer)) for problem in problems])
+        return [
+            (problem, _reason(problem.answer, score))
+            for problem, score in zip(problems, scores.result(), strict=True)
+            if score.status not in ("no_answer", "truncated")
+        ]
+
+
+def _reason(gold: str, score: Score) -> str:
+    if not gold.strip():
+        return "the answer is empty"
+    if notation.too_large(gold):
+        return f"the answer is too large to parse ({len(gold)} characters)"
+    if score.status == "bad_gold":
+        return f"math-verify cannot read the answer {gold!r}"
+    return f"reading the answer {gold!r} ended with: {score.status}"

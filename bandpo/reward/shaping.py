@@ -1,0 +1,197 @@
+"""Rewards made of rewards: terms added to a score, weighted sums, a user's own functions.
+
+Everything here is a value to compose:
+`Shaped(MathReward(), [Overlong(max_tokens=4608, buffer=512), FormatBonus(0.1)])`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from bandpo.errors import UserError
+from bandpo.reward.futures import gather, then
+from bandpo.reward.score import Closing, Reward, Score
+
+if TYPE_CHECKING:
+    from bandpo.types import Completion, Group, Problem
+
+
+class Term(Protocol):
+    """A number added to the value of a scored completion."""
+
+    def __call__(self, completion: Completion, score: Score) -> float: ...
+
+
+@dataclass(frozen=True)
+class Overlong:
+    """The soft overlong punishment: linear over the last `buffer` tokens before the limit.
+
+    −penalty · clip((|y| − (max_tokens − buffer)) / buffer, 0, 1), |y| tokens long
+    (DAPO, section "Overlong Reward Shaping").
+    """
+
+    max_tokens: int
+    buffer: int
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer <= self.max_tokens:
+            raise UserError(
+                f"reward.overlong.buffer is {self.buffer}: it must lie between 1 and "
+                f"rollout.max_tokens ({self.max_tokens})"
+            )
+
+    def __call__(self, completion: Completion, score: Score) -> float:
+        excess = len(completion.token_ids) - (self.max_tokens - self.buffer)
+        return -self.penalty * min(max(excess / self.buffer, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class FormatBonus:
+    """`bonus` for a completion whose answer could be read, right or wrong."""
+
+    bonus: float
+
+    def __call__(self, completion: Completion, score: Score) -> float:
+        return self.bonus if score.extracted is not None else 0.0
+
+
+class Shaped(Closing):
+    """A reward plus terms; statuses stay those of the reward."""
+
+    def __init__(self, reward: Reward, terms: Sequence[Term]) -> None:
+        self.reward, self.terms = reward, tuple(terms)
+
+    def submit(self, group: Group) -> Future[list[Score]]:
+        """Starts the reward; the terms are added when it is there."""
+
+        def add(scores: list[Score]) -> list[Score]:
+            return [
+                replace(score, value=score.value + sum(t(completion, score) for t in self.terms))
+                for score, completion in zip(scores, group.completions, strict=True)
+            ]
+
+        return then(self.reward.submit(group), add)
+
+    def close(self) -> None:
+        """Ends the reward."""
+        self.reward.close()
+
+
+class WeightedSum(Closing):
+    """Σ weight · value over several rewards; status and answer are those of the first."""
+
+    def __init__(self, rewards: Sequence[Reward], weights: Sequence[float]) -> None:
+        if not rewards or len(rewards) != len(weights):
+            raise UserError(
+                f"reward: {len(rewards)} rewards and {len(weights)} weights; give each one weight"
+            )
+        self.rewards, self.weights = tuple(rewards), tuple(weights)
+
+    def submit(self, group: Group) -> Future[list[Score]]:
+        """Starts all rewards at once."""
+        return then(gather([reward.submit(group) for reward in self.rewards]), self._add)
+
+    def _add(self, columns: list[list[Score]]) -> list[Score]:
+        return [
+            replace(
+                scores[0],
+                value=sum(w * s.value for w, s in zip(self.weights, scores, strict=True)),
+                seconds=sum(s.seconds for s in scores),
+            )
+            for scores in zip(*columns, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Ends all rewards."""
+        for reward in self.rewards:
+            reward.close()
+
+
+class FunctionReward(Closing):
+    """A user's `function(problem, completion) -> float`, plain or `async`.
+
+    Plain functions run in `threads` threads, coroutines together in one event loop; both overlap
+    with generation. What counts as correct in evaluation is a value above `threshold`. An
+    exception of the function ends the run; a value that is not finite raises ValueError.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Problem, Completion], float | Awaitable[float]],
+        *,
+        threshold: float = 0.0,
+        threads: int = 4,
+    ) -> None:
+        self.function, self.threshold = function, threshold
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="bandpo-reward")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+
+    def submit(self, group: Group) -> Future[list[Score]]:
+        """Starts one call a completion."""
+        calls = [self._call(group.problem, completion) for completion in group.completions]
+        return then(gather(calls), lambda values: [self._score(value) for value in values])
+
+    def _call(self, problem: Problem, completion: Completion) -> Future[float]:
+        if not _is_async(self.function):
+            return self._executor.submit(self.function, problem, completion)  # type: ignore[arg-type]
+
+        async def run() -> float:
+            return await self.function(problem, completion)  # type: ignore[misc]
+
+        return asyncio.run_coroutine_threadsafe(run(), self._event_loop())
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True).start()
+            return self._loop
+
+    def _score(self, value: float) -> Score:
+        if not math.isfinite(value):
+            raise ValueError(f"the reward function {self.function!r} returned {value}")
+        return Score(float(value), "correct" if value > self.threshold else "wrong", None, 0.0)
+
+    def close(self) -> None:
+        """Ends the threads and the event loop; calls not begun are abandoned."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    inner = getattr(function, "func", function)  # hydra's _partial_
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
+        getattr(inner, "__call__", None)  # noqa: B004 - an object with async __call__
+    )
+
+
+def shaped(
+    reward: Reward,
+    *,
+    max_tokens: int | None,
+    overlong: Mapping[str, float] | None,
+    format_bonus: float,
+) -> Reward:
+    """The reward with the terms that a configuration asks for, or itself where it asks none.
+
+    Raises UserError where `overlong` lacks a known limit.
+    """
+    terms: list[Term] = []
+    if overlong is not None:
+        if max_tokens is None:
+            raise UserError("reward.overlong needs reward.max_tokens, the rollout's token limit")
+        buffer, penalty = int(overlong["buffer"]), float(overlong.get("penalty", 1.0))
+        terms.append(Overlong(max_tokens, buffer, penalty))
+    if format_bonus:
+        terms.append(FormatBonus(format_bonus))
+    return Shaped(reward, terms) if terms else reward
