@@ -13,6 +13,9 @@ from bandpo.errors import UserError
 # command and returns an exit code; modules are imported only when their command runs.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.train:main", "train a policy; hydra overrides follow"),
+    "eval": ("bandpo.evaluation.main:main", "evaluate a checkpoint on benchmarks"),
+    "compare": ("bandpo.evaluation.compare:main", "compare two evaluations, or a run's steps"),
+    "data": ("bandpo.data.main:main", "check | overlap | build datasets"),
     "plan": ("bandpo.plan:main", "print what `train` with these overrides would do"),
     "doctor": ("bandpo.doctor:main", "say what this machine can run, and why not"),
 }

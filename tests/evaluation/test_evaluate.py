@@ -12,9 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
+from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
 
 from bandpo.errors import UserError
 from bandpo.evaluation.evaluate import Ranks
@@ -72,7 +70,7 @@ def test_killed_five_times_the_summary_is_the_same(tmp_path):
     whole = run(tmp_path / "whole")
     folder = tmp_path / "killed"
     rng = random.Random(0)
-    script = [sys.executable, str(Path(__file__).with_name("fakes.py")), str(folder)]
+    script = [sys.executable, str(Path(__file__).with_name("eval_fakes.py")), str(folder)]
     kills, sizes = 0, [0]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while kills < 5:

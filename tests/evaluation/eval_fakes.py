@@ -89,7 +89,7 @@ def run(folder, *, engine=None, reward=None, task=None, sampling=SAMPLING, seed=
     )
 
 
-if __name__ == "__main__":  # the process that a test kills: python fakes.py FOLDER DELAY
+if __name__ == "__main__":  # the process that a test kills: python eval_fakes.py FOLDER DELAY
     folder, delay = sys.argv[1], float(sys.argv[2])
     summary = run(folder, engine=FakeEngine(delay, order_seed=time.time_ns()))
     write_summaries(Path(folder), [summary])

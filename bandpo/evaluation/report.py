@@ -1,0 +1,145 @@
+"""An evaluation for people: a table in the terminal and one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from rich.table import Table
+
+from bandpo.evaluation import plots
+from bandpo.evaluation.latex import render
+from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.samples import Sample, read_samples, write_atomically
+from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
+
+
+def headline(summary: Summary) -> list[str]:
+    """The metrics that a table shows, in its order."""
+    n = summary.n
+    accuracies = [f"{kind}@{n}" for kind in ("mean", "pass", "best", "maj")]
+    return [*accuracies, "length/mean", "length/truncated_frac", "no_answer_frac", "timeout_frac"]
+
+
+def _title(metric: str) -> str:
+    return metric.replace("length/mean", "tokens").removeprefix("length/").removesuffix("_frac")
+
+
+def number(name: str, value: float) -> str:
+    """Lengths in tokens, everything else in percent."""
+    return f"{value:.0f}" if name == "length/mean" else f"{100 * value:.1f}"
+
+
+def interval(name: str, estimate: Estimate) -> str:
+    """The ends of the 95% interval, written as `number` writes them."""
+    return f"[{number(name, estimate.low)}, {number(name, estimate.high)}]"
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """Benchmarks by metrics, in percent with 95% intervals, and every warning below."""
+    table = Table(title="evaluation, in % with 95% intervals over problems", title_justify="left")
+    table.add_column("benchmark")
+    for name in headline(summaries[0]):
+        table.add_column(_title(name), justify="right")
+    for summary in summaries:
+        cells = [
+            number(name, e.value) + (f"\n[dim]\\{interval(name, e)}[/dim]" if "@" in name else "")
+            for name, e in ((name, summary.metrics[name]) for name in headline(summary))
+        ]
+        table.add_row(summary.benchmark, *cells)
+    warnings = [f"! {s.benchmark}: {warning}" for s in summaries for warning in s.warnings]
+    table.caption = "\n".join(warnings).replace("[", "\\[") or None
+    table.caption_justify = "left"
+    return table
+
+
+def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
+    """Writes `report.html` from `summary.json` and the samples of an evaluation folder.
+
+    Shows up to `samples_per_problem` completions of each problem, of as many verdicts as there
+    are. Model output is escaped; the page has neither scripts nor outside resources.
+    """
+    summaries = list(read_summaries(folder).values())
+    samples = {s.benchmark: read_samples(folder / f"{s.benchmark}.jsonl") for s in summaries}
+    loader = PackageLoader("bandpo.evaluation", ".")
+    template = Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    page = template.render(
+        title=f"Evaluation of {summaries[0].settings['model'].get('path', 'a model')}",
+        columns=[_title(name) for name in headline(summaries[0])],
+        rows=[_row(summary) for summary in summaries],
+        curves=Markup(plots.curves(summaries)),
+        lengths=Markup(plots.lengths(samples)),
+        benchmarks=[
+            _benchmark(summary, samples[summary.benchmark], samples_per_problem)
+            for summary in summaries
+        ],
+    )
+    path = folder / "report.html"
+    # Lone surrogates, which a tokenizer can decode to, have no UTF-8.
+    write_atomically(path, page.encode("utf-8", "replace").decode())
+    return path
+
+
+def _row(summary: Summary) -> dict[str, Any]:
+    estimates = [(name, summary.metrics[name]) for name in headline(summary)]
+    cells = [{"value": number(n, e.value), "interval": interval(n, e)} for n, e in estimates]
+    return {"name": summary.benchmark, "cells": cells}
+
+
+def _benchmark(summary: Summary, samples: Sequence[Sample], limit: int) -> dict[str, Any]:
+    by_problem: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_problem[sample.problem_id].append(sample)
+    return {
+        "name": summary.benchmark,
+        "warnings": summary.warnings,
+        "settings": summary.settings,
+        "problems": [
+            _problem(f"{summary.benchmark}-{i}", result, by_problem[result.id], limit)
+            for i, result in enumerate(summary.problems)
+        ],
+    }
+
+
+def _problem(
+    anchor: str, result: ProblemResult, samples: Sequence[Sample], limit: int
+) -> dict[str, Any]:
+    shown = _varied(samples, limit)
+    share = result.correct / result.n
+    return {
+        "anchor": anchor,
+        "id": result.id,
+        "answer": result.answer,
+        "correct": result.correct,
+        "n": result.n,
+        # red over yellow to green
+        "colour": f"hsl({120 * share:.0f} 70% {88 - 18 * share:.0f}%)",
+        "prompt": Markup(render(samples[0].prompt)),
+        "hidden": len(samples) - len(shown),
+        "samples": [_sample(sample) for sample in shown],
+    }
+
+
+def _sample(sample: Sample) -> Mapping[str, Any]:
+    return {
+        "status": sample.status,
+        "extracted": sample.extracted or "",
+        "index": sample.sample,
+        "tokens": sample.tokens,
+        "text": Markup(render(sample.completion)),
+    }
+
+
+def _varied(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """The first `limit` samples when verdicts take turns, in the order they were drawn."""
+    turns: dict[str, int] = defaultdict(int)
+    ranked = []
+    for sample in samples:
+        ranked.append((turns[sample.status], sample.sample, sample))
+        turns[sample.status] += 1
+    chosen = sorted(ranked, key=lambda entry: entry[:2])[:limit]
+    return sorted((sample for _, _, sample in chosen), key=lambda sample: sample.sample)

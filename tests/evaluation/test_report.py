@@ -1,0 +1,167 @@
+"""Reports show what was found, and hostile model output stays text."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from eval_fakes import FakeEngine, fake_task, run
+from rich.console import Console
+
+from bandpo.cli import main
+from bandpo.errors import UserError
+from bandpo.evaluation.compare import compare, compare_folders, evaluations_of, milestones
+from bandpo.evaluation.latex import render
+from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.summary import read_summaries, write_summaries
+from bandpo.types import Completion
+
+
+class Inventory(HTMLParser):
+    """Every tag and attribute of a page, as a browser would see them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            self.attributes.setdefault(name, set()).add(value)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_ordinary_mathematics_becomes_mathml():
+    page = render(r"so $\frac{1}{2} < x$ & \[\sqrt{3}\] is \(90^\circ\), $$\boxed{42}$$ costs \$5")
+    tags = Inventory(page).tags
+    assert {"mfrac", "msqrt", "msup", "menclose"} <= tags
+    assert page.count('display="block"') == 2 and page.count('display="inline"') == 2
+    assert "&amp;" in page and r"costs \$5" in page
+    assert "".join(Inventory(page).text).replace(" ", "").startswith("so12<x&")
+
+
+HOSTILE = [
+    r"<script>alert(1)</script>",
+    r"$\text{<script>alert(1)</script>}$",
+    r"$\text{&lt;img src=x onerror=alert(1)&gt;}$",
+    r"$\href{javascript:alert(1)}{x}$",
+    r"$\style{background:url(x)}{y}$ $\class{a}{b}$",
+    "$\\color{red\"><script>}x$",
+    r"$\frac{1$ $x_{$ \[\left(\] $\unknown{<b>}$",
+    "$" + "{" * 900 + "}" * 900 + "$",
+    "$" * 5001,
+    r"\[" * 5000,
+    r"\(" + "a" * 10_000 + r"\)",
+    "</div></details></html>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_gains_no_markup(text):
+    start = time.perf_counter()
+    seen = Inventory(render(text))
+    assert time.perf_counter() - start < 5
+    assert not seen.tags & {"script", "img", "a", "b", "div", "html", "style"}
+    assert not seen.attributes.keys() & {"href", "style", "class", "onerror", "src", "mathcolor"}
+
+
+class HostileEngine(FakeEngine):
+    def sample(self, rng, prompt, sampling):
+        text = rng.choice([*HOSTILE, f"so {prompt.problem.answer}", "lone \ud800 surrogate"])
+        return Completion(text, (1, 2), (-0.5, -0.5), "stop")
+
+
+def test_the_report_is_one_file_without_script_or_outside_resources(tmp_path):
+    summary = run(tmp_path, engine=HostileEngine())
+    write_summaries(tmp_path, [summary])
+    page = write_report(tmp_path, samples_per_problem=3).read_text()
+    seen = Inventory(page)
+    assert "script" not in seen.tags and "img" not in seen.tags and "link" not in seen.tags
+    assert all(href.startswith("#") for href in seen.attributes["href"])
+    assert not [name for name in seen.attributes if name.startswith("on")]
+    text = "".join(seen.text)
+    for problem in summary.problems:
+        assert f"{problem.id}: {problem.correct}/4 right" in text
+    assert "1 more samples are in toy.jsonl" in text
+    assert f"{100 * summary.metrics['mean@4'].value:.1f}" in text
+    assert "dataset_sha256" in text and summary.settings["dataset_sha256"] in text
+    assert page.count("<svg") == 2
+    assert write_report(tmp_path, samples_per_problem=3).read_text() == page
+
+
+def shown(table):
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_table_has_every_number_and_warning(tmp_path):
+    summary = run(tmp_path)
+    text = shown(summary_table([summary]))
+    mean = summary.metrics["mean@4"]
+    assert f"{100 * mean.value:.1f}" in text
+    assert f"[{100 * mean.low:.1f}, {100 * mean.high:.1f}]" in text
+
+
+def evaluated(folder, seed=0, **options):
+    write_summaries(folder, [run(folder, seed=seed, **options)])
+    return folder
+
+
+class Improved(FakeEngine):
+    def sample(self, rng, prompt, sampling):
+        right = Completion(f"so {prompt.problem.answer}", (1,), (0.0,), "stop")
+        return super().sample(rng, prompt, sampling) if rng.random() < 0.5 else right
+
+
+def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
+    a = evaluated(tmp_path / "a")
+    b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
+    rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
+    assert set(rows) == {"mean@4", "pass@1", "pass@2", "pass@4", "best@4", "maj@4"}
+    mean = rows["mean@4"]
+    counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
+    assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
+    assert mean.paired.value == pytest.approx(mean.b - mean.a)
+    assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
+    assert main(["compare", str(a), str(b)]) == 0
+    output = capsys.readouterr().out
+    assert "mean@4" in output and "*" in output
+
+    other = evaluated(tmp_path / "c", seed=1)
+    with pytest.raises(UserError, match=r"toy: .*not comparable.*\n  - seed: 0 → 1"):
+        compare_folders(a, other)
+    assert main(["compare", str(a), str(other)]) == 2
+    assert main(["compare", str(a), str(other), "--force"]) == 0
+    assert main(["compare", str(a), str(tmp_path)]) == 2
+
+
+def test_different_problems_are_never_compared(tmp_path):
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", task=fake_task(11))
+    with pytest.raises(UserError, match="same problems"):
+        compare(a, b, force=True)
+
+
+def test_the_best_step_never_stands_alone(tmp_path, capsys):
+    engines = {"step_000000": FakeEngine(), "step_000010": Improved(), "step_000020": FakeEngine()}
+    for i, (step, engine) in enumerate(engines.items()):
+        evaluated(tmp_path / "eval" / step, engine=engine, seed=i)
+    found = {m.label: m.step for m in milestones(evaluations_of(tmp_path), "toy", 20)}
+    assert found == {"preregistered": 20, "first": 0, "last": 20, "best, chosen afterwards": 10}
+    assert main(["compare", str(tmp_path), "--step", "20"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"10\s.*best, chosen afterwards", output) and "preregistered" in output
+    assert main(["compare", str(tmp_path), "--step", "15"]) == 2
+    assert "only 0, 10, 20" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "eval")]) == 2
+
+
+def test_summaries_survive_the_file(tmp_path):
+    summary = run(tmp_path)
+    path = write_summaries(tmp_path, [summary])
+    assert read_summaries(tmp_path) == {"toy": summary}
+    assert json.loads(path.read_text())["toy"]["metrics"]["mean@4"]["value"] > 0
