@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import sympy
@@ -46,16 +47,25 @@ _EXPRESSION = ExprExtractionConfig()
 _ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]+")
 _FLOAT_DIGITS = 12
 
-_SYMBOL = r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z](?:,[A-Za-z])*\))?|\\text\{[^{}]*\})"
-_ASSIGNED = re.compile(rf"\s*{_SYMBOL}\s*(?:=|\\in(?![A-Za-z])|:)\s*")
+# What may stand left of an answer: x, a_{10}, f(2), P(A), \\angle ABC, \\text{Area}; nothing that
+# computes, since `2x = 6` does not say that something is 6.
+_NAME = re.compile(r"(?=[^=:]*[A-Za-z])(?![0-9])[^=:+*/^<>,-]+")
+_ASSIGNED = re.compile(rf"\s*({_NAME.pattern}?)\s*(?:=|:|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*")
 _EQUALS = re.compile(r"(?<![<>!\\])=")
-_CHOICE = re.compile(r"\(?\s*([A-Ja-j])\s*\)?")
-_CHOSEN = re.compile(r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s*(.*)", re.DOTALL)
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
-    r"\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
+    r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
+_CHOSEN = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?"
+    r"(?:\(?\s*([A-Ja-j])\s*\)?|\(\s*([A-J])\s*\).*|([A-J])\s*[.):].*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
+_MAX_CHAIN = 4
 
 
 def judge(answer: str, gold: str, *, free: bool = False) -> Verdict:
@@ -105,103 +115,125 @@ class _Reference:
         self.quantity = notation.quantity(self.text)
         self.choice, self.words = _choice(self.text), _words(self.text)
         self.parsed = _parse(self.quantity.value)
+        self.is_equation = _EQUALS.search(self.text) is not None
         self.readable = bool(self.choice or self.words or self.parsed)
 
     def judge(self, answer: str) -> Verdict:
+        """Compares a canonical answer."""
         if not answer:
             return "unparsed"
         if answer == self.text:
             return "equal"
         if self.choice:
-            return _judge_choice(answer, self.choice)
+            return "equal" if _chosen(_without_name(answer)) == self.choice else "different"
         if self.words:
-            return "equal" if _words(answer, bare=True) == self.words else "different"
-        return self._judge_math(answer)
+            words = _words(_without_name(answer), bare=True)
+            return "equal" if words == self.words else "different"
+        return self._judge_math(_OR.sub(",", answer))
 
     def _judge_math(self, answer: str) -> Verdict:
-        answer = self._without_assignment(_OR.sub(",", answer))
-        sides = [side.strip() for side in _EQUALS.split(answer)]
-        if len(sides) > 1 and not _EQUALS.search(self.text):
-            return self._judge_chain(sides)
-        if r"\approx" in answer and r"\approx" not in self.text:
-            answer = answer.split(r"\approx")[0].strip()
-        given = notation.quantity(answer)
-        if given.measured and self.quantity.measured and not self._same_unit(given):
+        if not self.is_equation:
+            sides = [side.strip() for side in _EQUALS.split(answer)]
+            if len(sides) > 1 and "," not in answer:
+                return self._judge_chain(sides)
+            answer = ",".join(_without_name(part) for part in answer.split(","))
+        if _APPROX.search(answer) and not _APPROX.search(self.text):
+            answer = _APPROX.split(answer)[0]  # the exact side
+        given = notation.quantity(answer.strip())
+        units = {given.unit, self.quantity.unit}
+        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
             return "different"
         return self._judge_value(given)
 
+    def _judge_chain(self, sides: list[str]) -> Verdict:
+        """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
+        values = [side for side in sides[:-1] if not _is_name(side)] + sides[-1:]
+        if len(values) > _MAX_CHAIN:
+            return "different"
+        verdicts = [self._judge_math(side) for side in values]
+        equal = all(verdict in ("equal", "unevaluated") for verdict in verdicts)
+        return verdicts[-1] if equal else "different"
+
     def _judge_value(self, given: Quantity) -> Verdict:
-        value, reference = given.value, self.quantity.value
-        if notation.numeral(reference) is not None and re.fullmatch(r"[+-]?\d+,\d+", value):
-            value = value.replace(",", ".")  # a decimal comma: the reference is one number
-        if _brackets(value) != _brackets(reference) and {
-            _brackets(value),
-            _brackets(reference),
-        } == {"()", "{}"}:
+        value = given.value
+        if notation.numeral(self.quantity.value) is not None and _DECIMAL_COMMA.fullmatch(value):
+            value = value.replace(",", ".")  # the reference is one number, so this is no list
+        if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "different"
         parsed = _parse(value)
         if not parsed:
             return "unparsed"
-        scales = {
-            (False, False): (1,),
-            (True, True): (1,),
-            (True, False): (1, 100),
-            (False, True): (1, 100),
-        }[given.unit == "%", self.quantity.unit == "%"]
-        for scale in scales:
-            scaled_gold = self.parsed if given.unit == "%" else _scaled(self.parsed, scale)
-            scaled_answer = _scaled(parsed, scale) if given.unit == "%" else parsed
-            if _verify(scaled_gold, scaled_answer):
-                return "equal" if self._lowest_form(value, parsed) else "unevaluated"
-        return "different"
-
-    def _judge_chain(self, sides: list[str]) -> Verdict:
-        """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
-        values = [side for side in sides if not re.fullmatch(_SYMBOL, side)]
-        if not values or values[-1] != sides[-1] or len(values) > 4:
+        if not any(_verify(*reading) for reading in self._readings(given.unit, parsed)):
             return "different"
-        verdicts = [self._judge_math(side) for side in values]
-        if all(verdict in ("equal", "unevaluated") for verdict in verdicts):
-            return verdicts[-1]
-        return "different"
+        return "equal" if self._in_lowest_form(value, parsed) else "unevaluated"
 
-    def _without_assignment(self, answer: str) -> str:
-        if _EQUALS.search(self.text) or r"\in" in self.text:
-            return answer
-        if _EQUALS.search(answer.replace("=", "", 1)) and "," not in answer:
-            return answer  # a chain
-        return ",".join(_ASSIGNED.sub("", part, count=1) for part in answer.split(","))
+    def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Reference and answer as written, then the one in percent as a fraction of one."""
+        yield self.parsed, parsed
+        if unit == "%" != self.quantity.unit:
+            yield self.parsed, _hundredth(parsed)
+        if unit != "%" == self.quantity.unit:
+            yield _hundredth(self.parsed), parsed
 
-    def _same_unit(self, given: Quantity) -> bool:
-        percent = "%" in (given.unit, self.quantity.unit)
-        return given.unit == self.quantity.unit or percent
-
-    def _lowest_form(self, value: str, parsed: list[Any]) -> bool:
-        expression = self.parsed[0] if self.parsed else None
-        if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+    def _in_lowest_form(self, value: str, parsed: list[Any]) -> bool:
+        reference = self.parsed[0]
+        if not isinstance(reference, sympy.Expr) or reference.free_symbols:
             return True
-        reference = self.quantity.value
-        if expression.is_Rational or notation.numeral(reference) is not None:
-            return notation.numeral(reference) is None or notation.numeral(value) is not None
-        return _terms(parsed[0]) <= max(_terms(expression), _terms(sympy.expand(expression)))
+        if notation.numeral(self.quantity.value) is not None:
+            return notation.numeral(value) is not None
+        if reference.is_Rational:  # the reference is an expression itself
+            return True
+        return _terms(parsed[0]) <= max(_terms(reference), _terms(sympy.expand(reference.doit())))
+
+
+def _is_name(text: str) -> bool:
+    computes = notation.is_constant(text) and len(text) > 1
+    return _NAME.fullmatch(text) is not None and not computes
+
+
+def _without_name(answer: str) -> str:
+    match = _ASSIGNED.match(answer)
+    return answer[match.end() :] if match and _is_name(match[1]) else answer
 
 
 def _terms(expression: Any) -> int:
-    return len(expression.args) if isinstance(expression, sympy.Add) else 1
+    if not isinstance(expression, sympy.Add):
+        return 1
+    return sum(_terms(term) for term in expression.args)
 
 
-def _scaled(parsed: list[Any], scale: int) -> list[Any]:
-    return [e / scale if isinstance(e, sympy.Expr) else e for e in parsed] if scale != 1 else parsed
+def _hundredth(parsed: list[Any]) -> list[Any]:
+    return [e / 100 if isinstance(e, sympy.Expr) else e for e in parsed]
 
 
 def _parse(value: str) -> list[Any]:
     """math-verify's reading of one answer; empty where it has none."""
-    value = notation.exact(_mixed(_TEXT.sub(r" \\text{\1} ", value)))
-    boxed = rf"\boxed{{{value}}}"
-    parsed = parse(boxed, [_LATEX], fallback_mode="no_fallback", parsing_timeout=None)
-    if not parsed and _ARITHMETIC.fullmatch(value):
-        parsed = parse(value, [_EXPRESSION], fallback_mode="no_fallback", parsing_timeout=None)
-    return parsed
+    number = notation.numeral(value)
+    latex = notation.exact(value) if number is None else notation.fraction(number)
+    parsed = parse(
+        rf"\boxed{{{latex}}}", [_LATEX], fallback_mode="no_fallback", parsing_timeout=None
+    )
+    if not parsed and _ARITHMETIC.fullmatch(latex):
+        parsed = parse(latex, [_EXPRESSION], fallback_mode="no_fallback", parsing_timeout=None)
+    if notation.is_constant(latex):
+        parsed = [_with_imaginary_unit(expression) for expression in parsed]
+    return [_solution_set(expression) for expression in parsed]
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    if not isinstance(expression, sympy.Expr):
+        return expression
+    return expression.xreplace({s: sympy.I for s in expression.free_symbols if s.name == "i"})
+
+
+def _solution_set(expression: Any) -> Any:
+    """`x <= 3, x >= 5` is the union of what its inequalities allow."""
+    if isinstance(expression, sympy.FiniteSet) and expression.args:
+        relations = [a for a in expression.args if isinstance(a, _INEQUALITIES)]
+        symbols = {symbol for relation in relations for symbol in relation.free_symbols}
+        if len(relations) == len(expression.args) > 1 and len(symbols) == 1:
+            return sympy.Union(*(relation.as_set() for relation in relations))
+    return expression
 
 
 def _parse_free(text: str) -> list[Any]:
@@ -219,35 +251,31 @@ def _verify(gold: list[Any], answer: list[Any]) -> bool:
     )
 
 
-def _mixed(value: str) -> str:
-    number = notation.numeral(value)
-    if number is None:
-        return value
-    return (
-        rf"\frac{{{number.numerator}}}{{{number.denominator}}}"
-        if number.denominator > 1
-        else str(number)
-    )
-
-
 def _brackets(value: str) -> str:
-    value = value.replace("\\{", "{").replace("\\}", "}")
-    return value[:1] + value[-1:] if "," in value and value[:1] in ("(", "[", "{") else ""
+    """The pair of brackets around a list: "()" of a tuple, "{}" of a set, "" of a bare list."""
+    value = value.replace("\\{", "{").replace("\\}", "}").strip()
+    inner = value[1:-1]
+    if "," not in inner or value[0] not in "([{" or value[-1] not in ")]}":
+        return ""
+    depth = 0
+    for sign in inner:
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth < 0:
+            return ""  # `(1,2),(3,4)`: the first bracket closes before the end
+    return value[0] + value[-1]
 
 
 def _choice(text: str) -> str | None:
-    bare = _TEXT.sub(r"\1", text).strip()
-    match = re.fullmatch(r"\(?\s*([A-J])\s*\)?", bare)
+    """The letter of a reference that is one: `B`, `(B)`, `\\text{(B)}`."""
+    match = re.fullmatch(r"\(?\s*([A-J])\s*\)?", _TEXT.sub(r"\1", text).strip())
     return match[1] if match else None
 
 
-def _judge_choice(answer: str, choice: str) -> Verdict:
-    bare = _TEXT.sub(r"\1", answer).strip()
-    if match := _CHOICE.fullmatch(bare):
-        return "equal" if match[1].upper() == choice else "different"
-    if match := _CHOSEN.match(bare):
-        return "equal" if (match[1] or match[2]) == choice else "different"
-    return "different"
+def _chosen(answer: str) -> str | None:
+    """The letter that an answer names first: `b`, `(B)`, `B) 5`, `Option B`."""
+    match = _CHOSEN.fullmatch(_TEXT.sub(r"\1", answer).strip())
+    letter = next((letter for letter in match.groups() if letter), None) if match else None
+    return letter.upper() if letter else None
 
 
 def _words(text: str, bare: bool = False) -> str | None:
@@ -255,11 +283,10 @@ def _words(text: str, bare: bool = False) -> str | None:
 
     Words without `\\text` count where `bare` allows it or where they are too long for variables.
     """
-    inner = _TEXT.sub(r" \1 ", text)
-    marked = _TEXT.search(text) is not None
-    if not _WORDS.fullmatch(inner.strip()):
+    inner = _TEXT.sub(r" \1 ", text).strip()
+    if not _WORDS.fullmatch(inner):
         return None
     words = re.findall(r"[a-z]+", inner.lower())
-    if not (marked or bare or any(len(word) > 3 for word in words)):
+    if not (bare or _TEXT.search(text) or any(len(word) > 3 for word in words)):
         return None
     return "".join(word for word in words if word not in ("the", "a", "an")) or None

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_CUT_BOX = re.compile(r"\\(?:bo|box|boxe|boxed|fb|fbo|fbox)$")
+_CUT_BOX = re.compile(r"\\(?:bo|box|boxe|fb|fbo)$")
 _ANSWER_LINE = re.compile(r"\banswer(?:\s+is)?[\s*_]{0,8}[:：][*_]{0,4}([^\n]*)", re.IGNORECASE)
 _BARE_TOKEN = re.compile(r"[^\s{}$]+")
 
@@ -26,6 +26,8 @@ _BARE_TOKEN = re.compile(r"[^\s{}$]+")
 _CANDIDATES = 8
 # How much of the text before a candidate must also stand in the prompt for it to be an echo.
 _CONTEXT, _MIN_CONTEXT = 48, 16
+# How much of an answer line must be copied too; the prompt may end within the line.
+_LINE_START = 24
 _FREE_TAIL = 400
 
 
@@ -74,6 +76,8 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
             yield start, end or len(text), None if end is None else text[inside + 1 : end].strip()
         elif token := _BARE_TOKEN.match(text, inside):
             yield start, token.end(), token.group()
+        elif inside == len(text):
+            yield start, inside, None
 
 
 def _closing_brace(text: str, opening: int) -> int | None:
@@ -96,11 +100,9 @@ def _answer_lines(text: str) -> Iterator[tuple[int, int, str | None]]:
     matches = list(_ANSWER_LINE.finditer(text))
     for match in reversed(matches[-_CANDIDATES:]):
         line = match.group(1).strip(" \t*_")
-        if line:
-            yield match.start(), match.end(), line
-            continue
-        rest = text[match.end() :].lstrip()
-        yield match.start(), match.end(), rest.split("\n", 1)[0].strip(" \t*_") or None
+        if not line:
+            line = text[match.end() :].lstrip().split("\n", 1)[0].strip(" \t*_")
+        yield match.start(), min(match.end(), match.start(1) + _LINE_START), line or None
 
 
 class _Echo:

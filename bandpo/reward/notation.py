@@ -70,6 +70,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:text|mbox|mathrm|textrm|textnormal|textbf|textit|mathbf|mathit|mathsf|boldsymbol"
          r"|operatorname|hbox|textsf|emph|bold)\s*\*?\s*\{", r"\\text{"),
         (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?(?![A-Za-z])|\\textdegree", r"^\\circ "),
+        (r"\\frac\s*(\\pi|\d)\s*(\\pi|\d)(?!\w)", r"\\frac{\1}{\2}"),
         (r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le"),
         (r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge"),
         (r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset"),
@@ -81,11 +82,14 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:ldots|dots|cdots)(?![A-Za-z])", "..."),
         (r"\\\$", "$"),
         (r"\\%", "%"),
-        (r"\\[,;:! ]|~|\\(?:quad|qquad|thinspace)(?![A-Za-z])", " "),
+        (r"(?<!\\)\\[,;:! ]|~|\\(?:quad|qquad|thinspace)(?![A-Za-z])", " "),
+        (r"\\text\{([^A-Za-z{}]*)\}", r"\1"),
+        (r"^\$([^$]+)\$\s*([A-Za-z][A-Za-z ]*)$", r"\1\\text{\2}"),
         (r"\s+", " "),
     ]
 ]  # fmt: skip
 
+_FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
 _MATH_FENCES = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
 
 
@@ -108,9 +112,7 @@ def unfence(text: str) -> str:
     """Without the `$…$`, `\\(…\\)`, `**…**` around and the punctuation after an answer."""
     while True:
         before = text
-        text = text.strip().rstrip(",;:").strip()
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1].rstrip()
+        text = _FINAL_PUNCTUATION.sub("", text.strip())
         for opening, closing in _MATH_FENCES:
             inner = text[len(opening) : -len(closing)]
             if (
@@ -125,9 +127,10 @@ def unfence(text: str) -> str:
 
 
 def _ungroup(match: re.Match[str]) -> str:
-    before, after = match.string[: match.start()].rstrip(), match.string[match.end() :].lstrip()
-    # (1,234) and {1,234} are two numbers; 1,234 and x=1,234 are one
-    if before.endswith(("(", "[", "{")) and after.startswith((")", "]", "}", "\\}")):
+    # (1,234) and \\{1,234\\} are two numbers; 1,234 and \\frac{1,234}{5} hold one
+    before = match.string[: match.start()].replace("\\{", "[").replace("\\}", "]")
+    in_list = sum(before.count(sign) for sign in "([") > sum(before.count(s) for s in ")]")
+    if in_list and "\\" not in match[2] and "{" not in match[2]:
         return match[0]
     return match[1] + re.sub(r"\D", "", match[2])
 
@@ -162,7 +165,7 @@ _FRACTION = re.compile(
     rf"(?P<whole>{_INT} ?)??(?:"
     rf"\\frac ?(?:\{{ ?(?P<n1>[+-]? ?{_INT}) ?\}}|(?P<n2>\d)) ?"
     rf"(?:\{{ ?(?P<d1>[+-]? ?{_INT}) ?\}}|(?P<d2>\d))"
-    rf"|(?P<n3>{_INT}) ?[/:] ?(?P<d3>{_INT}))"
+    rf"|\{{?(?P<n3>{_INT})\}}? ?[/:] ?\{{?(?P<d3>{_INT})\}}?)"
 )
 _SCIENTIFIC = re.compile(
     r"(?:(\d{1,64}(?:\.\d{1,64})?) ?(?:\\times|\\cdot|\*) ?)?"
@@ -231,13 +234,18 @@ def certain_value(text: str) -> Fraction | None:
 def exact(text: str) -> str:
     """With decimals as fractions, so that equality is exact: 0.333 is not 1/3."""
 
-    def fraction(match: re.Match[str]) -> str:
+    def rewrite(match: re.Match[str]) -> str:
         value = _positive_numeral(match[0])
-        if value is None:
-            return match[0]
-        return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+        return match[0] if value is None else fraction(value)
 
-    return re.sub(r"\d*\.\d*\\overline\{\d+\}|\d*\.\d+", fraction, text)
+    return re.sub(r"\d*\.\d*\\overline\{\d+\}|\d*\.\d+", rewrite, text)
+
+
+def fraction(value: Fraction) -> str:
+    """A rational number in LaTeX."""
+    sign, top = "-" if value < 0 else "", abs(value.numerator)
+    whole = value.denominator == 1
+    return f"{sign}{top}" if whole else rf"{sign}\frac{{{top}}}{{{value.denominator}}}"
 
 
 # --- units -----------------------------------------------------------------------------------
@@ -267,8 +275,8 @@ _UNIT_NAMES = {
     "week": "week",
     "month": "month",
     "year": "year yr",
-    "mph": "mph",
-    "kmh": "kmh kph",
+    "mi/h": "mph",
+    "km/h": "kmh kph kmph",
     "$": "$ dollar usd buck",
     "cent": "cent ¢",
     "€": "€ euro eur",
@@ -276,9 +284,12 @@ _UNIT_NAMES = {
     "degree": "degree deg",
     "radian": "radian rad",
     "%": "% percent percentage pct",
+    "am": "am a.m",
+    "pm": "pm p.m",
     "unit": "unit",
 }
 _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
+_MEASURES = set(_UNITS.values()) - {"unit"}
 _BARE_UNITS = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _POWER = r"(?:\s*\^\s*(?:\{\s*\d\s*\}|\d))?"
 _UNIT_TAIL = re.compile(
@@ -287,6 +298,7 @@ _UNIT_TAIL = re.compile(
     rf"|%|\\text\{{[^{{}}]*\}}{_POWER}(?:\s*/\s*\\text\{{[^{{}}]*\}}{_POWER})?"
     rf"|(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{_BARE_UNITS})(?:e?s)?{_POWER}"
     rf"(?:\s*(?:/|per)\s*(?:{_BARE_UNITS})(?:e?s)?{_POWER})?"
+    rf"|(?<=\s)(?!and|or|not)[a-z]{{3,}}(?:\s(?!and|or|not)[a-z]+){{0,3}}"
     rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*\\text\{{[a-z]+\}}\s*\}}))\.?",
     re.IGNORECASE,
 )
@@ -304,7 +316,7 @@ class Quantity:
     def measured(self) -> bool:
         """Whether the unit is one of measurement, so that another one contradicts it."""
         head = re.split(r"[\^/ ]", self.unit)[0]
-        return head in _UNIT_NAMES or self.unit.startswith("base ")
+        return head in _MEASURES or head == "base"
 
 
 def quantity(text: str) -> Quantity:

@@ -1,14 +1,14 @@
 """Worker processes that judge answers and can be killed at any moment.
 
 Each worker is one thread of this process that feeds one child process over a pair of pipes
-(`bandpo.reward.worker`). Workers share nothing, no lock and no queue between processes: whatever
-an answer does to its worker, a kill at the worst moment included, touches that answer alone.
+(`bandpo.reward.worker`). Workers share nothing between them, no lock and no queue: whatever an
+answer does to its worker, or a SIGKILL at the worst moment, touches that answer alone. Nothing
+depends on signals or on the main thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import logging
@@ -21,34 +21,36 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bandpo.reward.worker import EXIT_RECYCLED
+
 logger = logging.getLogger(__name__)
 
-# Deaths that somebody else wished for: the item is not to blame and is tried again.
-_KILLED_FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT}
-_MAX_OUTSIDE_KILLS = 20
-_START_LIMIT_S, _START_ATTEMPTS = 120.0, 3
-_REPLY_BUFFER = 1 << 16
-# Below this share of the limit spent on the CPU, a late item was starved, not slow.
+# Ends that are not the item's doing: it is tried again.
+_INNOCENT = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, EXIT_RECYCLED}
+_MAX_INNOCENT_DEATHS = 20
+_START_LIMIT_S = 120.0
+_MAX_REPLY = 4096
+# Below this share of its time spent on the CPU, a late item was starved by others, not slow.
 _STARVED = 0.5
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may use: wall-clock seconds and MiB of address space."""
+    """What one item may use, and after how many items a worker makes room for a fresh one."""
 
-    timeout: float = 3.0
-    memory_mib: int = 1024
+    timeout: float = 3.0  # wall-clock seconds
+    memory_mib: int = 1024  # address space
     recycle_after: int = 5000
 
 
 @dataclass(frozen=True)
 class Request:
-    """An answer to judge against a reference answer; `free` searches the text for one."""
+    """An answer to judge against a reference answer; with `free`, a text to find one in."""
 
     answer: str
     gold: str
@@ -57,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The verdict: equality.Verdict, or timeout, or crashed."""
+    """The verdict: one of equality.Verdict, or timeout, or crashed."""
 
     verdict: str
     seconds: float = 0.0
@@ -67,8 +69,9 @@ class Reply:
 class WorkerPool:
     """`size` workers, started with the first request, usable from any thread.
 
-    Raises RuntimeError from `submit` and in pending futures when workers cannot start (for
-    instance because math-verify is not installed), never a silent zero.
+    An item that outlives its time limit is a `timeout`, unless it was starved of CPU: then it is
+    tried once more when nothing else waits. Where workers cannot start, for instance without
+    math-verify, futures raise RuntimeError: never a silent zero.
     """
 
     def __init__(self, size: int, limits: Limits) -> None:
@@ -83,15 +86,11 @@ class WorkerPool:
     def submit(self, request: Request) -> Future[Reply]:
         """Queues a request."""
         if self._pid != os.getpid():
-            raise RuntimeError("the verifier's pool was made in another process; make one here")
+            raise RuntimeError("this verifier was made in another process; make one in this one")
         self._start()
         task = _Task(_FIRST, next(self._order), request)
         self._tasks.put(task)
         return task.future
-
-    def pids(self) -> list[int]:
-        """Process ids of the live workers that read model output."""
-        return [pid for worker in self._workers if (pid := worker.child)]
 
     def close(self) -> None:
         """Kills the workers; futures not done yet raise CancelledError."""
@@ -102,14 +101,14 @@ class WorkerPool:
             self._tasks.put(_Task(_STOP, next(self._order), Request("", "")))
             worker.end()
         for worker in workers:
-            worker.thread.join(timeout=5)
+            worker.thread.join(timeout=10)
         while not self._tasks.empty():
-            self._tasks.get_nowait().future.cancel()
+            _fail(self._tasks.get_nowait().future, CancelledError())
 
     def _start(self) -> None:
         with self._lock:
             if self._closed:
-                raise RuntimeError("the verifier's pool is closed")
+                raise RuntimeError("the verifier is closed")
             while len(self._workers) < self.size:
                 self._workers.append(_Worker(self._tasks, self.limits))
 
@@ -123,123 +122,123 @@ class _Task:
     order: int
     request: Request = field(compare=False)
     future: Future[Reply] = field(compare=False, default_factory=Future)
-    outside_kills: int = field(compare=False, default=0)
 
 
 class _Died(Exception):
-    def __init__(self, code: int, cpu: float) -> None:
-        super().__init__(code)
+    """The process that judges, or the whole worker, has ended."""
+
+    def __init__(self, code: int, cpu: float = 0.0, words: str = "") -> None:
+        super().__init__(f"exit code {code}\n{words}".strip())
         self.code, self.cpu = code, cpu
 
 
 class _Late(Exception):
-    pass
+    """No message came before the deadline."""
 
 
 class _Worker:
-    """One thread and the process it feeds."""
+    """One thread and the processes it feeds: a template, and the child that judges."""
 
     def __init__(self, tasks: queue.PriorityQueue[_Task], limits: Limits) -> None:
-        self.tasks, self.limits = tasks, limits
-        self.child = 0
+        self._tasks, self._limits = tasks, limits
         self._template: subprocess.Popen[bytes] | None = None
+        self._child: dict[str, int] | None = None  # pid and generation, once it is ready
+        self._cpu = 0.0  # seconds that the child had used at its last reply
         self._buffer = b""
-        self._ids = itertools.count()
-        self._cpu = 0.0
+        self._numbers = itertools.count()
         self._ended = False
-        # The thread that starts a process must outlive it: the kernel ties a parent-death signal
-        # to the parent's thread.
+        # The thread that starts a process must outlive it: the kernel ties the parent-death
+        # signal to the parent's thread.
         self.thread = threading.Thread(target=self._run, name="bandpo-verifier", daemon=True)
         self.thread.start()
 
     def end(self) -> None:
-        """Kills the process; the thread ends at its next step."""
+        """Kills the processes; the thread ends at its next step."""
         self._ended = True
-        if self._template is not None:
-            self._template.kill()  # its child dies with it
+        if (template := self._template) is not None:
+            template.kill()  # its child dies with it
 
     def _run(self) -> None:
-        while not self._ended:
-            try:
+        task: _Task | None = None
+        try:
+            while True:
                 self._ensure_ready()
-            except Exception as error:
-                self._fail_all(error)
-                return
-            task = self.tasks.get()
-            if task.priority == _STOP:
-                return
-            if task.priority == _FIRST and not task.future.set_running_or_notify_cancel():
-                continue
-            try:
-                reply = self._attempt(task)
-            except Exception as error:
-                task.future.set_exception(error)
-                self._fail_all(error)
-                return
-            if reply is not None:
-                task.future.set_result(reply)
+                task = self._tasks.get()
+                if task.priority == _STOP:
+                    return
+                if task.priority == _RETRY or task.future.set_running_or_notify_cancel():
+                    self._finish(task)
+                task = None
+        except Exception as error:
+            self._fail_from(task, error)
+        finally:
+            if self._template is not None:
+                self._bury_template()
 
-    def _attempt(self, task: _Task) -> Reply | None:
-        """The reply, or None when the task was put back."""
-        while True:
+    def _finish(self, task: _Task) -> None:
+        for _ in range(_MAX_INNOCENT_DEATHS):
             try:
-                return self._ask(task.request)
+                return task.future.set_result(self._ask(task.request))
             except _Late:
                 cpu = self._kill_child()
-                if task.priority == _FIRST and cpu < _STARVED * self.limits.timeout:
-                    retry = dataclasses.replace(task, priority=_RETRY)
-                    self.tasks.put(retry)
-                    return None
-                return Reply("timeout", self.limits.timeout)
+                if task.priority == _FIRST and cpu < _STARVED * self._limits.timeout:
+                    return self._tasks.put(_Task(_RETRY, task.order, task.request, task.future))
+                return task.future.set_result(Reply("timeout", self._limits.timeout))
             except _Died as death:
-                if self._ended:
-                    raise CancelledError from death
-                if death.code == -signal.SIGXCPU:
-                    return Reply("timeout", self.limits.timeout)
-                task.outside_kills += 1
-                outside = death.code in _KILLED_FROM_OUTSIDE
-                if not outside or task.outside_kills > _MAX_OUTSIDE_KILLS:
-                    return Reply("crashed", detail=f"exit {death.code}")
+                if self._ended or death.code in _INNOCENT:
+                    continue
+                late = death.code == -signal.SIGXCPU
+                verdict = "timeout" if late else "crashed"
+                return task.future.set_result(Reply(verdict, death.cpu, f"exit {death.code}"))
+        task.future.set_result(Reply("crashed", detail="killed again and again"))
 
     def _ask(self, request: Request) -> Reply:
         self._ensure_ready()
-        number = next(self._ids)
-        self._send({"id": number, **dataclasses.asdict(request)})
-        deadline = time.monotonic() + self.limits.timeout
-        while True:
-            message = self._receive(deadline)
-            if message.get("id") == number:
-                self._cpu = message["cpu"]
-                return Reply(message["verdict"], message["seconds"], message["detail"])
+        assert self._child is not None
+        number = next(self._numbers)
+        # A child ignores what was addressed to a dead one.
+        self._send({"id": number, "to": self._child["generation"], **asdict(request)})
+        deadline = time.monotonic() + self._limits.timeout
+        while (message := self._receive(deadline)).get("id") != number:
+            pass
+        self._cpu = message["cpu"]
+        return Reply(message["verdict"], message["seconds"], message["detail"])
 
     def _ensure_ready(self) -> None:
-        """Starts the template where there is none, and waits for its child."""
-        for attempt in range(1, _START_ATTEMPTS + 1):
-            if self._template is None:
-                self._launch()
+        """Starts the template where there is none, and waits for a child that lives."""
+        deaths = 0
+        while True:
+            if self._ended:
+                raise CancelledError
             try:
-                while not self.child:
+                if self._template is None:
+                    self._launch()
+                while self._child is None or self._pending():
                     self._receive(time.monotonic() + _START_LIMIT_S)
                 return
-            except (_Late, _Died) as error:
-                if self.child or self._template is not None:  # a child died before it served
-                    continue
-                if attempt == _START_ATTEMPTS:
-                    raise RuntimeError(f"the verifier's worker cannot start: {error}") from error
+            except _Died as death:
+                deaths += 1
+                if death.code not in _INNOCENT or deaths == _MAX_INNOCENT_DEATHS:
+                    raise RuntimeError(f"the verifier's worker does not start: {death}") from None
+            except _Late:
+                raise RuntimeError(
+                    f"the verifier's worker was not ready after {_START_LIMIT_S:.0f} s"
+                ) from None
 
     def _launch(self) -> None:
         environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}
-        root = str(Path(__file__).resolve().parents[2])
+        package = str(Path(__file__).resolve().parents[2])
         environment |= {
-            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
             "PYTHONHASHSEED": "0",  # sympy's orderings, hence verdicts, must not vary
+            "PYTHONDONTWRITEBYTECODE": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
-        limits = json.dumps(dataclasses.asdict(self.limits))
-        self._buffer, self.child, self._cpu = b"", 0, 0.0
+        arguments = [str(os.getpid()), json.dumps(asdict(self._limits))]
+        self._buffer, self._child, self._cpu = b"", None, 0.0
         self._template = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bandpo.reward.worker", str(os.getpid()), limits],
+            [sys.executable, "-P", "-m", "bandpo.reward.worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -247,66 +246,75 @@ class _Worker:
             env=environment,
             cwd="/",
         )
-        if self._ended:
+        if self._ended:  # end() may have come before there was anything to kill
             self._template.kill()
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._template is not None and self._template.stdin is not None
-        data = json.dumps(message).encode() + b"\n"
         try:
-            self._template.stdin.write(data)
-        except (BrokenPipeError, ValueError):
-            self._template_died()
+            self._template.stdin.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            raise self._bury_template() from None
+
+    def _pending(self, seconds: float = 0.0) -> bool:
+        assert self._template is not None and self._template.stdout is not None
+        if b"\n" in self._buffer:
+            return True
+        poll = select.poll()
+        poll.register(self._template.stdout, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _receive(self, deadline: float) -> dict[str, Any]:
-        """The next message; raises _Late at the deadline and _Died when the child or all died."""
+        """The next message; raises _Late at the deadline, _Died when the child or all ended."""
         assert self._template is not None and self._template.stdout is not None
-        fd = self._template.stdout.fileno()
         while b"\n" not in self._buffer:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if not self._pending(max(0.0, deadline - time.monotonic())):
                 raise _Late
-            chunk = os.read(fd, _REPLY_BUFFER)
-            if not chunk:
-                self._template_died()
+            chunk = os.read(self._template.stdout.fileno(), _MAX_REPLY)
             self._buffer += chunk
+            if not chunk or len(self._buffer) > 4 * _MAX_REPLY:
+                raise self._bury_template()
         line, self._buffer = self._buffer.split(b"\n", 1)
-        message = json.loads(line)
-        if "ready" in message:
-            self.child = message["ready"]
-        if "died" in message:
-            self.child = 0
-            cpu, self._cpu = message["cpu"] - self._cpu, 0.0
-            raise _Died(message["died"], cpu)
+        message: dict[str, Any] = json.loads(line)
+        if "generation" in message:
+            self._child = message
+        elif "died" in message:
+            used, self._child, self._cpu = message["cpu"] - self._cpu, None, 0.0
+            raise _Died(message["died"], used)
         return message
-
-    def _template_died(self) -> None:
-        assert self._template is not None and self._template.stderr is not None
-        self._template.kill()
-        code = self._template.wait()
-        words = self._template.stderr.read().decode(errors="replace").strip()
-        for pipe in (self._template.stdin, self._template.stdout, self._template.stderr):
-            pipe.close()  # type: ignore[union-attr]
-        self._template, self.child = None, 0
-        if words:
-            raise _Died(code, 0.0) from RuntimeError(words)
-        raise _Died(code, 0.0)
 
     def _kill_child(self) -> float:
         """Kills the process that is late; the CPU seconds that its item had used."""
+        assert self._child is not None
         with contextlib.suppress(ProcessLookupError):  # it has just died by itself
-            os.kill(self.child, signal.SIGKILL)
+            os.kill(self._child["pid"], signal.SIGKILL)
         try:
             while True:
                 self._receive(time.monotonic() + _START_LIMIT_S)
         except _Died as death:
             return death.cpu
 
-    def _fail_all(self, error: Exception) -> None:
-        logger.error("%s", error)
-        while True:
-            task = self.tasks.get()
-            if task.priority == _STOP:
-                return
-            task.future.set_exception(error)
+    def _bury_template(self) -> _Died:
+        """Ends the template, and with it the child; what is left to say about it."""
+        assert self._template is not None and self._template.stderr is not None
+        self._template.kill()
+        code = self._template.wait()
+        words = self._template.stderr.read().decode(errors="replace")
+        for pipe in (self._template.stdin, self._template.stdout, self._template.stderr):
+            pipe.close()  # type: ignore[union-attr]
+        self._template = self._child = None
+        return _Died(code, words=words)
+
+    def _fail_from(self, task: _Task | None, error: Exception) -> None:
+        """Hands the error to this task and all that wait: without workers nothing moves on."""
+        if not isinstance(error, CancelledError):
+            logger.error("%s", error)
+        while task is None or task.priority != _STOP:
+            if task is not None:
+                _fail(task.future, type(error)(*error.args))
+            task = self._tasks.get()
+
+
+def _fail(future: Future[Reply], error: BaseException) -> None:
+    if future.running() or future.set_running_or_notify_cancel():
+        future.set_exception(error)

@@ -1,18 +1,19 @@
 """The verifier's worker process: `python -P -m bandpo.reward.worker <parent pid> <limits>`.
 
 A template process imports math-verify once, checks that it judges right, and never sees model
-output. It forks the process that does; when that one dies, by the pool's hand or by its own
+output. It forks the process that does; when that one ends, by the pool's hand or by its own
 input, the template says how and forks the next within milliseconds. Requests arrive on stdin and
 replies leave on what was stdout, one JSON object a line; nothing is unpickled on either side.
 
 This module imports the standard library alone, and math-verify in the template: no torch, vLLM
-or DeepSpeed, no CUDA context.
+or DeepSpeed, no CUDA context, and not the trainer's main module either.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import math
 import os
@@ -22,12 +23,11 @@ import sys
 import time
 from typing import Any, NoReturn
 
-REPLY_LIMIT = 2048  # bytes; below PIPE_BUF, so that a reply is written whole or not at all
-_EXIT_END_OF_INPUT, _EXIT_MEMORY, _EXIT_RECYCLED = 0, 70, 71
+EXIT_END_OF_INPUT, EXIT_MEMORY, EXIT_RECYCLED = 0, 70, 71
+
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
 _PR_SET_PDEATHSIG = 1
-
-# What verification never does; raised inside the worker, before the system call.
+# What verification never does; refused inside the worker, before the system call.
 _FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 
 
@@ -35,8 +35,8 @@ def main() -> None:
     """Runs the template until its parent closes the pipe or dies."""
     parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    _leave_network()  # before _die_with: a new user namespace clears the death signal
     _die_with(parent)
-    _leave_network()
     replies = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)  # a stray print must not enter the stream of replies
@@ -47,67 +47,65 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # keeps the collector from unsharing the template's pages in its children
     os.dup2(null, 2)
-    while True:
+    template = os.getpid()
+    for generation in itertools.count():
         pid = os.fork()
         if pid == 0:
-            _serve(replies, limits)
+            _die_with(template)
+            _confine(limits)
+            _serve(replies, generation, limits)
         _, status, usage = os.wait4(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code == _EXIT_END_OF_INPUT:
+        if code == EXIT_END_OF_INPUT:
             return
         _write(replies, {"died": code, "cpu": usage.ru_utime + usage.ru_stime})
 
 
-def _serve(replies: int, limits: dict[str, Any]) -> NoReturn:
+def _serve(replies: int, generation: int, limits: dict[str, Any]) -> NoReturn:
     """Judges requests until the input ends or the process has served its share."""
     from bandpo.reward.equality import judge
 
-    _die_with(os.getppid())
-    _confine(limits)
-    _write(replies, {"ready": os.getpid()})
+    _write(replies, {"generation": generation, "pid": os.getpid()})
     served, buffer = 0, b""
     while served < limits["recycle_after"]:
         chunk = os.read(0, 65536)
         if not chunk:
-            os._exit(_EXIT_END_OF_INPUT)
-        buffer += chunk
-        *lines, buffer = buffer.split(b"\n")
-        for line in lines:
-            request = _decode(line)
-            if request is None:
+            os._exit(EXIT_END_OF_INPUT)
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for request in map(_decode, lines):
+            if request.get("to") != generation:
                 continue
             _limit_cpu(limits["timeout"])
             started = time.perf_counter()
-            verdict: str = "crashed"
-            detail = ""
+            verdict, detail = "crashed", ""
             try:
-                verdict = judge(request["answer"], request["gold"], free=request["free"])
+                verdict = str(judge(request["answer"], request["gold"], free=request["free"]))
             except MemoryError:
-                os._exit(_EXIT_MEMORY)  # what is left of this process is not to be trusted
+                os._exit(EXIT_MEMORY)  # what is left of this process is not to be trusted
             except Exception as error:
                 detail = type(error).__name__
             reply = {"id": request["id"], "verdict": verdict, "detail": detail}
             seconds = time.perf_counter() - started
             _write(replies, reply | {"seconds": seconds, "cpu": time.process_time()})
             served += 1
-    os._exit(_EXIT_RECYCLED)
+    os._exit(EXIT_RECYCLED)
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
-    """A request; None for the rest of a line that a killed predecessor had begun to read."""
+def _decode(line: bytes) -> dict[str, Any]:
+    """A request; empty for the rest of a line that a killed predecessor had begun to read."""
     try:
         request = json.loads(line)
     except ValueError:
-        return None
-    return request if isinstance(request, dict) and "gold" in request else None
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 def _write(fd: int, message: dict[str, Any]) -> None:
-    line = json.dumps(message).encode()[:REPLY_LIMIT] + b"\n"
+    """Writes a short line, which a pipe takes whole or not at all."""
     try:
-        os.write(fd, line)
+        os.write(fd, json.dumps(message).encode() + b"\n")
     except BrokenPipeError:
-        os._exit(_EXIT_END_OF_INPUT)
+        os._exit(EXIT_END_OF_INPUT)
 
 
 def _die_with(parent: int) -> None:
@@ -118,11 +116,12 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
-        os._exit(_EXIT_END_OF_INPUT)
+        os._exit(EXIT_END_OF_INPUT)
 
 
 def _leave_network() -> None:
-    """Moves into an empty network namespace where the system permits it."""
+    """Moves into an empty network namespace where the system permits it (`_confine` forbids
+    sockets in any case)."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if libc.unshare(_CLONE_NEWNET) != 0:
@@ -130,10 +129,11 @@ def _leave_network() -> None:
 
 
 def _confine(limits: dict[str, Any]) -> None:
-    """Memory, file and process limits, and an audit hook that nothing in here can remove."""
+    """Limits memory and files, and refuses sockets and processes for good."""
     memory = int(limits["memory_mib"]) << 20
-    for name, value in (("AS", memory), ("DATA", memory), ("CORE", 0), ("FSIZE", 0)):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(_FORBIDDEN_EVENTS):
