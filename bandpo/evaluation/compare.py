@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bandpo.errors import UserError
@@ -78,7 +79,7 @@ def differences_table(benchmark: str, rows: Sequence[Difference]) -> Table:
             number(row.metric, row.a),
             number(row.metric, row.b),
             f"{100 * row.paired.value:+.1f}",
-            f"\\{interval(row.metric, row.paired)}{mark}",
+            escape(interval(row.metric, row.paired)) + mark,
         )
     return table
 
@@ -140,7 +141,7 @@ def milestones_table(run: Path, preregistered: int | None = None) -> Table:
     for name in names:
         for m in milestones(evaluations, name, preregistered):
             value = number("mean@n", m.estimate.value)
-            table.add_row(name, str(m.step), m.label, value, f"\\{interval('mean@n', m.estimate)}")
+            table.add_row(name, str(m.step), m.label, value, escape(interval("mean@n", m.estimate)))
     return table
 
 

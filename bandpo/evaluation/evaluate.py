@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
@@ -43,16 +43,25 @@ class Task:
         return cls(benchmark, tuple(prompts), text, prompt_fingerprint(text, tokenizer))
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that evaluate together.
+class Ranks(Protocol):
+    """This process among those that evaluate together."""
 
-    `gather` is collective: each rank passes an object and gets all ranks' objects, by rank.
-    """
+    rank: int
+    size: int
 
-    rank: int = 0
-    size: int = 1
-    gather: Callable[[Any], list[Any]] = lambda value: [value]
+    def gather(self, value: Any, /) -> list[Any]:
+        """Collective: every rank's value, in the order of the ranks, on every rank."""
+        ...
+
+
+class Alone:
+    """The only process."""
+
+    rank, size = 0, 1
+
+    def gather(self, value: Any, /) -> list[Any]:
+        """The one value."""
+        return [value]
 
 
 def evaluate(
@@ -76,7 +85,7 @@ def evaluate(
     forgotten. `model` identifies the weights in the settings, `scoring` the reward. `progress` is
     called with the problems done and all problems, on every rank about its own share.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or Alone()
     settings = evaluation_settings(engine, task, sampling, seed) | {
         "model": dict(model),
         "scoring": dict(scoring),

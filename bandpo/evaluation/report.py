@@ -9,11 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
+from rich.markup import escape
 from rich.table import Table
 
 from bandpo.evaluation import plots
 from bandpo.evaluation.latex import render
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.metrics import Estimate, powers_of_two
 from bandpo.evaluation.samples import Sample, read_samples, write_atomically
 from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
 
@@ -21,7 +22,8 @@ from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
 def headline(summary: Summary) -> list[str]:
     """The metrics that a table shows, in its order."""
     n = summary.n
-    accuracies = [f"{kind}@{n}" for kind in ("mean", "pass", "best", "maj")]
+    passes = [f"pass@{k}" for k in powers_of_two(n)]
+    accuracies = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
     return [*accuracies, "length/mean", "length/truncated_frac", "no_answer_frac", "timeout_frac"]
 
 
@@ -40,21 +42,20 @@ def interval(name: str, estimate: Estimate) -> str:
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
-    """Benchmarks by metrics, in percent with 95% intervals, and every warning below."""
-    table = Table(title="evaluation, in % with 95% intervals over problems", title_justify="left")
-    table.add_column("benchmark")
-    for name in headline(summaries[0]):
-        table.add_column(_title(name), justify="right")
+    """Metrics by benchmarks, in percent with 95% intervals over problems."""
+    table = Table(title="in %, with 95% intervals", title_justify="left")
+    table.add_column("")
     for summary in summaries:
-        cells = [
-            number(name, e.value) + (f"\n[dim]\\{interval(name, e)}[/dim]" if "@" in name else "")
-            for name, e in ((name, summary.metrics[name]) for name in headline(summary))
-        ]
-        table.add_row(summary.benchmark, *cells)
-    warnings = [f"! {s.benchmark}: {warning}" for s in summaries for warning in s.warnings]
-    table.caption = "\n".join(warnings).replace("[", "\\[") or None
-    table.caption_justify = "left"
+        table.add_column(summary.benchmark, justify="right")
+    names = dict.fromkeys(name for summary in summaries for name in headline(summary))
+    for name in names:
+        table.add_row(_title(name), *(_cell(name, summary.metrics[name]) for summary in summaries))
     return table
+
+
+def _cell(name: str, estimate: Estimate) -> str:
+    text = number(name, estimate.value)
+    return text + (f" [dim]{escape(interval(name, estimate))}[/dim]" if "@" in name else "")
 
 
 def write_report(folder: Path, samples_per_problem: int = 8) -> Path:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import pytest
 from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
 
 from bandpo.errors import UserError
-from bandpo.evaluation.evaluate import Ranks
 from bandpo.evaluation.metrics import best_at_k, pass_at_k
 from bandpo.evaluation.samples import SampleLog, differences, read_samples
 from bandpo.evaluation.summary import (
@@ -132,38 +132,37 @@ def test_where_the_data_lies_may_change(tmp_path):
     assert differences({"n": 1, "a": 2}, {"n": 1, "a": 3, "b": 4}) == ["a: 2 → 3", "b: None → 4"]
 
 
-def test_ranks_share_the_work_and_agree(tmp_path):
+class ThreadRank:
+    """One of several ranks that are threads of this process."""
+
+    def __init__(self, rank, slots, barrier):
+        self.rank, self.size, self.slots, self.barrier = rank, len(slots), slots, barrier
+
+    def gather(self, value):
+        self.slots[self.rank] = value
+        self.barrier.wait(60)
+        everything = list(self.slots)
+        self.barrier.wait(60)
+        return everything
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_work_and_agree(tmp_path, size):
     alone = run(tmp_path / "alone")
-    for size in (2, 3):
-        folder = tmp_path / str(size)
-        barrier, slots = threading.Barrier(size), [None] * size
-        engines = [FakeEngine() for _ in range(size)]
-        results = [None] * size
-
-        def rank_main(rank, size=size, folder=folder, barrier=barrier, slots=slots,
-                      engines=engines, results=results):  # fmt: skip
-            def gather(value):
-                slots[rank] = value
-                barrier.wait(60)
-                everything = list(slots)
-                barrier.wait(60)
-                return everything
-
-            ranks = Ranks(rank, size, gather)
-            results[rank] = run(folder, engine=engines[rank], ranks=ranks)
-
-        threads = [threading.Thread(target=rank_main, args=(rank,)) for rank in range(size)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert results == [alone] * size
-        assert sorted(len(engine.seen) for engine in engines) == [12 // size] * size
-        assert sorted(lines(folder)) == sorted(lines(tmp_path / "alone"))
-        assert [path.name for path in sorted(folder.iterdir())] == [
-            "toy.jsonl",
-            "toy.settings.json",
+    barrier, slots = threading.Barrier(size), [None] * size
+    engines = [FakeEngine() for _ in range(size)]
+    with ThreadPoolExecutor(size) as pool:
+        futures = [
+            pool.submit(
+                run, tmp_path / "split", engine=engine, ranks=ThreadRank(rank, slots, barrier)
+            )
+            for rank, engine in enumerate(engines)
         ]
+        assert [future.result(60) for future in futures] == [alone] * size
+    assert [len(engine.seen) for engine in engines] == [12 // size] * size
+    assert sorted(lines(tmp_path / "split")) == sorted(lines(tmp_path / "alone"))
+    names = [path.name for path in sorted((tmp_path / "split").iterdir())]
+    assert names == ["toy.jsonl", "toy.settings.json"]
 
 
 def test_what_other_ranks_left_is_kept(tmp_path):

@@ -1,0 +1,129 @@
+"""`bandpo eval`: a checkpoint on benchmarks, to a table, summary.json and report.html."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bandpo.config import compose
+from bandpo.data.benchmarks import load_benchmarks
+from bandpo.evaluation.config import EvalCommand
+from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate
+from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
+from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.summary import Summary, write_summaries
+from bandpo.rollout.engine import RolloutEngine
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml."""
+    config = compose("eval", argv, EvalCommand)
+    # Everything that a user can have got wrong comes before anything that takes minutes.
+    engine_arguments = config.engine()
+    model = find_model(config.model)
+    benchmarks = load_benchmarks(config.benchmarks, config.data.root)
+    tokenizer = load_tokenizer(model, config.trust_remote_code)
+    settings = config.eval
+    tasks = [
+        Task.prepare(
+            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens
+        )
+        for b in benchmarks
+    ]
+    folder = config.out or Path("outputs") / "eval" / model.slug
+    identity = model.identity() | {"dtype": config.dtype}
+    with ExitStack() as stack:
+        ranks = _ranks()
+        engine = _engine(engine_arguments, config, model, tasks)
+        stack.callback(engine.close)
+        reward = instantiate(config.reward)
+        stack.callback(reward.close)
+        summaries = [
+            evaluate(
+                engine,
+                reward,
+                task,
+                settings.sampling,
+                settings.seed,
+                folder,
+                model=identity,
+                scoring=config.reward,
+                resume=settings.resume,
+                ranks=ranks,
+                progress=stack.enter_context(_Bar(task, ranks)),
+            )
+            for task in tasks
+        ]
+    if ranks.rank == 0:
+        _publish(folder, summaries, settings.report_samples)
+    return 0
+
+
+def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
+    write_summaries(folder, summaries)
+    report = write_report(folder, report_samples)
+    console = Console()
+    console.print(summary_table(summaries))
+    for summary in summaries:
+        for warning in summary.warnings:
+            console.print(f"! {summary.benchmark}: {warning}", highlight=False, markup=False)
+    console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
+
+
+def _ranks() -> Ranks:
+    """The ranks that a launcher announced; on a GPU vLLM wants to be told even of one."""
+    if "RANK" not in os.environ and not torch.cuda.is_available():
+        return Alone()
+    from bandpo.learner import ranks
+
+    return ranks.Ranks()
+
+
+def _engine(
+    arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource, tasks: Sequence[Task]
+) -> RolloutEngine:
+    longest = max(len(prompt.token_ids) for task in tasks for prompt in task.prompts)
+    engine: RolloutEngine = instantiate(
+        arguments,
+        model_path=model.path,
+        dtype=config.dtype,
+        seed=config.eval.seed,
+        trust_remote_code=config.trust_remote_code,
+        threads=os.cpu_count() or 1,
+        max_model_len=longest + config.eval.max_tokens,
+    )
+    return engine
+
+
+class _Bar:
+    """Progress over the problems of one benchmark: a bar on a terminal, lines in a log."""
+
+    def __init__(self, task: Task, ranks: Ranks) -> None:
+        self._name, self._shown = task.benchmark.name, ranks.rank == 0
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._task = self._bar.add_task(self._name, total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        if self._shown and self._console.is_terminal:
+            self._bar.start()
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _advance(self, done: int, total: int) -> None:
+        if not self._shown:
+            return
+        self._bar.update(self._task, completed=done, total=total)
+        if not self._console.is_terminal and (done * 10 // total) > ((done - 1) * 10 // total):
+            self._console.print(f"{self._name}: {done} of {total} problems", highlight=False)

@@ -1,0 +1,86 @@
+"""Which weights a user means, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bandpo import embedded
+from bandpo.errors import UserError
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_EDGE = 1 << 20  # bytes at either end of a weight file that identify it; training changes both
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A folder in transformers' format, or a hub id."""
+
+    spec: str
+    path: str
+
+    @property
+    def slug(self) -> str:
+        """The spec as the name of a folder."""
+        return re.sub(r"[^\w.-]+", "_", self.spec).strip("_.") or "model"
+
+    def identity(self) -> dict[str, Any]:
+        """What a summary says about the weights: the path, and a fingerprint or commit."""
+        folder = Path(self.path)
+        if folder.is_dir():
+            return {"path": self.spec, "weights": weights_fingerprint(folder)}
+        from transformers import AutoConfig
+
+        commit = getattr(AutoConfig.from_pretrained(self.path), "_commit_hash", None)
+        return {"path": self.spec, "weights": commit or "unknown"}
+
+
+def find_model(spec: str) -> ModelSource:
+    """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
+
+    Of a run the newest checkpoint is taken. Raises `UserError` if there is nothing of the kind.
+    """
+    if spec == "embedded":
+        return ModelSource(spec, str(embedded.ensure()))
+    folder = Path(spec).expanduser()
+    for candidate in (folder, folder / "hf", folder / "checkpoints" / "latest" / "hf"):
+        if (candidate / "config.json").is_file():
+            return ModelSource(spec, str(candidate.resolve()))
+    if folder.exists():
+        raise UserError(
+            f"model={spec}: neither a model (config.json), a checkpoint (hf/) nor a run "
+            "(checkpoints/latest/)"
+        )
+    if not _HUB_ID.fullmatch(spec):
+        raise UserError(f"model={spec}: no such folder")
+    return ModelSource(spec, spec)
+
+
+def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer; raises `UserError` if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model={source.spec}: no tokenizer could be loaded: {reason}") from None
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """A hash over names, sizes and both ends of all weight files."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt"))
+    if not files:
+        raise UserError(f"model={folder}: no weights (*.safetensors) in this folder")
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_EDGE))
+            file.seek(max(0, size - _EDGE))
+            digest.update(file.read(_EDGE))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""`bandpo eval` from its arguments to its files, with a fake engine in vLLM's place."""
+
+import json
+
+import pytest
+import torch
+from eval_fakes import FakeEngine
+from safetensors.torch import save_file
+
+from bandpo.cli import main
+from bandpo.embedded import build_tokenizer
+from bandpo.evaluation.model import find_model, weights_fingerprint
+from bandpo.evaluation.summary import read_summaries
+
+
+class Engine(FakeEngine):
+    """Takes what `bandpo eval` tells every engine, and boxes its answers."""
+
+    calls: list[dict] = []  # noqa: RUF012
+
+    def __init__(self, model_path, **options):
+        super().__init__()
+        self.calls.append({"model_path": model_path, **options})
+
+    def sample(self, rng, prompt, sampling):
+        completion = super().sample(rng, prompt, sampling)
+        text = completion.text.removeprefix("so ")
+        return completion.__class__(
+            rf"\boxed{{{text}}}" if text != completion.text else "I do not know",
+            completion.token_ids,
+            completion.logprobs,
+            completion.finish_reason,
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    build_tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    save_file({"w": torch.arange(4.0)}, folder / "model.safetensors")
+    return folder
+
+
+def evaluate(model, out, *overrides):
+    return main(
+        ["eval", f"model={model}", f"out={out}", "eval.max_tokens=6", "eval.n=4",
+         "eval.limit=10", f"rollout.engine._target_={__name__}.Engine", *overrides]
+    )  # fmt: skip
+
+
+def test_from_arguments_to_report(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate(model, out) == 0
+    output = capsys.readouterr().out
+    summary = read_summaries(out)["arithmetic"]
+    assert f"{100 * summary.metrics['mean@4'].value:.1f}" in output
+    assert "only the first 10 of 200" in output
+    assert summary.settings["model"] == {
+        "path": str(model), "weights": weights_fingerprint(model), "dtype": "float32"
+    }  # fmt: skip
+    assert (out / "report.html").exists()
+    prompts = [json.loads(line)["prompt"] for line in (out / "arithmetic.jsonl").open()]
+    assert all("<|user|>Compute" in prompt and r"\boxed{}" in prompt for prompt in prompts)
+    longest = max(len(build_tokenizer().encode(prompt)) for prompt in prompts)
+    assert Engine.calls[-1]["max_model_len"] == longest + 6
+
+    before = (out / "summary.json").read_text()
+    assert evaluate(model, out) == 0
+    assert (out / "summary.json").read_text() == before
+
+    assert evaluate(model, out, "eval.temperature=0.5") == 2
+    assert "temperature: 1.0 → 0.5" in capsys.readouterr().err
+    save_file({"w": torch.zeros(4)}, model / "model.safetensors")
+    assert evaluate(model, out) == 2
+    assert "model: " in capsys.readouterr().err
+    assert (out / "summary.json").read_text() == before
+    assert evaluate(model, out, "eval.resume=false") == 0
+    assert (out / "summary.json").read_text() != before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("eval.temperature=0", "temperature=0 draws the same sample"),
+        ("rollout.temperature=0.5", "it is 1.0 by eval.temperature"),
+        ("eval.n=0", "eval.n=0"),
+        ("eval.nn=3", "eval.nn"),
+        ("benchmarks=[amc99]", "no benchmark 'amc99'"),
+        ("benchmarks=[]", "benchmarks"),
+        ("benchmarks=[arithmetic,arithmetic]", "named twice"),
+        ("data.root=/no/where", "no such folder"),
+        ("eval.template=boxd", "'boxd' is none of boxed"),
+        ("eval.max_prompt_tokens=5", "longer than 5 tokens"),
+        ("model=/no/where", "model=/no/where: no such folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_writes_nothing(model, tmp_path, capsys, override, message):
+    assert evaluate(model, tmp_path / "out", override) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error) < 600
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"problem": "a", "answer": "1"}'] * 29 + ['{"problem": "b", "answer": ""}'], "line 30"),
+        (['{"question": "a", "answer": "1"}'], "no column 'problem'"),
+        ([], "no rows"),
+    ],
+)
+def test_bad_data_is_one_message_and_writes_nothing(model, tmp_path, capsys, lines, message):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(line + "\n" for line in lines))
+    assert evaluate(model, tmp_path / "out", f"benchmarks=['file:{path}']") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_revision(model, tmp_path, capsys, monkeypatch):
+    import datasets
+
+    def missing(*args, **kwargs):
+        raise ValueError(f"Revision {kwargs['revision']!r} doesn't exist")
+
+    monkeypatch.setattr(datasets, "load_dataset", missing)
+    spec = "benchmarks=[{name: a, source: {hub: b/c, revision: v9}}]"
+    assert evaluate(model, tmp_path / "out", spec) == 2
+    assert "b/c (split train, revision v9): cannot load" in capsys.readouterr().err
+
+
+def test_what_a_model_argument_means(model, tmp_path):
+    assert find_model(str(model)).path == str(model.resolve())
+    run = tmp_path / "run"
+    step = run / "checkpoints" / "step_000010"
+    step.mkdir(parents=True)
+    model.rename(step / "hf")
+    (run / "checkpoints" / "latest").symlink_to("step_000010")
+    hf = str((step / "hf").resolve())
+    assert find_model(str(run)).path == find_model(str(step)).path == hf
+    hub = find_model("org/name")
+    assert (hub.path, hub.slug) == ("org/name", "org_name")
