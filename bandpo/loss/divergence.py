@@ -70,19 +70,24 @@ class KL(Divergence):
         return 1 - 1 / u
 
     def log_shrink(self, a: Tensor, b: Tensor, delta: Tensor) -> Tensor:
-        """Newton on F(y) = −a·y − b·ln(1 − (a/b)·(e^y − 1)) − δ, from the far side of the root.
+        """−s for the root s > 0 of F(s) = a·s − b·ln(1 + w) − δ, w = (a/b)·(1 − e^−s).
 
-        F is convex and falls for y < 0, so Newton from the left rises to the root monotonically.
+        Third-order Householder steps, each of which raises the error to the fourth power, from
+        the root's expansion in sqrt(δ), whose second term is fitted so that one step leaves 3e-6
+        for δ in [1e-4, 5]: float32 needs no other. F' = w/(1 + w); g below is e^−s/(1 − e^−s).
         """
-        a, b = a.clamp(min=1e-30), b.clamp(min=1e-30)
-        k = a / b
-        y = -(delta / a + (2 * delta / k).sqrt())
-        for _ in range(NEWTON_STEPS):
-            e = torch.expm1(y)
-            grown = 1 - k * e
-            residual = -a * y - b * grown.log() - delta
-            y = (y - residual * grown / (k * e)).clamp(max=0)
-        return y
+        a, b = a.clamp(min=1e-30), b.clamp(min=1e-30)  # keeps a/b finite, changes no result
+        k, d = a / b, delta / a
+        s = (2 * b * d).sqrt() + (0.54 + 0.26 * a) * d
+        for _ in range(1 if s.dtype == torch.float32 else 2):
+            u = -torch.expm1(-s.clamp(max=40))
+            w, g = k * u, 1 / u - 1
+            residual = a * s - b * torch.log1p(w) - delta
+            newton = residual + residual / w
+            m = residual / w * g
+            s = s - newton * (1 - m / 2) / (1 - m * (1 + (newton + 2 * residual * g) / 6))
+        # KL never saturates, and subnormal numbers are an order of magnitude slower than these.
+        return -s.clamp(max=-math.log(torch.finfo(s.dtype).tiny))
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,6 @@ class AlphaDivergence(Divergence):
         return (u ** (self.alpha - 1) - 1) / (self.alpha - 1)
 
 
-NEWTON_STEPS = 5
 # Bisection leaves logit(x) within 1400/2^24 < 1e-4; each Newton step squares the error.
 BISECTION_STEPS, POLISH_STEPS, LOGIT_LIMIT = 24, 2, 700.0
 
