@@ -57,15 +57,13 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
 
-    train: str = Field(
-        min_length=1,
-        description="`arithmetic` (the embedded task), a JSONL/parquet/CSV file, or a hub id.",
+    train: str | dict[str, Any] = Field(
+        description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
+        "`_target_` and their settings (`bandpo.data.sources`).",
     )
-    split: str = Field("train", description="Split of a hub dataset.")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="Our field (id, problem, answer) -> their column."
+    root: str | None = Field(
+        None, description="Folder whose files take the place of benchmarks of the same name."
     )
-    size: int = Field(4096, ge=1, description="Problems generated for the embedded task.")
     template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
     max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt that is trained on.")
     overlong_prompts: Literal["drop", "error"] = Field(

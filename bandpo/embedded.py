@@ -34,12 +34,12 @@ class Recipe:
     """Everything that determines the embedded policy."""
 
     seed: int = 0
-    hidden_size: int = 64
-    intermediate_size: int = 192
+    hidden_size: int = 96
+    intermediate_size: int = 256
     layers: int = 2
-    heads: int = 4
+    heads: int = 3
     tied: bool = True
-    warmup_steps: int = 800
+    warmup_steps: int = 700
     batch_size: int = 64
     lr: float = 5e-3
     worked_share: float = 0.2

@@ -1,0 +1,267 @@
+"""Builds the parts of a training job from its configuration, in the order that they need."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from bandpo import embedded
+from bandpo.batching import Sample, minibatches, samples_of
+from bandpo.config import Config
+from bandpo.data.benchmarks import load_benchmarks
+from bandpo.data.prompts import build_prompts
+from bandpo.data.sampler import PromptSampler
+from bandpo.data.sources import load_problems
+from bandpo.errors import UserError
+from bandpo.evaluation.evaluate import Task, evaluate
+from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
+from bandpo.learner.deepspeed import DeepSpeedLearner
+from bandpo.learner.ranks import Ranks
+from bandpo.loss import PolicyLoss
+from bandpo.reward import Reward, verifier_version
+from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.seeds import prompt_seed
+from bandpo.tracking import Tracker
+from bandpo.types import Completion, Group, Prompt
+
+PROBE_SAMPLES = 4
+PROBE_TOKENS = 64
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
+
+
+class Job:
+    """The parts of a run on one rank, ready for the loop; close it to end engine and workers."""
+
+    def __init__(self, config: Config) -> None:
+        """Builds everything that can fail on bad input before anything that is expensive."""
+        self.config = config
+        self.folder = Path(config.run.dir)
+        self._open = ExitStack()
+        torch.manual_seed(config.seed)
+        loss: PolicyLoss = instantiate(config.method.loss)
+        self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
+        checkpoint = find_checkpoint(self.folder, config.trainer.resume)
+        state = checkpoint.state() if checkpoint else {"step": 0, "weight_version": 0}
+        problems = load_problems(config.data.train)
+        benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
+
+        self.ranks = Ranks()
+        self._open.callback(self.ranks.close)
+        model_path = _model_path(config, self.ranks)
+        self.tokenizer = _tokenizer(model_path, config.model.trust_remote_code)
+        prompts, dropped = build_prompts(
+            problems,
+            self.tokenizer,
+            config.data.template,
+            config.data.max_prompt_tokens,
+            config.data.overlong_prompts,
+        )
+        self._first_prompt = prompts[0]
+        self.sampler = PromptSampler(prompts, config.seed)
+        if checkpoint:
+            self.sampler.load_state_dict(state["sampler"])
+        self.tasks = [
+            Task.prepare(b, self.tokenizer, config.data.template, config.data.max_prompt_tokens)
+            for b in benchmarks
+        ]
+        self.tracker = Tracker(
+            self.folder,
+            active=self.ranks.is_first,
+            steps=config.trainer.steps,
+            trackers=config.tracking.trackers,
+            project=config.tracking.project,
+            name=config.run.name,
+            settings=config.model_dump(mode="json"),
+        )
+        self._open.callback(self.tracker.close)
+        self.tracker.forget_after(state["step"])
+        if dropped:
+            limit = config.data.max_prompt_tokens
+            self.tracker.say(f"dropped {len(dropped)} prompts longer than {limit} tokens")
+
+        # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
+        self.learner = DeepSpeedLearner(
+            config.learner, config.model, model_path, loss, self.ranks, config.rollout.temperature
+        )
+        if checkpoint:
+            self.learner.load(checkpoint.folder)
+        self.engine: RolloutEngine = instantiate(
+            config.rollout.engine,
+            model_path=str(model_path),
+            dtype=config.model.dtype,
+            seed=config.seed,
+            trust_remote_code=config.model.trust_remote_code,
+            threads=max(1, (os.cpu_count() or 1) // self.ranks.size),
+        )
+        self._open.callback(self.engine.close)
+        self.reward: Reward = instantiate(config.reward)
+        self._open.callback(self.reward.close)
+        self.sampling = Sampling(
+            config.rollout.group_size,
+            config.rollout.temperature,
+            config.rollout.top_p,
+            config.rollout.top_k,
+            config.rollout.max_tokens,
+        )
+        self.start = int(state["step"])
+        self._version = int(state["weight_version"])
+        self.tracker.describe(
+            engine=self.engine.name.split("_")[0],
+            rollout=self.engine.name,
+            learner="deepspeed",
+            verifier=verifier_version(),
+            method=config.method.name,
+            ranks=self.ranks.size,
+            model=str(config.model.path),
+            parameters=sum(getattr(p, "ds_numel", p.numel()) for p in self.learner.lm.parameters()),
+            train_problems=len(prompts),
+            dropped_prompts=len(dropped),
+            resumed_from_step=self.start,
+        )
+        if checkpoint:
+            self.tracker.say(f"resuming {config.run.name} after step {self.start}")
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def next_prompts(self, step: int) -> list[Prompt]:
+        """This rank's share of the step's prompts, with their seeds."""
+        prompts = self.sampler.next(self.config.rollout.prompts_per_step)
+        return [
+            dataclasses.replace(p, seed=prompt_seed(self.config.seed, step, p.problem.id))
+            for p in self.ranks.share(prompts)
+        ]
+
+    def batches(self, judged: Sequence[JudgedGroup], step: int) -> list[list[Sample]]:
+        """The minibatches of a step's updates: usable groups with their advantages."""
+        usable = [item for item in judged if item.usable]
+        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.sampling.n)
+        advantages = self.advantages(rewards).tolist()
+        groups = [samples_of(item.group, row) for item, row in zip(usable, advantages, strict=True)]
+        learner = self.config.learner
+        return [
+            batch
+            for epoch in range(learner.epochs_per_rollout)
+            for batch in minibatches(
+                groups, learner.updates_per_rollout, f"{self.config.seed}/{step}/{epoch}"
+            )
+        ]
+
+    def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
+        """Sends the learner's weights to the engine and proves that they arrived.
+
+        A few samples (of the step, or the first problems' reference answers) are scored by both;
+        raises RuntimeError where they differ by more than the tolerance.
+        """
+        self.engine.wake()
+        self._version += 1
+        self.engine.load_weights(self.learner.weights(), self._version)
+        groups = [item.group for item in judged] or self._reference_answers()
+        group = groups[self._version % len(groups)]
+        completions = [_cut(c, PROBE_TOKENS) for c in group.completions[:PROBE_SAMPLES]]
+        probe = samples_of(dataclasses.replace(group, completions=tuple(completions)), [0.0] * 4)
+        theirs = self.engine.logprobs(group.prompt, completions)
+        ours = self.learner.logprobs(probe)
+        gap = max(
+            abs(a - b)
+            for row in zip(theirs, ours, strict=True)
+            for a, b in zip(*row, strict=True)
+        )
+        gap = float(self.ranks.max(torch.tensor(gap, device=self.ranks.device)))
+        tolerance = self.config.rollout.probe_tolerance or PROBE_TOLERANCE[self.config.model.dtype]
+        if not gap <= tolerance:
+            raise RuntimeError(
+                f"after weight sync {self._version} the engine's log-probabilities differ from the "
+                f"learner's by {gap:.3g}, more than {tolerance:g}: the weights did not arrive"
+            )
+        return {"sync/probe_logprob_max": gap}
+
+    def _reference_answers(self) -> list[Group]:
+        prompt = self._first_prompt
+        tokens = tuple(self.tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
+        completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
+        return [Group(prompt, (completion,) * PROBE_SAMPLES)]
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Every benchmark at this step; samples and summaries go to eval/<step>/."""
+        settings = self.config.eval
+        sampling = Sampling(settings.n, settings.temperature, settings.top_p, 0, settings.max_tokens)
+        found: dict[str, float] = {}
+        for task in self.tasks:
+            summary = evaluate(
+                self.engine,
+                self.reward,
+                task,
+                sampling,
+                settings.seed,
+                self.folder / "eval" / f"{step:06d}",
+                model={"run": self.config.run.name, "step": step},
+                scoring=self.config.reward,
+                ranks=self.ranks,
+            )
+            found |= summary.scalars()
+        return found
+
+    def save(self, step: int) -> Checkpoint:
+        """Writes a checkpoint of this step."""
+        state = {
+            "step": step,
+            "weight_version": self._version,
+            "sampler": self.sampler.state_dict(),
+            "config": "../../config.yaml",
+        }
+
+        def parts(folder: Path) -> None:
+            self.learner.save(folder)
+            self.learner.save_hf(folder / "hf", self.tokenizer)
+
+        keep = self.config.trainer.keep_checkpoints
+        return write_checkpoint(self.folder / "checkpoints", state, parts, self.ranks, keep)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _cut(completion: Completion, limit: int) -> Completion:
+    return dataclasses.replace(
+        completion,
+        token_ids=completion.token_ids[:limit],
+        logprobs=completion.logprobs[:limit],
+    )
+
+
+def _model_path(config: Config, ranks: Ranks) -> str | Path:
+    """A folder or hub id; the embedded policy is made once, by the first rank."""
+    path = config.model.path
+    if path != "embedded":
+        local = Path(path).expanduser()
+        if local.is_dir() or (path.count("/") <= 1 and not path.startswith((".", "/", "~"))):
+            return local if local.is_dir() else path
+        raise UserError(f"model.path={path}: no such folder")
+    recipe = embedded.Recipe(seed=config.model.seed)
+    if ranks.is_first:
+        embedded.ensure(recipe)
+    ranks.barrier()
+    return embedded.ensure(recipe)
+
+
+def _tokenizer(model_path: str | Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path={model_path}: no tokenizer could be loaded: {error}") from None

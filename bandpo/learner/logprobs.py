@@ -1,0 +1,128 @@
+"""Log-probabilities and entropies of chosen tokens without the logits of a batch ever existing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(h Wᵀ / τ)[target] for N positions, `chunk` positions' logits at a time.
+
+    Forward keeps only the log-normaliser of each position; backward forms each chunk's logits
+    again, since ∂logp/∂logits = onehot(target) − softmax. Peak memory is chunk × V floats
+    instead of N × V, in both directions.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        entropy, normaliser = torch.empty_like(logp), torch.empty_like(logp)
+        for rows in _chunks(len(hidden), chunk):
+            logits = _logits(hidden[rows], weight, temperature)
+            normaliser[rows] = logits.logsumexp(-1)
+            chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
+            logp[rows] = chosen - normaliser[rows]
+            # H = log Z − Σ softmax · logits
+            shares = (logits - normaliser[rows, None]).exp_()
+            entropy[rows] = normaliser[rows] - shares.mul_(logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logp: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, normaliser = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        # Summed over chunks in float32: bfloat16 would lose what small chunks add.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for rows in _chunks(len(hidden), ctx.chunk):
+            logits = _logits(hidden[rows], weight, ctx.temperature)
+            scale = grad_logp[rows, None].float() / ctx.temperature
+            grad_logits = (logits - normaliser[rows, None]).exp_().mul_(-scale)
+            grad_logits.scatter_add_(-1, targets[rows, None], scale)
+            grad_logits = grad_logits.to(weight.dtype)
+            grad_hidden[rows] = grad_logits @ weight
+            grad_weight += grad_logits.T @ hidden[rows]
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+
+
+def _chunks(length: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    return (hidden @ weight.T).float().div_(temperature)
+
+
+def chunked_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 2048
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and the entropy of its distribution, in nats and float32.
+
+    hidden [N, H], weight [V, H], targets [N] → two [N]; only the first carries gradient. At
+    most `chunk` × V logits exist at one time.
+    """
+    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk)  # type: ignore
+
+
+class LogprobHead(nn.Module):
+    """A language-model head that returns log-probabilities of targets instead of logits.
+
+    It takes the place of `lm_head` and holds the same parameter under the same name, so that
+    checkpoints, weight streams and ZeRO-3's gathering hooks find it where they expect it.
+    """
+
+    def __init__(self, head: nn.Linear, temperature: float, chunk: int) -> None:
+        super().__init__()
+        if head.bias is not None:
+            raise ValueError("language-model heads with a bias are not supported")
+        self.weight = head.weight
+        self.temperature, self.chunk = temperature, chunk
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [N, H], targets [N] → log-probabilities and entropies [N]."""
+        return chunked_logprobs(hidden, self.weight, targets, self.temperature, self.chunk)
+
+
+class PolicyNetwork(nn.Module):
+    """A causal language model as the learner sees it: padded sequences in, token values out."""
+
+    def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
+        super().__init__()
+        if getattr(lm.config, "final_logit_softcapping", None):
+            raise ValueError("models with soft-capped logits are not supported")
+        lm.set_output_embeddings(LogprobHead(lm.get_output_embeddings(), temperature, chunk))
+        self.lm = lm
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
+
+        input_ids, attention_mask [B, L]; positions, targets, mask [B, T] as in PaddedBatch.
+        Hidden states of prompt and padding never reach the head.
+        """
+        states = self.lm.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        # A batch without tokens scores one position all the same: the ranks' collectives match.
+        kept = mask.bool() if bool(mask.any()) else torch.ones_like(mask, dtype=torch.bool)
+        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
+        chosen = states[rows[kept], positions[kept]]
+        logp, entropy = self.lm.get_output_embeddings()(chosen, targets[kept])
+        out = torch.zeros(2, *mask.shape, device=logp.device)
+        return (
+            out[0].masked_scatter(kept, logp),
+            out[1].masked_scatter(kept, entropy.detach()),
+        )

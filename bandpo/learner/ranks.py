@@ -1,0 +1,96 @@
+"""The processes of a job: who we are, and the few collectives that the loop needs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """One process of `size`; every method that takes a value is collective."""
+
+    def __init__(self) -> None:
+        """Joins the job that a launcher (torchrun, deepspeed, SLURM) announced, or makes one."""
+        _announce_single_process()
+        self.device = _device()
+        _join(self.device)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of a list that all ranks hold: every size-th item."""
+        return list(items[self.rank :: self.size])
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The element-wise sum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.SUM)
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The element-wise maximum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank."""
+        return bool(self.max(torch.tensor(float(here), device=self.device)))
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the job."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _announce_single_process() -> None:
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join(device: torch.device) -> None:
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)

@@ -1,0 +1,64 @@
+"""Figures of a run, from its metrics.jsonl alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bandpo.errors import UserError
+
+PANELS = (
+    ("reward", ("reward/mean", "reward/correct_frac")),
+    ("entropy [nats]", ("policy/entropy",)),
+    ("clipped tokens", ("clip/high_frac", "clip/low_frac")),
+    ("completion length [tokens]", ("length/mean",)),
+    ("gradient norm", ("grad/norm",)),
+)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; raises UserError where there are none."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; is {folder} the folder of a run?") from None
+    if not lines:
+        raise UserError(f"{path} is empty: the run has not finished a step")
+    return [json.loads(line) for line in lines]
+
+
+def plot_training(folder: Path) -> Path:
+    """Draws plots/training.png: reward, entropy, clip fractions, and the evaluations."""
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(folder)
+    evaluations = sorted({k for line in lines for k in line if _is_mean_or_pass(k)})
+    panels = [*PANELS, ("evaluation", tuple(evaluations))]
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        for name in names:
+            _curve(axes, lines, name)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(fontsize=8)
+    target = folder / "plots" / "training.png"
+    target.parent.mkdir(exist_ok=True)
+    figure.savefig(target, dpi=120)
+    return target
+
+
+def _curve(axes: Any, lines: Sequence[dict[str, Any]], name: str) -> None:
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    if points:
+        marker = "o" if name.startswith("eval/") else None
+        axes.plot(*zip(*points, strict=True), label=name, marker=marker, linewidth=1.5)
+
+
+def _is_mean_or_pass(name: str) -> bool:
+    kind, _, k = name.rpartition("/")[2].partition("@")
+    return name.startswith("eval/") and kind in ("mean", "pass") and (kind == "mean" or k != "1")

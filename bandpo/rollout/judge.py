@@ -1,0 +1,79 @@
+"""Generation and scoring, overlapped: groups are judged while the engine samples others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+
+from bandpo.reward import Reward, Score, has_bad_gold, verifier_counts
+from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.types import Group, Prompt
+
+
+@dataclass(frozen=True)
+class JudgedGroup:
+    """A group with one score a completion, in the group's order."""
+
+    group: Group
+    scores: tuple[Score, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The values that advantages are computed from."""
+        return [score.value for score in self.scores]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the group may be trained on: its reference answer could be read."""
+        return not has_bad_gold(self.scores)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether rewards differ; without spread every advantage is 0."""
+        return len(set(self.rewards)) > 1
+
+
+def judged_groups(
+    engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
+) -> Iterator[JudgedGroup]:
+    """Yields groups as soon as they are judged, in no particular order."""
+    waiting: dict[Future[list[Score]], Group] = {}
+    if prompts:
+        for group in engine.generate(prompts, sampling):
+            waiting[reward.submit(group)] = group
+            for future in [future for future in waiting if future.done()]:
+                yield JudgedGroup(waiting.pop(future), tuple(future.result()))
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            yield JudgedGroup(waiting.pop(future), tuple(future.result()))
+
+
+def rollout(
+    engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
+) -> list[JudgedGroup]:
+    """All groups, judged, in the order of the prompts whatever the order they finished in."""
+    judged = {j.group.prompt: j for j in judged_groups(engine, reward, prompts, sampling)}
+    return [judged[prompt] for prompt in prompts]
+
+
+def rollout_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
+    """Rewards, lengths and the verifier's verdicts of a step's groups, over all ranks."""
+    scores = [score for item in judged for score in item.scores]
+    completions = [completion for item in judged for completion in item.group.completions]
+    rewards = [score.value for score in scores]
+    lengths = [len(completion.token_ids) for completion in completions]
+    return {
+        "reward/mean": fmean(rewards),
+        "reward/std": pstdev(rewards),
+        "reward/correct_frac": fmean(score.correct for score in scores),
+        "reward/zero_std_groups": float(sum(not item.has_spread for item in judged)),
+        "rollout/groups": float(len(judged)),
+        "rollout/unusable_groups": float(sum(not item.usable for item in judged)),
+        "length/mean": fmean(lengths),
+        "length/max": float(max(lengths)),
+        "length/tokens": float(sum(lengths)),
+        "length/truncated_frac": fmean(c.truncated for c in completions),
+        **{name: float(count) for name, count in verifier_counts(scores).items()},
+    }

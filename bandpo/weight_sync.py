@@ -1,0 +1,43 @@
+"""The learner's weights as a stream of (name, tensor): the one place that knows ZeRO's gathers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor, nn
+
+_LAYER = re.compile(r"^(.*?\.\d+)\.")
+
+
+def _layer_of(name: str) -> str:
+    """The layer a parameter is gathered with: `model.layers.3` for `model.layers.3.mlp…`."""
+    match = _LAYER.match(name)
+    return match.group(1) if match else name
+
+
+def _gathered(parameters: list[nn.Parameter]) -> Any:
+    """Makes ZeRO-3's shards whole for the duration; a no-op for whole parameters."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def weight_stream(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter under its checkpoint name, a layer at a time.
+
+    Collective under ZeRO-3: all ranks must exhaust it. At most one layer is whole at one time.
+    A tied head is yielded beside the embedding it shares, since engines that keep two copies
+    would otherwise go on with the old one.
+    """
+    named = list(lm.named_parameters(remove_duplicate=False))
+    for _, layer in groupby(named, key=lambda item: _layer_of(item[0])):
+        members = list(layer)
+        with _gathered(list({id(p): p for _, p in members}.values())):
+            for name, parameter in members:
+                yield name, parameter.detach()
