@@ -16,6 +16,8 @@ from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation
 from bandpo.loss.radius import Radius
 from bandpo.types import TokenBatch
 
+BLOCK = 1 << 14  # tokens
+
 
 class Interval(NamedTuple):
     """Ratio bounds with low <= 1 <= high, both of old_logp's shape, at least float32, no grad."""
@@ -85,11 +87,20 @@ class Band(Bounds):
         if isinstance(self.delta, Radius):
             raise ValueError(f"{self}: resolve the radius with for_batch(batch) first.")
         log_p = _log_probability(old_logp)
-        p, c = log_p.exp(), torch.expm1(log_p).abs()
-        delta = self.delta.to(p) if isinstance(self.delta, Tensor) else p.new_full((), self.delta)
-        low = self.divergence.log_shrink(p, c, delta).exp()
-        high = 1 - (c / p) * torch.expm1(self.divergence.log_shrink(c, p, delta))
+        delta = log_p.new_full((), 1.0) * self.delta
+        if torch.compiler.is_compiling() or not log_p.is_cpu:
+            return self._solve(log_p, delta)
+        # The solver holds a dozen temporaries: block by block they stay in a processor's cache.
+        tokens = (tensor.flatten().split(BLOCK) for tensor in torch.broadcast_tensors(log_p, delta))
+        blocks = [self._solve(*block) for block in zip(*tokens, strict=True)]
+        low, high = (torch.cat(parts).view_as(log_p) for parts in zip(*blocks, strict=True))
         return Interval(low, high)
+
+    def _solve(self, log_p: Tensor, delta: Tensor) -> Interval:
+        p, c = log_p.exp(), torch.expm1(log_p).abs()
+        shrinking, growing = torch.stack((p, c)), torch.stack((c, p))
+        lower, upper = self.divergence.log_shrink(shrinking, growing, delta)
+        return Interval(lower.exp(), 1 - (c / p) * torch.expm1(upper))
 
 
 @dataclass(frozen=True)

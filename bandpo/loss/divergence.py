@@ -77,15 +77,16 @@ class KL(Divergence):
         for δ in [1e-4, 5]: float32 needs no other. F' = w/(1 + w); g below is e^−s/(1 − e^−s).
         """
         a, b = a.clamp(min=1e-30), b.clamp(min=1e-30)  # keeps a/b finite, changes no result
-        k, d = a / b, delta / a
-        s = (2 * b * d).sqrt() + (0.54 + 0.26 * a) * d
+        k = a / b
+        s = (2 * delta / k).sqrt() + (0.54 * delta / a + 0.26 * delta)
         for _ in range(1 if s.dtype == torch.float32 else 2):
             u = -torch.expm1(-s.clamp(max=40))
             w, g = k * u, 1 / u - 1
-            residual = a * s - b * torch.log1p(w) - delta
-            newton = residual + residual / w
-            m = residual / w * g
-            s = s - newton * (1 - m / 2) / (1 - m * (1 + (newton + 2 * residual * g) / 6))
+            residual = torch.addcmul(a * s, b, torch.log1p(w), value=-1) - delta
+            secant = residual / w
+            newton, m = residual + secant, secant * g
+            curvature = torch.addcmul(newton, residual, g, value=2) / 6
+            s = s - newton * (1 - m / 2) / (1 - m * (1 + curvature))
         # KL never saturates, and subnormal numbers are an order of magnitude slower than these.
         return -s.clamp(max=-math.log(torch.finfo(s.dtype).tiny))
 
