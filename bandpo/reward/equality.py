@@ -49,8 +49,8 @@ _FLOAT_DIGITS = 12
 
 # What may stand left of an answer: x, a_{10}, f(2), P(A), \\angle ABC, \\text{Area}; nothing that
 # computes, since `2x = 6` does not say that something is 6.
-_NAME = re.compile(r"(?=[^=:]*[A-Za-z])(?![0-9])[^=:+*/^<>,-]+")
-_ASSIGNED = re.compile(rf"\s*({_NAME.pattern}?)\s*(?:=|:|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*")
+_NAME = re.compile(r"(?=[^=]*[A-Za-z])(?![0-9])[A-Za-z0-9\\{}()\[\]|_' ]+")
+_ASSIGNED = re.compile(rf"\s*({_NAME.pattern}?)\s*(?:=|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*")
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
@@ -68,11 +68,11 @@ _INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 _MAX_CHAIN = 4
 
 
-def judge(answer: str, gold: str, *, free: bool = False) -> Verdict:
+def judge(answer: str, gold: str, *, free: bool = False, lowest_form: bool = True) -> Verdict:
     """Compares an answer with the reference; with `free`, any answer that the text ends in."""
     if notation.too_large(gold):
         return "bad_gold"
-    reference = _Reference(gold)
+    reference = _Reference(gold, lowest_form)
     if not reference.readable:
         return "bad_gold"
     if free:
@@ -80,11 +80,6 @@ def judge(answer: str, gold: str, *, free: bool = False) -> Verdict:
     if notation.too_large(answer):
         return "too_large"
     return reference.judge(notation.canonical(answer))
-
-
-def readable(gold: str) -> bool:
-    """Whether a reference answer can be compared with anything."""
-    return not notation.too_large(gold) and _Reference(gold).readable
 
 
 def self_test() -> None:
@@ -110,10 +105,12 @@ def self_test() -> None:
 class _Reference:
     """A reference answer, read once, and the comparison that its kind calls for."""
 
-    def __init__(self, gold: str) -> None:
+    def __init__(self, gold: str, lowest_form: bool) -> None:
+        self.lowest_form = lowest_form
         self.text = notation.canonical(gold)
-        self.quantity = notation.quantity(self.text)
+        self.quantity = notation.quantity(_OR.sub(",", self.text))
         self.choice, self.words = _choice(self.text), _words(self.text)
+        self.numeral = notation.numeral(self.quantity.value)
         self.parsed = _parse(self.quantity.value)
         self.is_equation = _EQUALS.search(self.text) is not None
         self.readable = bool(self.choice or self.words or self.parsed)
@@ -139,33 +136,38 @@ class _Reference:
             answer = ",".join(_without_name(part) for part in answer.split(","))
         if _APPROX.search(answer) and not _APPROX.search(self.text):
             answer = _APPROX.split(answer)[0]  # the exact side
-        given = notation.quantity(answer.strip())
-        units = {given.unit, self.quantity.unit}
-        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
-            return "different"
-        return self._judge_value(given)
+        return self._judge_value(notation.quantity(answer.strip()))
 
     def _judge_chain(self, sides: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         values = [side for side in sides[:-1] if not _is_name(side)] + sides[-1:]
         if len(values) > _MAX_CHAIN:
             return "different"
-        verdicts = [self._judge_math(side) for side in values]
-        equal = all(verdict in ("equal", "unevaluated") for verdict in verdicts)
-        return verdicts[-1] if equal else "different"
+        given = [notation.quantity(value) for value in values]
+        if not all(self._equals(side, _parse(side.value)) for side in given[:-1]):
+            return "different"
+        return self._judge_value(given[-1])
 
     def _judge_value(self, given: Quantity) -> Verdict:
-        value = given.value
-        if notation.numeral(self.quantity.value) is not None and _DECIMAL_COMMA.fullmatch(value):
+        value, units = given.value, {given.unit, self.quantity.unit}
+        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
+            return "different"
+        if self.numeral is not None and _DECIMAL_COMMA.fullmatch(value):
             value = value.replace(",", ".")  # the reference is one number, so this is no list
+        if self.lowest_form and self.numeral is not None and notation.numeral(value) is None:
+            # Whatever it comes to, it is not evaluated: no tower of powers is worth computing.
+            return "unevaluated" if re.search(r"\w", value) else "unparsed"
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "different"
         parsed = _parse(value)
         if not parsed:
             return "unparsed"
-        if not any(_verify(*reading) for reading in self._readings(given.unit, parsed)):
+        if not self._equals(given, parsed):
             return "different"
-        return "equal" if self._in_lowest_form(value, parsed) else "unevaluated"
+        return "equal" if self._in_lowest_form(parsed[0]) else "unevaluated"
+
+    def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
+        return any(_verify(*reading) for reading in self._readings(given.unit, parsed))
 
     def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
         """Reference and answer as written, then the one in percent as a fraction of one."""
@@ -175,15 +177,14 @@ class _Reference:
         if unit != "%" == self.quantity.unit:
             yield _hundredth(self.parsed), parsed
 
-    def _in_lowest_form(self, value: str, parsed: list[Any]) -> bool:
+    def _in_lowest_form(self, answer: Any) -> bool:
+        """Whether an irrational number is a sum of no more terms than the reference needs."""
         reference = self.parsed[0]
-        if not isinstance(reference, sympy.Expr) or reference.free_symbols:
+        if not (self.lowest_form and isinstance(reference, sympy.Expr)):
             return True
-        if notation.numeral(self.quantity.value) is not None:
-            return notation.numeral(value) is not None
-        if reference.is_Rational:  # the reference is an expression itself
+        if reference.free_symbols or reference.is_Rational:
             return True
-        return _terms(parsed[0]) <= max(_terms(reference), _terms(sympy.expand(reference.doit())))
+        return _terms(answer) <= max(_terms(reference), _terms(sympy.expand(reference.doit())))
 
 
 def _is_name(text: str) -> bool:

@@ -99,7 +99,7 @@ class MathVerifier(Closing):
     def submit(self, attempt: Attempt) -> Future[Score]:
         """Starts scoring one completion."""
         found = extract(attempt.completion, attempt.prompt, free=self.free_extraction)
-        request = Request(found.answer or "", attempt.gold, found.free)
+        request = Request(found.answer or "", attempt.gold, found.free, self.lowest_form)
         return then(self._reply(request), lambda reply: self._score(attempt, found, reply))
 
     def close(self) -> None:
@@ -110,9 +110,11 @@ class MathVerifier(Closing):
         certain = self._certain(request)
         if certain is not None:
             return resolved(certain)
-        # What no parser would accept does not travel: it is refused here, unparsed.
+        # What is too large for the parser does not travel: only the reference is looked at.
         if notation.too_large(request.answer):
             request = replace(request, answer="")
+        if notation.too_large(request.gold):
+            return resolved(Reply("bad_gold"))
         with self._lock:
             if request in self._cache:
                 self._cache.move_to_end(request)
@@ -147,8 +149,6 @@ class MathVerifier(Closing):
             detail = reply.verdict if reply.verdict != "different" else ""
         if status == "wrong" and found.answer is not None and notation.too_large(found.answer):
             detail = "too_large"
-        if reply.verdict == "unevaluated" and not self.lowest_form:
-            status, detail = "correct", ""
         if status == "correct" and self._restates(attempt, found.answer or ""):
             status, detail = "wrong", "unevaluated"
         if found.answer is None and status != "bad_gold":

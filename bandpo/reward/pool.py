@@ -50,11 +50,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """An answer to judge against a reference answer; with `free`, a text to find one in."""
+    """The arguments of `equality.judge`."""
 
     answer: str
     gold: str
     free: bool = False
+    lowest_form: bool = True
 
 
 @dataclass(frozen=True)

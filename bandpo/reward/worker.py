@@ -73,18 +73,19 @@ def _serve(replies: int, generation: int, limits: dict[str, Any]) -> NoReturn:
             os._exit(EXIT_END_OF_INPUT)
         *lines, buffer = (buffer + chunk).split(b"\n")
         for request in map(_decode, lines):
-            if request.get("to") != generation:
+            if request.pop("to", None) != generation:
                 continue
+            number = request.pop("id")
             _limit_cpu(limits["timeout"])
             started = time.perf_counter()
             verdict, detail = "crashed", ""
             try:
-                verdict = str(judge(request["answer"], request["gold"], free=request["free"]))
+                verdict = str(judge(**request))
             except MemoryError:
                 os._exit(EXIT_MEMORY)  # what is left of this process is not to be trusted
             except Exception as error:
                 detail = type(error).__name__
-            reply = {"id": request["id"], "verdict": verdict, "detail": detail}
+            reply = {"id": number, "verdict": verdict, "detail": detail}
             seconds = time.perf_counter() - started
             _write(replies, reply | {"seconds": seconds, "cpu": time.process_time()})
             served += 1
