@@ -289,53 +289,54 @@ def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _first_sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    hints = [line for line in lines[1:] if not line.startswith(("full_key", "object_type"))]
+    noise = ("full_key", "object_type", "Config search path", "provider=")
+    hints = [line for line in lines[1:] if not line.startswith(noise)]
     return " ".join([lines[0], *hints]) if lines else type(error).__name__
 
 
-def _faulty_overrides(name: str, overrides: Sequence[str]) -> list[str]:
-    """What is wrong with each override on its own, group choices (method=…) first."""
+def _sorted_out(name: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides that compose, and what is wrong with each of the others.
 
-    def problem(accepted: Sequence[str], override: str) -> str | None:
+    Group choices (method=…) come first, since they decide which keys there are.
+    """
+    accepted: list[str] = []
+    problems: list[str] = []
+    is_group = {o: (config_dir() / o.split("=")[0].lstrip("+~")).is_dir() for o in overrides}
+    for override in sorted(overrides, key=lambda o: not is_group[o]):
         try:
             _compose(name, [*accepted, override])
-        except (HydraException, OmegaConfBaseException) as error:
-            return f"{override}: {_first_sentence(error)}"
-        return None
-
-    groups = [o for o in overrides if (config_dir() / o.split("=")[0].lstrip("+~")).is_dir()]
-    problems, accepted = [], []
-    for override in groups:
-        found = problem(accepted, override)
-        if found:
-            problems.append(found)
-        else:
             accepted.append(override)
-    values = [o for o in overrides if o not in groups]
-    return problems + [found for o in values if (found := problem(accepted, o))]
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(f"{override}: {_first_sentence(error)}")
+    return accepted, problems
 
 
 def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
     """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        raw = _compose(name, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        problems = _faulty_overrides(name, overrides) or [_first_sentence(error)]
-        raise UserError.join("the configuration cannot be composed:", problems) from None
-    return validate(raw, schema)
+        raw, problems = _compose(name, overrides), []
+    except (HydraException, OmegaConfBaseException):
+        accepted, problems = _sorted_out(name, overrides)
+        raw = _compose(name, accepted)
+    return validate(raw, schema, problems)
 
 
-def validate(raw: Mapping[str, Any], schema: type[SchemaT]) -> SchemaT:
-    """`raw` as `schema`, with the cross-checks for every section that is valid by itself."""
-    problems = []
+def validate(
+    raw: Mapping[str, Any], schema: type[SchemaT], problems: Sequence[str] = ()
+) -> SchemaT:
+    """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
+
+    Raises UserError with `problems` found before and all that are found here.
+    """
+    found = list(problems)
     try:
         schema.model_validate(raw)
     except ValidationError as error:
-        problems = [_in_words(detail) for detail in error.errors()]
-    problems += _cross_problems(raw, schema)
-    if problems:
-        raise UserError.join("the configuration has these problems:", problems)
+        found += [_in_words(detail) for detail in error.errors()]
+    found += _cross_problems(raw, schema)
+    if found:
+        raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
 
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import inspect
 import json
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bandpo.errors import UserError
 from bandpo.types import Problem
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
 
@@ -47,6 +51,9 @@ class RowFault(Exception):
     """Why one row is not a problem; collected, so that a file's faults are told together."""
 
 
+BadRows = Literal["error", "drop"]
+
+
 class FileSource(BaseModel):
     """A local JSONL, parquet or CSV file, one problem a row."""
 
@@ -54,6 +61,7 @@ class FileSource(BaseModel):
 
     path: Path = Field(description="the file; its extension tells the format")
     columns: Columns = Columns()
+    bad_rows: BadRows = Field(default="error", description="drop: leave them out and say so")
 
     @property
     def name(self) -> str:
@@ -70,7 +78,7 @@ class FileSource(BaseModel):
             )
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file")
-        return parse_rows(read(self.path), self.columns, str(self.path), self.name)
+        return parse_rows(read(self.path), self.columns, str(self.path), self.name, self.bad_rows)
 
 
 class HubSource(BaseModel):
@@ -87,6 +95,7 @@ class HubSource(BaseModel):
         default=None, description="commit, tag or branch; the newest without one"
     )
     columns: Columns = Columns()
+    bad_rows: BadRows = Field(default="error", description="drop: leave them out and say so")
 
     @property
     def name(self) -> str:
@@ -109,7 +118,7 @@ class HubSource(BaseModel):
                 "Check id, subset, split and revision; without network, name a local file instead."
             ) from error
         rows = ((f"row {i}", row) for i, row in enumerate(table))
-        return parse_rows(rows, self.columns, place, self.hub)
+        return parse_rows(rows, self.columns, place, self.hub, self.bad_rows)
 
 
 class GeneratedSource(BaseModel):
@@ -127,9 +136,12 @@ class GeneratedSource(BaseModel):
     def problems(self) -> list[Problem]:
         """What the function returns; raises `UserError` if it cannot be called so."""
         try:
-            return list(instantiate({"_target_": self.target, **(self.model_extra or {})}))
-        except InstantiationException as error:
+            function = get_method(self.target)
+            arguments = instantiate(self.model_extra or {}, _convert_="all")
+            inspect.signature(function).bind(**arguments)
+        except (ImportError, ValueError, TypeError, InstantiationException) as error:
             raise UserError(f"data source {self.target}: {error}") from error
+        return list(function(**arguments))
 
 
 def _spelled_out(spec: Any) -> Any:
@@ -243,8 +255,14 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
 # --------------------------------------------------------------------------- rows to problems
 
 
-def parse_rows(rows: Rows, columns: Columns, place: str, name: str) -> list[Problem]:
-    """Problems from rows; raises one `UserError` for everything wrong with them."""
+def parse_rows(
+    rows: Rows, columns: Columns, place: str, name: str, bad_rows: BadRows = "error"
+) -> list[Problem]:
+    """Problems from rows; raises one `UserError` for everything wrong with them.
+
+    With `bad_rows="drop"` single bad rows are left out and logged; without a good row, or
+    without a column, it is an error all the same.
+    """
     entries = list(rows)
     if not entries:
         raise UserError(f"{place}: no rows")
@@ -264,11 +282,14 @@ def parse_rows(rows: Rows, columns: Columns, place: str, name: str) -> list[Prob
         first_use[problem.id] = where
         problems.append(problem)
     if faults:
-        raise bad_rows(place, faults, len(entries))
+        error = _unusable(place, faults, len(entries))
+        if bad_rows == "error" or not problems:
+            raise error
+        logger.warning("left out: %s", error)
     return problems
 
 
-def bad_rows(place: str, faults: Sequence[str], total: int) -> UserError:
+def _unusable(place: str, faults: Sequence[str], total: int) -> UserError:
     """The error for a dataset with unusable rows: the first of them, and how many there are."""
     listed = [*faults[:MAX_LISTED]]
     if len(faults) > MAX_LISTED:

@@ -247,6 +247,9 @@ def _load_network(
 ) -> PolicyNetwork:
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
     # While it lives, from_pretrained shards as it loads; without it each rank holds all weights.
     sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None

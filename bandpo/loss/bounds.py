@@ -87,7 +87,7 @@ class Band(Bounds):
         if isinstance(self.delta, Radius):
             raise ValueError(f"{self}: resolve the radius with for_batch(batch) first.")
         log_p = _log_probability(old_logp)
-        delta = log_p.new_full((), 1.0) * self.delta
+        delta = (log_p.new_ones(()) * self.delta).to(log_p.dtype)
         if torch.compiler.is_compiling() or not log_p.is_cpu:
             return self._solve(log_p, delta)
         # The solver holds a dozen temporaries: block by block they stay in a processor's cache.

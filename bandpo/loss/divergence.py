@@ -26,7 +26,7 @@ from bandpo.errors import UserError
 
 
 class Divergence(ABC):
-    """D_f(π ‖ π_old) = Σ π_old · f(π / π_old) for a convex f with f(1) = 0 and f'(1) = 0.
+    """D_f(π ‖ π_old) = Σ π_old · f(π / π_old) for a convex f with f(1) = 0.
 
     A new divergence is `f`, its `derivative`, `at_zero` = f(0) and `growth` = lim f(u)/u for
     u → ∞; it may override `log_shrink` where a closed form exists.

@@ -68,7 +68,7 @@ class Reply:
 
 
 class WorkerPool:
-    """`size` workers, started with the first request, usable from any thread.
+    """Up to `size` workers, started as requests need them, usable from any thread.
 
     An item that outlives its time limit is a `timeout`, unless it was starved of CPU: then it is
     tried once more when nothing else waits. Where workers cannot start, for instance without
@@ -88,9 +88,9 @@ class WorkerPool:
         """Queues a request."""
         if self._pid != os.getpid():
             raise RuntimeError("this verifier was made in another process; make one in this one")
-        self._start()
         task = _Task(_FIRST, next(self._order), request)
         self._tasks.put(task)
+        self._grow()
         return task.future
 
     def close(self) -> None:
@@ -106,11 +106,13 @@ class WorkerPool:
         while not self._tasks.empty():
             _fail(self._tasks.get_nowait().future, CancelledError())
 
-    def _start(self) -> None:
+    def _grow(self) -> None:
+        """One more worker where there is none or more waits than one could take."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the verifier is closed")
-            while len(self._workers) < self.size:
+            started = len(self._workers)
+            if started < self.size and (not started or self._tasks.qsize() > 1):
                 self._workers.append(_Worker(self._tasks, self.limits))
 
 

@@ -54,8 +54,8 @@ def rollout(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
 ) -> list[JudgedGroup]:
     """All groups, judged, in the order of the prompts whatever the order they finished in."""
-    judged = {j.group.prompt: j for j in judged_groups(engine, reward, prompts, sampling)}
-    return [judged[prompt] for prompt in prompts]
+    judged = {j.group.problem.id: j for j in judged_groups(engine, reward, prompts, sampling)}
+    return [judged[prompt.problem.id] for prompt in prompts]
 
 
 def rollout_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:

@@ -68,9 +68,7 @@ def _untouched_random_state() -> Iterator[None]:
 class VLLMLocal:
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
-    Arguments beyond the named ones go to `vllm.LLM`. `weight_names` is the full set of
-    parameter names that a weight stream must carry; a stream that misses one would leave the
-    engine half updated without an error, so it is refused.
+    Arguments beyond the named ones go to `vllm.LLM`.
     """
 
     name = "vllm_local"
@@ -115,6 +113,7 @@ class VLLMLocal:
                 max_num_seqs=max_num_seqs,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **llm_arguments,
             )
         if local_world_size is not None:  # vLLM overwrites it

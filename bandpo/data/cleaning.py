@@ -1,0 +1,130 @@
+"""Filters that a training set is put through; each takes problems and returns those that stay."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bandpo.data.benchmarks import Benchmark, load_benchmarks
+from bandpo.data.overlap import BenchmarkIndex, normalised
+from bandpo.types import Problem
+
+# Letters of scripts other than Latin and Greek: Cyrillic, Hebrew, Arabic, Indic and Thai, Hangul,
+# kana and Han.
+_OTHER_SCRIPTS = re.compile(
+    "[\u0400-\u052f\u0590-\u06ff\u0900-\u0e7f\u1100-\u11ff\u3040-\u30ff"
+    "\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
+)
+
+_LINE_END = re.compile(r"\r?\n[ \t]*")
+_LEADING_ZEROS = re.compile(r"^(-?)0+(?=\d)")
+
+
+class Filter(Protocol):
+    """One step of cleaning; a frozen dataclass, so that its repr names it and its settings."""
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems that stay, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class DropControlCharacters:
+    r"""Drops rows with control characters, which are mangled LaTeX: \frac read as form feed + rac.
+
+    Line ends and indentation may stand; a tab inside a line is the \t of \text or \times.
+    """
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems without them."""
+        return [p for p in problems if not self._mangled(f"\n{p.problem}\n{p.answer}")]
+
+    def _mangled(self, text: str) -> bool:
+        rest = _LINE_END.sub("", text)
+        return any(unicodedata.category(char) in ("Cc", "Cs") for char in rest)
+
+
+@dataclass(frozen=True)
+class EnglishOnly:
+    """Drops rows with letters of another script than Latin or Greek."""
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems without them; other languages in Latin script are not recognised."""
+        return [p for p in problems if not _OTHER_SCRIPTS.search(p.problem + p.answer)]
+
+
+@dataclass(frozen=True)
+class KeepValues:
+    """Drops rows whose column has another value than these; rows without the column stay."""
+
+    column: str
+    values: Sequence[Any]
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems with one of the values, or without the column."""
+        return [
+            p for p in problems if self.column not in p.meta or p.meta[self.column] in self.values
+        ]
+
+
+@dataclass(frozen=True)
+class DropConflicts:
+    """Drops every row of a problem that occurs with different answers."""
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems whose copies, if any, agree."""
+        answers: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for problem in problems:
+            answer = _LEADING_ZEROS.sub(r"\1", "".join(problem.answer.split()))
+            answers[normalised(problem.problem)].add(answer)
+        return [p for p in problems if len(answers[normalised(p.problem)]) == 1]
+
+
+@dataclass(frozen=True)
+class Deduplicate:
+    """Keeps the first row of each problem, equal once normalised."""
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems without their later copies."""
+        first: dict[tuple[str, ...], Problem] = {}
+        for problem in problems:
+            first.setdefault(normalised(problem.problem), problem)
+        return list(first.values())
+
+
+@dataclass(frozen=True)
+class Decontaminate:
+    """Drops rows that give a benchmark problem away (`bandpo.data.overlap`)."""
+
+    benchmarks: Sequence[Any]
+    root: str | None = None
+    n: int = 10
+    threshold: float = 0.5
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
+        """The problems that match nothing in the benchmarks."""
+        index = BenchmarkIndex(self.n, self.threshold)
+        for benchmark in self.loaded():
+            index.add(benchmark.name, benchmark.problems)
+        return [problem for problem in problems if index.match(problem) is None]
+
+    def loaded(self) -> list[Benchmark]:
+        """The benchmarks themselves; raises `UserError` if one cannot be read."""
+        root = None if self.root is None else Path(self.root)
+        return load_benchmarks(self.benchmarks, root)
+
+
+def settings(step: Filter) -> dict[str, Any]:
+    """A filter as plain values; of benchmarks the content, wherever it lies."""
+    found: dict[str, Any] = {"filter": type(step).__name__}
+    if dataclasses.is_dataclass(step) and not isinstance(step, type):
+        found |= dataclasses.asdict(step)
+    if isinstance(step, Decontaminate):
+        found |= {"root": None, "benchmarks": {b.name: b.sha256 for b in step.loaded()}}
+    return found

@@ -1,0 +1,149 @@
+"""Several sources as one cleaned training set: reproducible, cached and stamped with its hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bandpo.data import overlap
+from bandpo.data.benchmarks import content_sha256
+from bandpo.data.cleaning import Filter, settings
+from bandpo.data.sources import load_problems, parse_source
+from bandpo.embedded import cache_dir
+from bandpo.errors import UserError
+from bandpo.types import Problem
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step left: rows before and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A built training set: `train.jsonl` and `dataset.json` in its folder."""
+
+    folder: Path
+    problems: list[Problem]
+    sources: list[dict[str, Any]]
+    steps: list[Step]
+    sha256: str
+
+
+def composite(
+    sources: Sequence[Any],
+    cleaning: Sequence[Filter] = (),
+    name: str = "composite",
+    folder: str | None = None,
+) -> list[Problem]:
+    """The problems of several sources after cleaning, for `data.train` of a configuration.
+
+    `sources` are files, hub ids or their mappings; `cleaning` is applied in order. The result is
+    cached by content and settings, under `folder` or the cache of bandpo; how many rows each step
+    took is logged. Raises `UserError` if a source cannot be read or nothing is left.
+    """
+    dataset = build(sources, cleaning, name, folder)
+    for step in dataset.steps:
+        logger.info("%s: %s: %d → %d rows", name, step.name, step.before, step.after)
+    logger.info("%s: content sha256 %s, in %s", name, dataset.sha256, dataset.folder)
+    return dataset.problems
+
+
+def build(
+    sources: Sequence[Any],
+    cleaning: Sequence[Filter] = (),
+    name: str = "composite",
+    folder: str | None = None,
+) -> Dataset:
+    """As `composite`, with everything that is known about the result."""
+    loaded = [(parse_source(spec).name, load_problems(spec)) for spec in sources]
+    described = [
+        {"source": source, "rows": len(problems), "sha256": content_sha256(problems)}
+        for source, problems in loaded
+    ]
+    recipe = {
+        "sources": described,
+        "cleaning": [settings(step) for step in cleaning],
+        # Ids and further columns are part of the result, and so is the code of the filters.
+        "input": _digest(repr([problems for _, problems in loaded])),
+        "code": _digest(
+            inspect.getsource(sys.modules[Filter.__module__]) + inspect.getsource(overlap)
+        ),
+    }
+    key = _digest(json.dumps(recipe, sort_keys=True, default=str))[:12]
+    place = (Path(folder) if folder else cache_dir() / "data") / f"{name}-{key}"
+    if not place.is_dir():
+        _make(place, loaded, cleaning, recipe)
+    return read(place)
+
+
+def read(place: Path) -> Dataset:
+    """A dataset that was built; raises `UserError` if its files are missing or were changed."""
+    problems = load_problems(place / "train.jsonl")
+    try:
+        stamp = json.loads((place / "dataset.json").read_text(encoding="utf-8"))
+        steps = [Step(**step) for step in stamp["steps"]]
+        sources, sha256 = stamp["sources"], stamp["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: no dataset.json of `bandpo data build`: {error}") from error
+    if content_sha256(problems) != sha256:
+        raise UserError(f"{place}/train.jsonl was changed after it was built; delete the folder")
+    return Dataset(place, problems, sources, steps, sha256)
+
+
+def _make(
+    place: Path,
+    loaded: Sequence[tuple[str, list[Problem]]],
+    cleaning: Sequence[Filter],
+    recipe: dict[str, Any],
+) -> None:
+    problems = [
+        dataclasses.replace(p, id=f"{source}/{p.id}") for source, rows in loaded for p in rows
+    ]
+    steps = []
+    for step in cleaning:
+        kept = step(problems)
+        steps.append(Step(type(step).__name__, len(problems), len(kept)))
+        problems = kept
+    if not problems:
+        taken = ", ".join(f"{step.name} {step.before} → {step.after}" for step in steps)
+        raise UserError(f"{place.name}: cleaning left no rows: {taken}")
+    stamp = recipe | {
+        "steps": [dataclasses.asdict(step) for step in steps],
+        "rows": len(problems),
+        "sha256": content_sha256(problems),
+    }
+    # Made aside and renamed, so that ranks and runs that race for it never see half of it.
+    aside = place.with_name(f"{place.name}.{os.getpid()}")
+    aside.mkdir(parents=True)
+    with (aside / "train.jsonl").open("w", encoding="utf-8") as file:
+        for p in problems:
+            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
+            file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
+    (aside / "dataset.json").write_text(json.dumps(stamp, indent=2, default=str) + "\n")
+    try:
+        aside.rename(place)
+    except OSError:
+        shutil.rmtree(aside)
+        if not place.is_dir():
+            raise
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
