@@ -59,7 +59,7 @@ def shrink(f: Generator, a: mpf, b: mpf, delta: mpf) -> tuple[mpf, mpf]:
 
 def bounds(f: Generator, old_logp: float, delta: mpf) -> tuple[mpf, mpf]:
     """Band's ratio interval; for p = 1 its limit from below."""
-    log_p = mpf(old_logp) if old_logp else -(mpf(10) ** -1000000000)
+    log_p = mpf(old_logp) if old_logp else -(mpf(10) ** -(10**15))
     p, c = exp(log_p), -expm1(log_p)
     return shrink(f, p, c, delta)[0], 1 + c / p * shrink(f, c, p, delta)[1]
 
