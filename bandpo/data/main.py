@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from bandpo.config import DataConfig, compose
 from bandpo.data.benchmarks import content_sha256, load_benchmark, registered
 from bandpo.data.cleaning import Deduplicate, DropConflicts, DropControlCharacters, EnglishOnly
 from bandpo.data.overlap import BenchmarkIndex, Overlap
@@ -50,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
     built.set_defaults(run=build)
 
     arguments = parser.parse_args(list(argv))
-    return int(arguments.run(arguments, Console()))
+    return int(arguments.run(arguments))
 
 
-def check(arguments: argparse.Namespace, console: Console) -> int:
+def check(arguments: argparse.Namespace) -> int:
     """Prints what a dataset is and what is odd about it; 1 if there is something to mend."""
     problems, warnings = _load(arguments.source, arguments.root)
     findings = {name: _ids_removed(step, problems) for name, step in ODDITIES.items()}
@@ -64,16 +66,14 @@ def check(arguments: argparse.Namespace, console: Console) -> int:
             f"{problem.id}: {reason}" for problem, reason in bad_golds(problems)
         ]
     integers = sum(p.answer.lstrip("+-").isdecimal() for p in problems)
-    console.print(f"{arguments.source}: {len(problems)} problems", highlight=False)
-    console.print(f"content sha256 {content_sha256(problems)}", highlight=False)
-    console.print(f"{integers} answers are integers", highlight=False)
+    print(f"{arguments.source}: {len(problems)} problems, {integers} with integer answers")
+    print(f"content sha256 {content_sha256(problems)}")
     for line in warnings:
-        console.print(f"! {line}", markup=False, highlight=False)
+        print(f"! {line}")
     for name, found in findings.items():
         if found:
-            console.print(f"! {len(found)} {name}:", highlight=False)
             shown = [*found[:LISTED], *(["…"] if len(found) > LISTED else [])]
-            console.print("".join(f"    {line}\n" for line in shown), markup=False, end="")
+            print(f"! {len(found)} {name}:", *shown, sep="\n    ")
     return int(bool(warnings or any(findings.values())))
 
 
@@ -85,7 +85,7 @@ ODDITIES: dict[str, Callable[[Sequence[Problem]], list[Problem]]] = {
 }
 
 
-def overlap(arguments: argparse.Namespace, console: Console) -> int:
+def overlap(arguments: argparse.Namespace) -> int:
     """Prints how many problems of each benchmark a training set gives away; 1 if any."""
     train, _ = _load(arguments.train, arguments.root)
     index = BenchmarkIndex(arguments.n, arguments.threshold)
@@ -95,6 +95,7 @@ def overlap(arguments: argparse.Namespace, console: Console) -> int:
         index.add(benchmark.name, benchmark.problems)
         sizes[benchmark.name] = len(benchmark.problems)
     found = index.overlaps(train)
+    console = Console()
     console.print(_overlap_table(sizes, found, len(train)))
     texts = {problem.id: " ".join(problem.problem.split()) for problem in train}
     for o in sorted(found, key=lambda o: (-o.share, o.train_id))[:LISTED]:
@@ -118,15 +119,18 @@ def _overlap_table(sizes: dict[str, int], found: Sequence[Overlap], rows: int) -
     return table
 
 
-def build(arguments: argparse.Namespace, console: Console) -> int:
-    """Makes the training data of a configuration, as `bandpo train` would, and says what it is."""
-    from bandpo.config import Config, compose
+class TrainingData(BaseModel):
+    """Of a train configuration the section that says what to train on."""
 
-    config = compose("train", arguments.overrides, Config)
+    data: DataConfig
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Makes the training data of a configuration, as `bandpo train` would, and says what it is."""
+    config = compose("train", arguments.overrides, TrainingData)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     problems = load_problems(config.data.train)
-    summary = f"{len(problems)} problems, content sha256 {content_sha256(problems)}"
-    console.print(summary, highlight=False)
+    print(f"{len(problems)} problems, content sha256 {content_sha256(problems)}")
     return 0
 
 

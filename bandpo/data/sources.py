@@ -28,6 +28,8 @@ from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
 
+# Not str.strip(): a leading form feed or tab is what is left of \frac or \text, and must be seen.
+MARGIN = " \r\n"
 MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
 
 
@@ -345,7 +347,7 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
     source = row.get("source")
     return Problem(
         id=str(given),
-        problem=text.strip(),
+        problem=text.strip(MARGIN),
         answer=answer,
         source=source if isinstance(source, str) and source else name,
         meta=meta,
@@ -364,7 +366,7 @@ def _answer(row: Mapping[str, Any], columns: Columns) -> str:
         )
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    answer = str(value).strip()
+    answer = str(value).strip(MARGIN)
     if columns.answer_pattern is None:
         return answer
     found = re.search(columns.answer_pattern, answer)

@@ -1,0 +1,261 @@
+"""What cleaning takes, and that a training set is the same each time it is built."""
+
+import dataclasses
+import json
+import logging
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from bandpo.cli import main
+from bandpo.data import arithmetic
+from bandpo.data.cleaning import (
+    Decontaminate,
+    Deduplicate,
+    DropConflicts,
+    DropControlCharacters,
+    EnglishOnly,
+    KeepValues,
+)
+from bandpo.data.composite import build, composite, read
+from bandpo.data.overlap import BenchmarkIndex, ngrams, normalised
+from bandpo.data.sources import load_problems
+from bandpo.errors import UserError
+from bandpo.types import Problem
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+
+
+def problems(*texts, answer="1"):
+    return [Problem(str(i), text, answer) for i, text in enumerate(texts)]
+
+
+def kept(step, rows):
+    return [p.id for p in step(rows)]
+
+
+def test_normalised_text_forgets_layout_but_no_sign_or_number():
+    same = [
+        r"Find $\left(\frac{1}{2}\right)^2$, \textbf{now}.",
+        r"find \( ( \dfrac{1}{2} ) ^ 2 \)  now",
+        r"FIND $\displaystyle\big(\tfrac{1}{2}\big)^{2}\,$; now?",
+    ]
+    first, *others = [[t for t in normalised(text) if t not in "()"] for text in same]
+    assert all(other == first for other in others)
+    different = ["1+2", "1-2", "1*2", "12", "1=2", "1<2", "1 2", "a 2", "b 2", "1/2", "2/1"]
+    assert len({normalised(text) for text in different}) == len(different)
+    assert normalised("3−2") == normalised("3-2")
+
+
+def test_generated_problems_with_other_signs_are_no_copies():
+    train = arithmetic.problems("train", 2000)
+    index = BenchmarkIndex()
+    index.add("arithmetic", arithmetic.problems("heldout", 200))
+    assert index.overlaps(train) == []
+    assert len(Deduplicate()(train)) == 2000
+
+
+def test_overlap_is_the_share_of_the_benchmarks_ngrams():
+    words = "one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+    index = BenchmarkIndex(n=4, threshold=0.5)
+    index.add("b", [Problem("x", " ".join(words), "1"), Problem("short", "Find $a+b$.", "1")])
+    assert len(ngrams(words, 4)) == 9
+    halves = {size: Problem("t", " ".join(["so", *words[:size], "end"]), "1") for size in (7, 8)}
+    assert index.match(halves[7]) is None  # 4 of 9 n-grams
+    found = index.match(halves[8])  # 5 of 9
+    assert (found.problem_id, found.share, found.equal) == ("x", 5 / 9, False)
+    whole = index.match(Problem("t", " ".join(words).upper() + "!", "2"))
+    assert whole.equal and whole.share == 1
+    assert index.match(Problem("t", r"find \( a + b \)", "3")).problem_id == "short"
+    assert index.match(Problem("t", "find a+b and more", "3")) is None
+
+
+def test_control_characters_are_mangled_latex_but_indentation_is_not():
+    rows = problems(
+        "\x0crac{1}{2}", "a\times b", "a\n\tindented\r\n    line\n", "\x08oxed", "fine", "\ud800"
+    )
+    assert kept(DropControlCharacters(), rows) == ["2", "4"]
+    assert kept(DropControlCharacters(), problems("x", answer="\x0crac12")) == []
+
+
+def test_other_scripts_go_and_mathematics_stays():
+    rows = problems("求解 x", "найдите", "Let ℝ, 𝑥², α ≤ ½, naïve café, 90°", "a ∈ ℕ", "こんにちは")
+    assert kept(EnglishOnly(), rows) == ["2", "3"]
+
+
+def test_conflicts_and_copies():
+    rows = [
+        Problem("a", "Find $x$.", "097"),
+        Problem("b", "find x", "97"),
+        Problem("c", "Find y", "1"),
+        Problem("d", "find $y$", "2"),
+        Problem("e", "Find z", "1 / 2"),
+        Problem("f", "find $z$.", "1/2"),
+        Problem("g", "Find w", "0.5"),
+    ]
+    assert kept(DropConflicts(), rows) == ["a", "b", "e", "f", "g"]
+    assert kept(Deduplicate(), DropConflicts()(rows)) == ["a", "e", "g"]
+
+
+def test_values_of_a_column():
+    rows = [Problem(str(i), "q", "1", meta={"level": i}) for i in range(1, 6)]
+    rows.append(Problem("none", "q", "1"))
+    assert kept(KeepValues("level", [3, 4, 5]), rows) == ["3", "4", "5", "none"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two training files and a benchmark, one of whose problems the first file rephrases."""
+    rng = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(500)]
+    texts = [" ".join(rng.choices(vocabulary, k=30)) for _ in range(20)]
+    secret = " ".join(rng.choices(vocabulary, k=30))
+
+    def write(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    one = [{"prompt": t, "answer": i, "level": i % 5 + 1} for i, t in enumerate(texts[:12])]
+    one.append({"prompt": f"Given that {secret} say more", "answer": 5, "level": 5})
+    one.append({"prompt": "no answer", "answer": None})
+    two = [{"id": i, "problem": t, "answer": i + 10} for i, t in enumerate(texts[10:])]
+    return {
+        "sources": [
+            {"path": write("one.jsonl", one), "columns": {"problem": "prompt"}, "bad_rows": "drop"},
+            write("two.jsonl", two),
+        ],
+        "benchmark": write("bench.jsonl", [{"problem": secret, "answer": 1}]),
+    }
+
+
+STEPS = (KeepValues("level", (3, 4, 5)), DropConflicts(), Deduplicate())
+
+
+def test_a_composite_says_what_each_step_took(files, tmp_path, caplog):
+    steps = (*STEPS, Decontaminate([f"file:{files['benchmark']}"]))
+    with caplog.at_level(logging.INFO):
+        found = composite(files["sources"], steps, "mix", str(tmp_path / "built"))
+    # of 13 rows levels 3, 4, 5 are 7 (i = 2,3,4,7,8,9 and the secret); text 10 and 11 of `one`
+    # have levels 1 and 2, so the copies in `two` neither conflict nor repeat
+    lines = [r.getMessage() for r in caplog.records if "→" in r.getMessage()]
+    assert lines == [
+        "mix: KeepValues: 23 → 17 rows",
+        "mix: DropConflicts: 17 → 17 rows",
+        "mix: Deduplicate: 17 → 17 rows",
+        "mix: Decontaminate: 17 → 16 rows",
+    ]
+    assert "no answer (answer)" in caplog.text
+    assert len(found) == 16 and not any("Given that" in p.problem for p in found)
+    assert {p.id.split("/")[0] for p in found} == {"one", "two"}
+    dataset = build(files["sources"], steps, "mix", str(tmp_path / "built"))
+    assert dataset.problems == found
+    assert [(s["source"], s["rows"]) for s in dataset.sources] == [("one", 13), ("two", 10)]
+
+
+def test_the_build_is_cached_reproducible_and_stamped(files, tmp_path):
+    folder = str(tmp_path / "built")
+    first = build(files["sources"], STEPS, "mix", folder)
+    stamp = (first.folder / "dataset.json").stat().st_mtime_ns
+    again = build(files["sources"], STEPS, "mix", folder)
+    assert again == first and (again.folder / "dataset.json").stat().st_mtime_ns == stamp
+    elsewhere = build(files["sources"], STEPS, "mix", str(tmp_path / "other"))
+    assert elsewhere == dataclasses.replace(first, folder=elsewhere.folder)
+    assert elsewhere.folder.name == first.folder.name
+    fewer = build(files["sources"], STEPS[:1], "mix", folder)
+    assert fewer.folder != first.folder
+    with open(files["sources"][1], "a") as file:
+        file.write('{"problem": "new", "answer": 3}\n')
+    assert build(files["sources"], STEPS, "mix", folder).sha256 != first.sha256
+    train = first.folder / "train.jsonl"
+    train.write_text(train.read_text().replace("w1", "w2", 1))
+    with pytest.raises(UserError, match="was changed after it was built"):
+        read(first.folder)
+
+
+def test_nothing_left_is_an_error_and_leaves_nothing(files, tmp_path):
+    folder = tmp_path / "built"
+    nothing = KeepValues("source", ())
+    with pytest.raises(UserError, match="left no rows"):
+        build([files["sources"][0]], (KeepValues("level", ()), nothing), "mix", str(folder))
+    assert not folder.exists()
+
+
+def test_a_composite_from_a_configuration(files, tmp_path):
+    spec = {
+        "_target_": "bandpo.data.composite.composite",
+        "sources": files["sources"],
+        "cleaning": [{"_target_": "bandpo.data.cleaning.Deduplicate"}],
+        "folder": str(tmp_path / "built"),
+    }
+    assert len(load_problems(spec)) == 13 + 10 - 2
+    with pytest.raises(UserError, match="clean"):
+        load_problems({**spec, "clean": []})
+    spec["cleaning"] = [{"_target_": "bandpo.data.cleaning.KeepValues", "columm": 1}]
+    with pytest.raises(UserError, match="columm"):
+        load_problems(spec)
+    with pytest.raises(UserError, match="no such file"):
+        load_problems({**spec, "cleaning": [], "sources": ["nowhere.jsonl"]})
+
+
+def test_the_build_command(files, tmp_path, capsys):
+    sources = f"[{{path: {files['sources'][0]['path']}, columns: {{problem: prompt}}, "
+    sources += f"bad_rows: drop}}, {files['sources'][1]}]"
+    arguments = [
+        "data", "build", "data=dapo_math", f"data.train.sources={sources}",
+        f"data.train.folder={tmp_path / 'built'}",
+        f"data.train.cleaning.5.benchmarks=['file:{files['benchmark']}']",
+    ]  # fmt: skip
+    # hydra has no override for one element of a list: the whole list is given instead
+    steps = "[{_target_: bandpo.data.cleaning.Deduplicate}]"
+    arguments[-1] = f"data.train.cleaning={steps}"
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    assert "21 problems" in output
+    assert main(["data", "build", "data=nothing"]) == 2
+
+
+def test_the_check_command(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    rows = [("Find x", "1"), ("find $x$", "1"), ("求 y", "2"), ("\x0crac12", "0.5")]
+    path.write_text("".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in rows))
+    assert main(["data", "check", str(path), "--fast"]) == 1
+    output = capsys.readouterr().out
+    for line in (
+        "4 problems, 3 with integer",
+        "1 repeated",
+        "1 rows with control",
+        "1 rows in ano",
+    ):
+        assert line in output
+    path.write_text(json.dumps({"problem": "1+1", "answer": "2"}) + "\n")
+    assert main(["data", "check", str(path), "--fast"]) == 0
+    path.write_text("{}\n")
+    assert main(["data", "check", str(path), "--fast"]) == 2
+
+
+def test_the_check_command_asks_the_verifier(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    rows = [{"id": "good", "problem": "a", "answer": r"\frac{1}{2}"}]
+    rows.append({"id": "bad", "problem": "b", "answer": r"\frac{\frac{"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "check", str(path)]) == 1
+    output = capsys.readouterr().out
+    assert re.search(r"1 answers the verifier cannot read:\n\s+bad: ", output)
+
+
+@needs_shared
+def test_dapo_gives_problems_of_the_benchmarks_away(capsys, tmp_path):
+    out = tmp_path / "overlaps.jsonl"
+    arguments = ["data", "overlap", str(SHARED / "dapo_sample.jsonl"), "amc23", "aime24", "math500"]
+    assert main([*arguments, "--root", str(SHARED), "--out", str(out)]) == 1
+    rows = [json.loads(line) for line in out.open()]
+    assert {(r["benchmark"], r["problem_id"]) for r in rows} >= {
+        ("amc23", "amc23-12A-3"),
+        ("amc23", "amc23-12A-7"),
+        ("math500", "test/geometry/702.json"),
+    }
+    assert not [r for r in rows if r["benchmark"] == "aime24"]
+    assert "of 1000 training rows overlap" in capsys.readouterr().out
