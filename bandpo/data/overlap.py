@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from bandpo.types import Problem
 
-# Layout and font commands: the same problem is written with and without them.
+# Layout, font and delimiter commands: the same problem is written with and without them.
 _LAYOUT = re.compile(
-    r"\\(?:left|right|big+[lr]?|displaystyle|limits|text(?:bf|it|rm)?|math(?:rm|bf|it|sf)|rm|bf"
-    r"|quad|qquad|hspace|[,;:!> ])(?![a-z])",
-    re.IGNORECASE,
+    r"\\(?:[,;:!> ()\[\]]|(?:left|right|big+[lr]?|displaystyle|limits|text(?:bf|it|rm)?"
+    r"|math(?:rm|bf|it|sf)|rm|bf|quad|qquad|hspace)(?![a-z]))"
 )
 _TOKEN = re.compile(r"[^\W\d_]+|\d+|[^\w\s\\${}.,;:?~_]")
 _FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
