@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
 from bandpo.evaluation.samples import Sample, SampleLog, judged
-from bandpo.evaluation.summary import Summary, summarize
+from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward.score import Reward, Score
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.seeds import prompt_seed
@@ -64,6 +64,14 @@ class Alone:
         return [value]
 
 
+Progress = Callable[[str, int, int], None]
+"""Told on every rank about its own share: benchmark, problems done, problems to do."""
+
+
+def _silent(benchmark: str, done: int, total: int) -> None:
+    pass
+
+
 def evaluate(
     engine: RolloutEngine,
     reward: Reward,
@@ -76,14 +84,13 @@ def evaluate(
     scoring: Mapping[str, Any],
     resume: bool = True,
     ranks: Ranks | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = _silent,
 ) -> Summary:
     """Samples `sampling.n` completions a problem, judges them and sums up; same on every rank.
 
     Samples go to `folder/<benchmark>.jsonl` as they finish. With `resume`, groups already there
     are kept, and `UserError` is raised if they were made with other settings; without, they are
-    forgotten. `model` identifies the weights in the settings, `scoring` the reward. `progress` is
-    called with the problems done and all problems, on every rank about its own share.
+    forgotten. `model` identifies the weights in the settings, `scoring` the reward.
     """
     ranks = ranks or Alone()
     settings = evaluation_settings(engine, task, sampling, seed) | {
@@ -103,11 +110,48 @@ def evaluate(
     for group in _judged_groups(engine, reward, mine, sampling):
         own_log.append(group)
         fresh[group[0].problem_id] = group
-        progress(len(fresh), len(mine))
+        progress(task.benchmark.name, len(fresh), len(mine))
     for part in _taken_over(log, fresh, ranks):
         done |= part
     groups = [done[prompt.problem.id] for prompt in task.prompts]
     return summarize(task.benchmark.name, settings, groups, task.benchmark.warnings)
+
+
+def evaluate_all(
+    engine: RolloutEngine,
+    reward: Reward,
+    tasks: Sequence[Task],
+    sampling: Sampling,
+    seed: int,
+    folder: Path,
+    *,
+    model: Mapping[str, Any],
+    scoring: Mapping[str, Any],
+    resume: bool = True,
+    ranks: Ranks | None = None,
+    progress: Progress = _silent,
+) -> list[Summary]:
+    """`evaluate` on several benchmarks, and `summary.json` with all of them."""
+    ranks = ranks or Alone()
+    summaries = [
+        evaluate(
+            engine,
+            reward,
+            task,
+            sampling,
+            seed,
+            folder,
+            model=model,
+            scoring=scoring,
+            resume=resume,
+            ranks=ranks,
+            progress=progress,
+        )
+        for task in tasks
+    ]
+    if ranks.rank == 0 and summaries:
+        write_summaries(folder, summaries)
+    return summaries
 
 
 def evaluation_settings(

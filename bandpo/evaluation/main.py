@@ -11,15 +11,22 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from bandpo.config import compose
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.evaluation.config import EvalCommand
-from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate
+from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
-from bandpo.evaluation.summary import Summary, write_summaries
+from bandpo.evaluation.summary import Summary
 from bandpo.rollout.engine import RolloutEngine
 
 
@@ -46,29 +53,25 @@ def main(argv: Sequence[str]) -> int:
         stack.callback(engine.close)
         reward = instantiate(config.reward)
         stack.callback(reward.close)
-        summaries = [
-            evaluate(
-                engine,
-                reward,
-                task,
-                settings.sampling,
-                settings.seed,
-                folder,
-                model=identity,
-                scoring=config.reward,
-                resume=settings.resume,
-                ranks=ranks,
-                progress=stack.enter_context(_Bar(task, ranks)),
-            )
-            for task in tasks
-        ]
+        summaries = evaluate_all(
+            engine,
+            reward,
+            tasks,
+            settings.sampling,
+            settings.seed,
+            folder,
+            model=identity,
+            scoring=config.reward,
+            resume=settings.resume,
+            ranks=ranks,
+            progress=stack.enter_context(_Progress(shown=ranks.rank == 0)),
+        )
     if ranks.rank == 0:
         _publish(folder, summaries, settings.report_samples)
     return 0
 
 
 def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
-    write_summaries(folder, summaries)
     report = write_report(folder, report_samples)
     console = Console()
     console.print(summary_table(summaries))
@@ -103,27 +106,31 @@ def _engine(
     return engine
 
 
-class _Bar:
-    """Progress over the problems of one benchmark: a bar on a terminal, lines in a log."""
+class _Progress:
+    """Problems done of each benchmark: bars on a terminal, a line a tenth in a log."""
 
-    def __init__(self, task: Task, ranks: Ranks) -> None:
-        self._name, self._shown = task.benchmark.name, ranks.rank == 0
+    def __init__(self, shown: bool) -> None:
         self._console = Console(stderr=True)
+        self._shown, self._terminal = shown, self._console.is_terminal
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console)
-        self._task = self._bar.add_task(self._name, total=None)
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Callable[[int, int], None]:
-        if self._shown and self._console.is_terminal:
-            self._bar.start()
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        if self._shown and self._terminal:
+            self._bars.start()
         return self._advance
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._shown and self._terminal:
+            self._bars.stop()
 
-    def _advance(self, done: int, total: int) -> None:
+    def _advance(self, benchmark: str, done: int, total: int) -> None:
         if not self._shown:
             return
-        self._bar.update(self._task, completed=done, total=total)
-        if not self._console.is_terminal and (done * 10 // total) > ((done - 1) * 10 // total):
-            self._console.print(f"{self._name}: {done} of {total} problems", highlight=False)
+        if self._terminal:
+            if benchmark not in self._tasks:
+                self._tasks[benchmark] = self._bars.add_task(benchmark, total=total)
+            self._bars.update(self._tasks[benchmark], completed=done)
+        elif done * 10 // total > (done - 1) * 10 // total:
+            self._console.print(f"{benchmark}: {done} of {total} problems", highlight=False)

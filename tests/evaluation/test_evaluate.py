@@ -197,8 +197,8 @@ def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_pat
 
 def test_progress_counts_the_ranks_own_problems(tmp_path):
     calls = []
-    run(tmp_path, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i, 12) for i in range(1, 13)]
+    run(tmp_path, progress=lambda *call: calls.append(call))
+    assert calls == [("toy", i, 12) for i in range(1, 13)]
 
 
 def test_majority_ignores_space_and_unreadable_references_are_named(tmp_path):
