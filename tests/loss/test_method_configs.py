@@ -1,0 +1,256 @@
+"""Every file of configs/method builds the method its paper describes and takes an update; classes
+from outside the package take part through `_target_` alone."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from bandpo.advantage import centered_advantages, group_advantages
+from bandpo.loss import (
+    ConstantNorm,
+    LossDiagnostics,
+    PolicyLoss,
+    SequenceMeanTokenMean,
+    SequenceRatio,
+    TokenBatch,
+    TokenMean,
+    TokenRatio,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("[!_]*.yaml"))
+
+# The interval at old probability 0.05, from the papers' formulas in 60-digit arithmetic.
+INTERVAL = {
+    "grpo": (0.8, 1.2),
+    "clip_higher": (0.8, 1.28),
+    "band_kl": (0.1620234, 2.981205),
+    "band_tv": (0.0, 2.0),
+    "band_chi2": (1 - 0.95**0.5, 1 + 0.95**0.5),
+    "band_kl_relaxed": (0.1620234, 2.981205),
+    "band_hellinger": (4.136e-05, 3.777463),
+    "band_kl_entropy": None,
+    "band_kl_upper": (0.8, 2.981205),
+    "dcpo": (0.5, 0.5 + 0.5 * 17**0.5),
+    "dapo": (0.8, 1.28),
+    "dr_grpo": (0.8, 1.2),
+    "gspo": (1 - 3e-4, 1 + 4e-4),
+    "cispo": (0.0, 5.0),
+    "dppo_tv": (0.0, 4.0),
+    "dppo_kl": (0.1620234, 2.981205),
+    "cfpo": (0.8, 1.2),
+}
+WITHOUT_KL = {"dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl"}
+
+
+def composed(tmp_path: Path, *overrides: str) -> DictConfig:
+    """The method group under the keys that it refers to or sets."""
+    (tmp_path / "root.yaml").write_text(
+        "defaults: [_self_, method: grpo]\n"
+        f"hydra: {{searchpath: ['file://{CONFIGS}']}}\n"
+        "rollout: {max_tokens: 100, filter_groups: false, max_refills: 1}\n"
+        "learner: {weight_decay: 0.0, warmup_steps: 0}\n"
+        "reward: {overlong: null}\n"
+    )
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        return compose("root", overrides=list(overrides))
+
+
+def build(tmp_path: Path, *overrides: str) -> PolicyLoss:
+    loss = instantiate(composed(tmp_path, *overrides).method.loss)
+    assert isinstance(loss, PolicyLoss)
+    return loss
+
+
+def batch_from(logits: torch.Tensor, old_logits: torch.Tensor) -> TokenBatch:
+    """Four sequences of three tokens; token k of state t with advantage ±1 by sequence."""
+    tokens = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 0, 3]])[..., None]
+
+    def logp(table: torch.Tensor) -> torch.Tensor:
+        return table.log_softmax(-1).expand(4, -1, -1).gather(-1, tokens).squeeze(-1)
+
+    old_logp = logp(old_logits).detach()
+    return TokenBatch(
+        logp=logp(logits),
+        old_logp=old_logp,
+        advantages=torch.tensor([1.0, -1.0, 0.5, -0.5])[:, None].expand(4, 3),
+        mask=torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]]),
+        ref_logp=old_logp - 0.1,
+        rollout_logp=old_logp,
+        entropy=torch.full_like(old_logp, 0.5),
+    )
+
+
+def likelihood(batch: TokenBatch) -> float:
+    """Σ A·log π: what every method means to raise."""
+    return float((batch.advantages * batch.logp * batch.mask).sum())
+
+
+def test_the_table_of_methods_is_complete():
+    assert set(METHODS) == set(INTERVAL)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_builds_and_takes_an_update(name, tmp_path):
+    config = composed(tmp_path, f"method={name}").method
+    loss, advantage = instantiate(config.loss), instantiate(config.advantage)
+    assert config.name == name
+    assert loss.needs_reference == (name not in WITHOUT_KL)
+    expected = centered_advantages if name == "dr_grpo" else group_advantages
+    assert torch.equal(advantage(torch.eye(2)), expected(torch.eye(2)))
+
+    torch.manual_seed(0)
+    old_logits = torch.randn(3, 5)
+    logits = (old_logits + 0.01 * torch.randn(3, 5)).requires_grad_()
+    optimizer = torch.optim.SGD([logits], lr=0.1)
+    before = loss(batch_from(logits, old_logits))
+    before.loss.backward()
+    assert logits.grad.isfinite().all() and (logits.grad != 0).any()
+    optimizer.step()
+    with torch.no_grad():
+        after = loss(batch_from(logits, old_logits))
+    assert likelihood(after.batch) > likelihood(before.batch)
+    diagnostics = LossDiagnostics()
+    diagnostics.update(after)
+    assert diagnostics.metrics()["clip/bin_0.1_0.5/count"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if INTERVAL[name]])
+def test_parameters_are_those_of_the_papers(name, tmp_path):
+    loss = build(tmp_path, f"method={name}")
+    p = torch.full((1, 1), 0.05, dtype=torch.float64)
+    batch = TokenBatch(p.log(), p.log(), torch.ones_like(p), torch.ones_like(p))
+    low, high = loss.surrogate(torch.ones_like(p), batch).interval
+    assert (low.item(), high.item()) == pytest.approx(INTERVAL[name], rel=1e-4)
+    sequence_level = name == "gspo"
+    assert loss.ratio == (SequenceRatio() if sequence_level else TokenRatio())
+    aggregates = {"dapo": TokenMean(), "cispo": TokenMean(), "dr_grpo": ConstantNorm(100)}
+    assert loss.aggregate == aggregates.get(name, SequenceMeanTokenMean())
+
+
+def test_the_entropy_method_widens_where_the_policy_is_unsure(tmp_path):
+    loss = build(tmp_path, "method=band_kl_entropy", "method.delta_max=0.2")
+    p = torch.full((1, 3), 0.3)
+    batch = TokenBatch(p.log(), p.log(), p, p * 0 + 1, entropy=torch.tensor([[0.0, 0.5, 9.0]]))
+    high = loss.surrogate(p / p, batch).interval.high[0]
+    bounds = loss.surrogate.surrogate.bounds
+    for k, delta in enumerate((0.02, 0.11, 0.2)):
+        fixed = dataclasses.replace(bounds.inner, delta=delta)
+        assert high[k].item() == pytest.approx(fixed(p.log()).high[0, 0].item())
+
+
+def test_the_parameters_of_a_method_are_short_keys(tmp_path):
+    loss = build(
+        tmp_path,
+        *("method=band_kl", "method.delta=0.03", "method.max_ratio=4", "method.dual_clip=3"),
+        "method.kl_coef=0",
+    )
+    assert loss.surrogate.c == 3
+    assert loss.surrogate.surrogate.bounds.max_ratio == 4
+    assert loss.surrogate.surrogate.bounds.inner.delta == 0.03
+    assert not loss.needs_reference
+
+
+def test_a_correction_or_an_aggregate_is_an_override(tmp_path):
+    loss = build(
+        tmp_path,
+        "method.loss.aggregate._target_=bandpo.loss.TokenMean",
+        "+method.loss.correction={_target_: bandpo.loss.Truncate, cap: 2.0, "
+        "mismatch: {_target_: bandpo.loss.TokenMismatch}}",
+    )
+    assert loss.aggregate == TokenMean() and loss.correction.cap == 2.0
+
+
+def test_dapo_also_sets_what_lies_outside_the_loss(tmp_path):
+    config = composed(tmp_path, "method=dapo", "method.overlong_buffer=20")
+    assert config.learner == {"weight_decay": 0.1, "warmup_steps": 10}
+    assert config.rollout.filter_groups and config.rollout.max_refills == 100
+    assert config.reward.overlong == {"buffer": 20, "penalty": 1.0}
+    assert composed(tmp_path, "method=dapo", "learner.weight_decay=0").learner.weight_decay == 0
+
+
+# --- Methods from outside the package -----------------------------------------------------------
+
+DIVERGENCE = """\
+from bandpo.loss import Divergence
+
+class Neyman(Divergence):  # f(u) = (u - 1)^2 / u
+    at_zero, growth = float("inf"), 1.0
+    def f(self, u):
+        return (u - 1) ** 2 / u
+    def derivative(self, u):
+        return 1 - u**-2
+"""
+
+RULE = '''\
+from dataclasses import dataclass
+from torch import Tensor
+from bandpo.loss import Bounds, Interval
+
+@dataclass(frozen=True)
+class Power(Bounds):
+    """[p^-a clipped to 1, p^-a]: room that grows as the token gets rarer."""
+    exponent: float
+    def __call__(self, old_logp: Tensor) -> Interval:
+        high = (-self.exponent * old_logp.detach().float()).exp()
+        return Interval(1 / high, high)
+'''
+
+
+def lines_of_code(source: str) -> int:
+    """Without imports and blank lines."""
+    lines = (line for line in source.splitlines() if line.strip())
+    return sum(not line.startswith(("from ", "import ")) for line in lines)
+
+
+def test_a_new_divergence_in_under_ten_lines(tmp_path, monkeypatch):
+    assert lines_of_code(DIVERGENCE) < 10
+    (tmp_path / "my_divergence.py").write_text(DIVERGENCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    loss = build(
+        tmp_path,
+        *("method=band_hellinger", "method.delta=0.1"),
+        "method.loss.surrogate.surrogate.bounds.inner.divergence._target_=my_divergence.Neyman",
+    )
+    p = torch.tensor([1e-6, 0.01, 0.3, 0.9], dtype=torch.float64)
+    low, high = loss.surrogate.surrogate.bounds.inner(p.log())
+    # Neyman's χ² has a closed form to check against: (q − p)² / (q·(1 − q)) = delta.
+    for ratio in (low, high):
+        q = ratio * p
+        torch.testing.assert_close((q - p) ** 2 / (q * (1 - q)), torch.full_like(p, 0.1))
+    assert (low < 1).all() and (high > 1).all()
+
+
+METHOD = """\
+defaults: [_band]
+name: power
+exponent: 0.1
+loss:
+  surrogate:
+    surrogate:
+      bounds:
+        inner:
+          _target_: my_rule.Power
+          exponent: ${method.exponent}
+"""
+
+
+def test_a_new_clipping_rule_in_under_twenty_lines(tmp_path, monkeypatch):
+    assert lines_of_code(RULE) < 20
+    (tmp_path / "my_rule.py").write_text(RULE)
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "power.yaml").write_text(METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    loss = build(tmp_path, "method=power", "method.exponent=0.2")
+    batch = batch_from(torch.randn(3, 5).requires_grad_(), torch.randn(3, 5))
+    output = loss(batch)
+    output.loss.backward()
+    expected = (batch.old_logp.exp() ** -0.2).clamp(max=10)
+    torch.testing.assert_close(output.interval.high, torch.where(batch.mask > 0, expected, 1.0))
