@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"bandpo: no command {command!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    # Before torch is imported: the ranks of a machine share its cores.
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
     module, function = COMMANDS[command][0].split(":")
     try:
         return int(getattr(importlib.import_module(module), function)(rest) or 0)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bandpo.cache import cache_dir
 from bandpo.data import arithmetic
 
 CHAT_TEMPLATE = (
@@ -135,11 +136,6 @@ def warm_up(
         optimizer.zero_grad()
         report(step, loss.item())
     return model.eval(), tokenizer
-
-
-def cache_dir() -> Path:
-    """Where made policies are kept: $BANDPO_CACHE, else ~/.cache/bandpo."""
-    return Path(os.environ.get("BANDPO_CACHE") or Path.home() / ".cache" / "bandpo")
 
 
 def _fingerprint(recipe: Recipe) -> str:

@@ -83,7 +83,7 @@ class Job:
             settings=config.model_dump(mode="json"),
         )
         self._open.callback(self.tracker.close)
-        self.tracker.forget_after(state["step"])
+        self.tracker.forget_after(state["step"] if checkpoint else -1)
         if dropped:
             limit = config.data.max_prompt_tokens
             self.tracker.say(f"dropped {len(dropped)} prompts longer than {limit} tokens")
@@ -175,9 +175,7 @@ class Job:
         theirs = self.engine.logprobs(group.prompt, completions)
         ours = self.learner.logprobs(probe)
         gap = max(
-            abs(a - b)
-            for row in zip(theirs, ours, strict=True)
-            for a, b in zip(*row, strict=True)
+            abs(a - b) for row in zip(theirs, ours, strict=True) for a, b in zip(*row, strict=True)
         )
         gap = float(self.ranks.max(torch.tensor(gap, device=self.ranks.device)))
         tolerance = self.config.rollout.probe_tolerance or PROBE_TOLERANCE[self.config.model.dtype]
@@ -197,7 +195,9 @@ class Job:
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summaries go to eval/<step>/."""
         settings = self.config.eval
-        sampling = Sampling(settings.n, settings.temperature, settings.top_p, 0, settings.max_tokens)
+        sampling = Sampling(
+            settings.n, settings.temperature, settings.top_p, 0, settings.max_tokens
+        )
         found: dict[str, float] = {}
         for task in self.tasks:
             summary = evaluate(

@@ -71,7 +71,9 @@ def memory_gib(config: Config, shape: Shape, ranks: int) -> dict[str, float]:
     stage = learner.zero_stage
     master = 4 if config.model.dtype == "bfloat16" else 0
     on_gpu = learner.offload == "none"
-    per_token = shape.layers * shape.hidden * width * (1 if config.model.gradient_checkpointing else 34)
+    per_token = (
+        shape.layers * shape.hidden * width * (1 if config.model.gradient_checkpointing else 34)
+    )
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
         "gradients": shape.parameters * width / (ranks if stage >= 2 else 1),

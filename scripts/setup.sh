@@ -28,7 +28,7 @@ if [ "$(cat "$venv/.bandpo-setup" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 echo "setup: installing the $build build into $venv (several minutes the first time)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
 export DS_BUILD_OPS=0
 
 if [ "$build" = cpu ]; then

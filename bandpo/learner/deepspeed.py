@@ -22,7 +22,9 @@ from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
 # Keeps a rank without samples in step with the others' collectives; its mask is 0.
-_PLACEHOLDER = Sample((0,), (0,), 0.0, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1))
+_PLACEHOLDER = Sample(
+    (0,), (0,), 0.0, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1)
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Fixtures that several packages' tests share: data at hand, the embedded policy, ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Tests run processes side by side on small machines.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., list[dict[str, Any]]]:
+    """Runs a worker script on several ranks; returns what each printed as its last JSON line."""
+
+    def run(script: Path, ranks: int, *arguments: str, timeout: int = 900) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(ranks), str(script), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment
+        )
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        return [json.loads(line.removeprefix("RESULT ")) for line in lines]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folders of small untrained policies with the embedded tokenizer, made once each."""
+    made: dict[Any, Path] = {}
+
+    def make(**settings: Any) -> Path:
+        from bandpo import embedded
+
+        key = tuple(sorted(settings.items()))
+        if key not in made:
+            recipe = embedded.Recipe(**{"hidden_size": 64, "heads": 2, **settings})
+            folder = tmp_path_factory.mktemp("policy")
+            tokenizer = embedded.build_tokenizer()
+            embedded.build_model(recipe, len(tokenizer)).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[key] = folder
+        return made[key]
+
+    return make

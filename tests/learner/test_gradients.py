@@ -1,0 +1,56 @@
+"""One loss, whatever the split: micro-batches, padding, ranks and ZeRO stages change nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from sample_batch import TEMPERATURE, make_samples
+
+from bandpo.loss import BandKL
+
+WORKER = Path(__file__).parent / "gradient_worker.py"
+
+
+def plain_loss_and_gradients(folder: Path):
+    """The loss sample by sample, from full logits and the written-out formula."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    samples = make_samples()
+    total = torch.zeros(())
+    for sample in samples:
+        ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
+        logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE
+        logp = logits.log_softmax(-1)[range(len(sample.completion_ids)), sample.completion_ids]
+        ratio = (logp - sample.old_logp).exp()
+        low, high = BandKL(0.05)(sample.old_logp)
+        clipped = torch.maximum(torch.minimum(ratio, high.clamp(max=10.0)), low)
+        objective = torch.minimum(ratio * sample.advantage, clipped * sample.advantage)
+        if sample.advantage < 0:
+            objective = objective.clamp(min=10.0 * sample.advantage)
+        x = sample.ref_logp - logp
+        total = total - (objective - 0.1 * (x.exp() - x - 1)).mean() / len(samples)
+    total.backward()
+    return float(total), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def expected(untrained):
+    return plain_loss_and_gradients(untrained())
+
+
+@pytest.mark.parametrize(("ranks", "share"), [(1, "even"), (2, "even"), (2, "uneven")])
+def test_loss_and_gradients_do_not_depend_on_the_split(
+    launch, untrained, expected, tmp_path, ranks, share
+):
+    target = tmp_path / "results.pt"
+    launch(WORKER, ranks, str(untrained()), str(target), share)
+    results = torch.load(target)
+    assert len(results) == 9
+    loss, gradients = expected
+    assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
+    for split, found in results.items():
+        assert found["loss"] == pytest.approx(loss, abs=1e-6), split
+        for name, gradient in gradients.items():
+            gap = (found["gradients"][name] - gradient).abs().max()
+            assert gap <= 1e-6, (split, name)

@@ -1,0 +1,77 @@
+"""Chunked log-probabilities and entropies against the full softmax."""
+
+import pytest
+import torch
+
+from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
+
+
+def full(hidden, weight, targets, temperature):
+    logp = (hidden @ weight.T / temperature).log_softmax(-1)
+    return logp.gather(-1, targets[:, None]).squeeze(-1), -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 64])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_equal_the_full_softmax(chunk, temperature):
+    generator = torch.Generator().manual_seed(chunk)
+    hidden = torch.randn(10, 6, generator=generator, dtype=torch.float32, requires_grad=True)
+    weight = torch.randn(33, 6, generator=generator, requires_grad=True)
+    targets = torch.randint(33, (10,), generator=generator)
+    upstream = torch.randn(10, generator=generator)
+    expected, expected_entropy = full(hidden, weight, targets, temperature)
+    expected_gradients = torch.autograd.grad(expected @ upstream, (hidden, weight))
+    logp, entropy = chunked_logprobs(hidden, weight, targets, temperature, chunk)
+    gradients = torch.autograd.grad(logp @ upstream, (hidden, weight))
+    torch.testing.assert_close(logp, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy, expected_entropy, atol=1e-5, rtol=1e-5)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
+    assert not entropy.requires_grad
+
+
+def test_logits_of_more_than_a_chunk_never_exist(monkeypatch):
+    sizes = []
+    original = torch.Tensor.logsumexp
+    monkeypatch.setattr(
+        torch.Tensor, "logsumexp", lambda x, *a: (sizes.append(len(x)), original(x, *a))[1]
+    )
+    chunked_logprobs(torch.randn(100, 4), torch.randn(50, 4), torch.zeros(100).long(), chunk=8)
+    assert max(sizes) == 8 and sum(sizes) == 100
+
+
+def test_network_scores_only_completions_and_zeroes_the_rest(untrained):
+    from sample_batch import make_samples
+    from transformers import AutoModelForCausalLM
+
+    from bandpo.batching import PaddedBatch
+
+    folder = untrained()
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    network = PolicyNetwork(AutoModelForCausalLM.from_pretrained(folder), 1.0, chunk=5)
+    batch = PaddedBatch.of(make_samples())
+    logp, entropy = network(
+        batch.input_ids, batch.attention_mask, batch.positions, batch.targets, batch.mask
+    )
+    for row, sample in enumerate(batch.samples):
+        ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
+        table = plain(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+        length = len(sample.completion_ids)
+        wanted = table[range(length), sample.completion_ids]
+        torch.testing.assert_close(logp[row, :length], wanted, atol=1e-5, rtol=1e-5)
+        wanted = -(table.exp() * table).sum(-1)
+        torch.testing.assert_close(entropy[row, :length], wanted, atol=1e-4, rtol=1e-5)
+        assert (logp[row, length:] == 0).all()
+
+
+def test_heads_that_would_be_computed_wrongly_are_refused(untrained):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(untrained())
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ValueError, match="soft-capped"):
+        PolicyNetwork(model, 1.0, 8)
+    model.config.final_logit_softcapping = None
+    model.lm_head = torch.nn.Linear(64, 262, bias=True)
+    with pytest.raises(ValueError, match="bias"):
+        PolicyNetwork(model, 1.0, 8)

@@ -1,0 +1,23 @@
+"""The engine's log-probabilities are the learner's, whatever ZeRO stage, ranks and tying."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm")
+
+WORKER = Path(__file__).parent / "sync_worker.py"
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_engine_and_learner_agree_before_and_after_updates(launch, untrained, ranks, tied):
+    results = launch(WORKER, ranks, str(untrained(tied=tied)))
+    assert [result["stage"] for result in results] == [0, 2, 3]
+    for result in results:
+        assert result["before"] < 1e-4
+        assert result["after"] < 1e-4
+        assert result["probe"] < 1e-4
+        # The weights did change, so that a sync that does nothing would be seen.
+        assert result["moved"] > 1e-1
+        assert result["version"] == 2
