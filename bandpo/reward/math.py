@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bandpo.errors import UserError
 from bandpo.reward import notation
 from bandpo.reward.extract import Extraction, extract
 from bandpo.reward.futures import gather, resolved, then
@@ -46,6 +47,20 @@ class Attempt:
     prompt: str = ""
 
 
+# A worker has about 65 MiB mapped before it reads its first answer.
+_LEAST = {"timeout": 0.05, "workers": 1, "memory_mib": 256, "cache_size": 1}
+
+
+def _check(**limits: float) -> None:
+    problems = [
+        f"reward.{name} is {value}: it must be at least {_LEAST[name]}"
+        for name, value in limits.items()
+        if not value >= _LEAST[name]
+    ]
+    if problems:
+        raise UserError.join("the verifier cannot work with these limits:", problems)
+
+
 class MathVerifier(Closing):
     """Scores completions against reference answers with math-verify, outside this process.
 
@@ -57,7 +72,8 @@ class MathVerifier(Closing):
 
     `timeout` is in seconds an item; `free_extraction` lets math-verify search the end of a text
     without a box or "Answer:" line; `lowest_form` refuses answers left unevaluated (`37+14` for
-    51): turn it off for data whose references are expressions.
+    51): turn it off for data whose references are expressions. Raises UserError for limits that
+    leave a worker nothing.
     """
 
     def __init__(
@@ -73,6 +89,7 @@ class MathVerifier(Closing):
         correct: float = 1.0,
         wrong: float = 0.0,
     ) -> None:
+        _check(timeout=timeout, workers=workers, memory_mib=memory_mib, cache_size=cache_size)
         self.free_extraction, self.lowest_form = free_extraction, lowest_form
         self.fast_path = fast_path
         self.correct, self.wrong = correct, wrong

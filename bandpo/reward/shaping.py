@@ -190,8 +190,12 @@ def shaped(
     if overlong is not None:
         if max_tokens is None:
             raise UserError("reward.overlong needs reward.max_tokens, the rollout's token limit")
-        buffer, penalty = int(overlong["buffer"]), float(overlong.get("penalty", 1.0))
-        terms.append(Overlong(max_tokens, buffer, penalty))
+        if not {"buffer"} <= overlong.keys() <= {"buffer", "penalty"}:
+            raise UserError(
+                f"reward.overlong has the keys {sorted(overlong)}: it takes buffer, in tokens, "
+                "and penalty"
+            )
+        terms.append(Overlong(max_tokens, **overlong))  # type: ignore[arg-type]
     if format_bonus:
         terms.append(FormatBonus(format_bonus))
     return Shaped(reward, terms) if terms else reward
