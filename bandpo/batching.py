@@ -1,4 +1,4 @@
-"""Groups become samples, samples become minibatches and micro-batches of equal count on each rank."""
+"""Groups become samples, samples become minibatches and padded micro-batches."""
 
 from __future__ import annotations
 

@@ -315,7 +315,8 @@ def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> Schem
     """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        raw, problems = _compose(name, overrides), []
+        problems: list[str] = []
+        raw = _compose(name, overrides)
     except (HydraException, OmegaConfBaseException):
         accepted, problems = _sorted_out(name, overrides)
         raw = _compose(name, accepted)

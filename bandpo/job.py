@@ -50,7 +50,8 @@ class Job:
         loss: PolicyLoss = instantiate(config.method.loss)
         self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         checkpoint = find_checkpoint(self.folder, config.trainer.resume)
-        state = checkpoint.state() if checkpoint else {"step": 0, "weight_version": 0}
+        fresh: dict[str, Any] = {"step": 0, "weight_version": 0}
+        state = checkpoint.state() if checkpoint else fresh
         problems = load_problems(config.data.train)
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 

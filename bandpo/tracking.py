@@ -56,7 +56,7 @@ class Clock:
             spent = time.perf_counter() - begun
             self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
 
-    def metrics(self, tokens: int) -> dict[str, float]:
+    def metrics(self, tokens: float) -> dict[str, float]:
         """`time/<phase>_s`, `time/step_s` since the clock was made, and tokens a second."""
         step = time.perf_counter() - self._start
         phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}

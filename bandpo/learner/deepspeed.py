@@ -1,4 +1,4 @@
-"""The learner: a policy under DeepSpeed ZeRO 0–3 that scores samples and takes optimizer updates."""
+"""The learner: a policy under DeepSpeed ZeRO that scores samples and takes updates."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
 # Keeps a rank without samples in step with the others' collectives; its mask is 0.
-_PLACEHOLDER = Sample(
-    (0,), (0,), 0.0, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(1)
-)
+_PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class DeepSpeedLearner:
             if not weightless:
                 yield batch, logp.cpu(), entropy.cpu()
 
-    def _in_step(self, samples: Sequence[Sample]) -> list[tuple[Sequence[Sample], bool]]:
+    def _in_step(self, samples: Sequence[Sample]) -> list[tuple[list[Sample], bool]]:
         """Micro-batches (samples, weightless), padded to the same number on every rank.
 
         ZeRO 2 and 3 communicate in every pass: a rank with fewer would leave the others waiting.

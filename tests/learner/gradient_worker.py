@@ -16,10 +16,9 @@ from bandpo.learner.ranks import Ranks
 folder, target, share = sys.argv[1:]
 ranks = Ranks()
 samples = make_samples()
-if share == "uneven":  # the second rank is left with one sample, and with fewer micro-batches
-    mine = (samples[:-1], samples[-1:])[ranks.rank]
-else:
-    mine = ranks.share(samples)
+# Uneven: the second rank is left with one sample, and with fewer micro-batches.
+uneven = (samples[:-1], samples[-1:])
+mine = uneven[ranks.rank] if share == "uneven" else ranks.share(samples)
 results = {}
 for stage in (0, 2, 3):
     for budget in (32, 96, 4096):
