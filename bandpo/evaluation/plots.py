@@ -27,6 +27,8 @@ def curves(summaries: Sequence[Summary]) -> str:
         )
         axes.plot(ks, best, ":", color=f"C{i}")
     axes.set_xscale("log", base=2)
+    ticks = powers_of_two(max(summary.n for summary in summaries))
+    axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.set(xlabel="k", ylabel="pass@k (solid), best@k (dotted)", ylim=(0, 1))
     axes.legend(fontsize="small", frameon=False)
     return _svg(figure)

@@ -31,6 +31,10 @@ def _title(metric: str) -> str:
     return metric.replace("length/mean", "tokens").removeprefix("length/").removesuffix("_frac")
 
 
+def _names(summaries: Sequence[Summary]) -> list[str]:
+    return list(dict.fromkeys(name for summary in summaries for name in headline(summary)))
+
+
 def number(name: str, value: float) -> str:
     """Lengths in tokens, everything else in percent."""
     return f"{value:.0f}" if name == "length/mean" else f"{100 * value:.1f}"
@@ -47,8 +51,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")
-    names = dict.fromkeys(name for summary in summaries for name in headline(summary))
-    for name in names:
+    for name in _names(summaries):
         table.add_row(_title(name), *(_cell(name, summary.metrics[name]) for summary in summaries))
     return table
 
@@ -70,8 +73,7 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     template = Environment(loader=loader, autoescape=True).get_template("report.html.j2")
     page = template.render(
         title=f"Evaluation of {summaries[0].settings['model'].get('path', 'a model')}",
-        columns=[_title(name) for name in headline(summaries[0])],
-        rows=[_row(summary) for summary in summaries],
+        rows=[_row(name, summaries) for name in _names(summaries)],
         curves=Markup(plots.curves(summaries)),
         lengths=Markup(plots.lengths(samples)),
         benchmarks=[
@@ -85,10 +87,10 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     return path
 
 
-def _row(summary: Summary) -> dict[str, Any]:
-    estimates = [(name, summary.metrics[name]) for name in headline(summary)]
-    cells = [{"value": number(n, e.value), "interval": interval(n, e)} for n, e in estimates]
-    return {"name": summary.benchmark, "cells": cells}
+def _row(name: str, summaries: Sequence[Summary]) -> dict[str, Any]:
+    found = [summary.metrics[name] for summary in summaries]
+    cells = [{"value": number(name, e.value), "interval": interval(name, e)} for e in found]
+    return {"name": _title(name), "cells": cells}
 
 
 def _benchmark(summary: Summary, samples: Sequence[Sample], limit: int) -> dict[str, Any]:
