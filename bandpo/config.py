@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -227,17 +228,6 @@ def _method_instantiates(method: MethodConfig) -> str | None:
     return None
 
 
-def _length_fits(data: DataConfig, rollout: RolloutConfig, eval: EvalConfig) -> str | None:
-    limit = rollout.engine.get("max_model_len")
-    needed = data.max_prompt_tokens + max(rollout.max_tokens, eval.max_tokens)
-    if limit is None or needed <= limit:
-        return None
-    return (
-        f"rollout.engine.max_model_len={limit} is shorter than data.max_prompt_tokens + the "
-        f"longest completion = {needed}"
-    )
-
-
 def _resume_exists(trainer: TrainerConfig) -> str | None:
     if trainer.resume in ("auto", "never") or Path(trainer.resume).is_dir():
         return None
@@ -256,7 +246,6 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _offload_fits_stage,
     _engine_has_target,
     _method_instantiates,
-    _length_fits,
     _resume_exists,
     _dtype_fits_engine,
 )
@@ -264,6 +253,14 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
 # --- Composition and validation ----------------------------------------------------------------
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
+# hydra refuses some overrides with a bare ValueError.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def longest_sequence(config: Config) -> int:
+    """Tokens of the longest prompt with the longest completion, in training or evaluation."""
+    completion = max(config.rollout.max_tokens, config.eval.max_tokens)
+    return config.data.max_prompt_tokens + completion
 
 
 def world_size() -> int:
@@ -280,8 +277,22 @@ def config_dir() -> Path:
     raise UserError(f"no configs folder beside {package}: the installation is incomplete")
 
 
-def _compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
+    """The schema's default values as a tree, so that YAML files need not repeat them."""
+    tree: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            tree[name] = _defaults(field.annotation)
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            tree[name] = list(default) if isinstance(default, tuple) else default
+    return tree
+
+
+def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
     GlobalHydra.instance().clear()
+    ConfigStore.instance().store(f"{name}_defaults", _defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         composed = hydra_compose(name, overrides=list(overrides))
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
@@ -294,7 +305,9 @@ def _first_sentence(error: Exception) -> str:
     return " ".join([lines[0], *hints]) if lines else type(error).__name__
 
 
-def _sorted_out(name: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+def _sorted_out(
+    name: str, overrides: Sequence[str], schema: type[BaseModel]
+) -> tuple[list[str], list[str]]:
     """The overrides that compose, and what is wrong with each of the others.
 
     Group choices (method=…) come first, since they decide which keys there are.
@@ -304,9 +317,9 @@ def _sorted_out(name: str, overrides: Sequence[str]) -> tuple[list[str], list[st
     is_group = {o: (config_dir() / o.split("=")[0].lstrip("+~")).is_dir() for o in overrides}
     for override in sorted(overrides, key=lambda o: not is_group[o]):
         try:
-            _compose(name, [*accepted, override])
+            _compose(name, [*accepted, override], schema)
             accepted.append(override)
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSITION_ERRORS as error:
             problems.append(f"{override}: {_first_sentence(error)}")
     return accepted, problems
 
@@ -316,10 +329,10 @@ def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> Schem
     try:
         OverridesParser.create().parse_overrides(list(overrides))
         problems: list[str] = []
-        raw = _compose(name, overrides)
-    except (HydraException, OmegaConfBaseException):
-        accepted, problems = _sorted_out(name, overrides)
-        raw = _compose(name, accepted)
+        raw = _compose(name, overrides, schema)
+    except COMPOSITION_ERRORS:
+        accepted, problems = _sorted_out(name, overrides, schema)
+        raw = _compose(name, accepted, schema)
     return validate(raw, schema, problems)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bandpo import embedded
 from bandpo.batching import Sample, minibatches, samples_of
-from bandpo.config import Config
+from bandpo.config import Config, longest_sequence
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
@@ -101,6 +101,7 @@ class Job:
             dtype=config.model.dtype,
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
+            max_model_len=longest_sequence(config),
             threads=max(1, (os.cpu_count() or 1) // self.ranks.size),
         )
         self._open.callback(self.engine.close)

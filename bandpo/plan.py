@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo import embedded
-from bandpo.config import Config, ModelConfig, compose, world_size
+from bandpo.config import Config, ModelConfig, compose, longest_sequence, world_size
 from bandpo.errors import UserError
 
 GIB = 2**30
@@ -82,7 +82,7 @@ def memory_gib(config: Config, shape: Shape, ranks: int) -> dict[str, float]:
         "logits": 3 * 4 * min(learner.logits_chunk, learner.micro_batch_tokens) * shape.vocabulary,
         "engine weights": shape.parameters * width,
         "engine KV cache": _concurrent(config)
-        * (config.data.max_prompt_tokens + config.rollout.max_tokens)
+        * longest_sequence(config)
         * shape.layers
         * shape.kv_width
         * width,

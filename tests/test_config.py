@@ -1,0 +1,114 @@
+"""Every configuration that ships composes; bad ones are refused in words, all problems at once."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from hydra.utils import instantiate
+
+from bandpo.config import Config, compose, config_dir
+from bandpo.errors import UserError
+from bandpo.loss import PolicyLoss
+
+
+def names(group: str) -> list[str]:
+    files = sorted((config_dir() / group).glob("*.yaml"))
+    return [file.stem for file in files if not file.stem.startswith("_")]
+
+
+def problems_of(*overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        compose("train", overrides, Config)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_every_method_composes_and_instantiates(method):
+    config = compose("train", [f"method={method}"], Config)
+    assert config.method.name == method
+    assert isinstance(instantiate(config.method.loss), PolicyLoss)
+    assert callable(instantiate(config.method.advantage))
+
+
+@pytest.mark.parametrize(
+    "override", [f"{g}={n}" for g in ("rollout", "reward", "data") for n in names(g)]
+)
+def test_every_other_group_composes(override):
+    assert compose("train", [override], Config).rollout.group_size == 32
+
+
+def test_the_default_is_band_kl_on_the_embedded_policy():
+    config = compose("train", [], Config)
+    assert (config.method.name, config.model.path) == ("band_kl", "embedded")
+    assert config.rollout.group_size == 32
+
+
+def test_all_problems_are_told_together():
+    text = problems_of(
+        "method=nonsense",
+        "learner.learning_rate=1",
+        "learner.zero_stage=7",
+        "rollout.top_p=0.9",
+    )
+    for fragment in ("method=nonsense", "learning_rate", "zero_stage=7", "top_p=0.9"):
+        assert fragment in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learner.lr=-1"], r"learner\.lr=-1.*greater than 0"),
+        (["rollout.group_size=1"], r"rollout\.group_size=1.*greater than or equal to 2"),
+        (["rollout.prompts_per_step=6"], r"6 is not divisible by .*4 × 1 rank.*4 would be"),
+        (["rollout.top_p=0.9"], "top_p=1 and top_k=0"),
+        (["rollout.top_k=5"], "top_p=1 and top_k=0"),
+        (["+learner.momentum=0.9"], r"learner\.momentum: no such key"),
+        (["learner.momentum=0.9"], "learner.momentum"),
+        (["trainer.steps=many"], r"trainer\.steps='many'"),
+        (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
+        (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
+        (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),
+        (["model.dtype=bfloat16"], "made for float32"),
+        (["model.dtype=float8"], r"model\.dtype='float8'"),
+        (["rollout.engine=null"], r"rollout\.engine=None"),
+        (["method.loss._target_=bandpo.loss.Missing"], "cannot be built"),
+        (["seed=-1"], r"seed=-1"),
+        (["data.overlong_prompts=cut"], "data.overlong_prompts='cut'"),
+        (["=3"], "=3"),
+    ],
+)
+def test_bad_values_are_named_with_what_to_do(overrides, message):
+    assert re.search(message, problems_of(*overrides), re.DOTALL)
+
+
+def test_ranks_count_in_divisibility(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert "× 8 rank(s) = 32" in problems_of()
+
+
+def test_commands_exit_with_2_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", "plan", "rollout.top_p=2", "nonsense=1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "rollout.top_p=2.0" in done.stderr or "rollout.top_p=2" in done.stderr
+    assert "nonsense" in done.stderr
+
+
+def test_plan_works_from_any_folder_and_writes_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", "plan", "method=grpo", "rollout.prompts_per_step=8"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 prompts × 32 samples = 256 samples" in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,179 @@
+"""`bandpo train` from start to end on the real stack: vLLM, DeepSpeed, and what a run leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm")
+
+HERE = Path(__file__).parent
+FAST = [
+    "trainer.steps=2",
+    "trainer.checkpoint_every=1",
+    "trainer.sample_every=1",
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "rollout.max_tokens=8",
+    "rollout.engine.enforce_eager=true",
+    "rollout.engine.max_num_seqs=32",
+    "learner.updates_per_rollout=2",
+    "eval.n=2",
+    "eval.benchmarks=[{name: few, source: {_target_: bandpo.data.arithmetic.problems, "
+    "split: heldout, count: 4}}]",
+    # The untrained policy writes random bytes: something that it does more or less of.
+    "reward={_target_: bandpo.reward.FunctionReward, "
+    "function: {_target_: custom_reward.low_bytes, _partial_: true}}",
+]
+
+
+def bandpo(*arguments: str, cwd: Path | None = None, **environment: str):
+    """Runs the command line in a process of its own, with this folder importable."""
+    return subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(HERE), **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def trained(folder: Path, model: Path, *overrides: str) -> list[dict]:
+    """The metrics of a run into `folder`."""
+    arguments = ["train", *FAST, f"model.path={model}", f"run.dir={folder}", *overrides]
+    done = bandpo(*arguments, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return metrics_of(folder)
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(lines: list[dict]) -> list[dict]:
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(untrained):
+    return untrained(tied=False)
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+    """A finished run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    trained(folder, model, "method=grpo", "tracking.trackers=[tensorboard,wandb]")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _wandb_without_an_account():
+    os.environ["WANDB_MODE"] = "offline"
+    yield
+    del os.environ["WANDB_MODE"]
+
+
+def test_a_run_leaves_what_the_documentation_names(run):
+    for name in ("config.yaml", "run.json", "metrics.jsonl", "plots/training.png"):
+        assert (run / name).stat().st_size > 0, name
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["engine"] == "vllm" and facts["learner"] == "deepspeed"
+    assert {"git_commit", "versions", "hardware", "verifier"} <= facts.keys()
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [
+        "latest",
+        "step_000001",
+        "step_000002",
+    ]
+    assert (run / "checkpoints/latest").resolve().name == "step_000002"
+    samples = (run / "samples/step_000001.jsonl").read_text().splitlines()
+    assert len(samples) == 16
+    assert {"prompt", "completion", "value", "answer"} <= json.loads(samples[0]).keys()
+    assert any((run / "tensorboard").rglob("events.*"))
+    assert any((run / "wandb").rglob("*.wandb"))
+
+
+def test_metrics_have_a_line_a_step_and_evaluations_first_and_last(run):
+    lines = metrics_of(run)
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert "eval/few/mean@2" in lines[0] and "eval/few/mean@2" in lines[-1]
+    for line in lines[1:]:
+        assert line["reward/std"] > 0 and line["grad/norm"] > 0
+        assert line["mismatch/logprob_abs_max"] < 1e-4
+        assert line["sync/probe_logprob_max"] < 1e-4
+        for phase in ("rollout", "logprob", "learn", "sync", "step"):
+            assert line[f"time/{phase}_s"] > 0
+
+
+def test_the_checkpoint_is_a_transformers_folder_with_the_trained_weights(run, model):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run / "checkpoints/latest/hf"
+    policy = AutoModelForCausalLM.from_pretrained(folder)
+    before = AutoModelForCausalLM.from_pretrained(model)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    moved = [
+        float((a - b).abs().max().detach())
+        for a, b in zip(policy.parameters(), before.parameters(), strict=True)
+    ]
+    assert min(moved) > 0
+    assert torch.isfinite(policy(torch.tensor([[3, 40, 1, 4]])).logits).all()
+
+
+def test_the_checkpoint_evaluates_with_vllm(run, tmp_path):
+    done = bandpo(
+        *("eval", f"model={run}", f"out={tmp_path / 'eval'}", "eval.n=2", "eval.limit=2"),
+        *("eval.max_tokens=8", "eval.template=none", "rollout.engine.enforce_eager=true"),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "mean@2" in done.stdout
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, model, tmp_path):
+    again = trained(tmp_path / "again", model, "method=grpo")
+    assert timeless(again) == timeless(metrics_of(run))
+    other = trained(tmp_path / "other", model, "method=grpo", "seed=1")
+    assert timeless(other)[1:] != timeless(again)[1:]
+
+
+def test_a_resumed_run_continues_the_one_that_stopped(run, model, tmp_path):
+    folder = tmp_path / "stopped"
+    trained(folder, model, "method=grpo", "trainer.steps=1")
+    resumed = trained(folder, model, "method=grpo")
+    stopped, whole = timeless(resumed), timeless(metrics_of(run))
+    # The stopped run evaluated after its last step, the whole one did not.
+    stopped[1] = {k: v for k, v in stopped[1].items() if not k.startswith("eval/")}
+    assert stopped == whole
+
+
+def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
+    folder = tmp_path / "ranks"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "bandpo.cli", "train", *FAST]
+    command += [f"model.path={model}", f"run.dir={folder}", "learner.zero_stage=2"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = metrics_of(folder)
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert lines[1]["rollout/groups"] == 4
+    assert lines[1]["sync/probe_logprob_max"] < 1e-4
+    assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+
+
+def test_the_fallback_engine_trains_and_says_so(model, tmp_path):
+    folder = tmp_path / "hf"
+    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
+    arguments = ["train", "rollout=hf", *overrides, f"model.path={model}", f"run.dir={folder}"]
+    done = bandpo(*arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((folder / "run.json").read_text())["engine"] == "hf"
+    assert metrics_of(folder)[-1]["mismatch/logprob_abs_max"] < 1e-4
