@@ -333,6 +333,10 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
     if text is None or not text.strip():
         raise RowFault(f"no problem ({columns.problem})")
     answer = _answer(row, columns)
+    try:
+        (text + answer).encode()
+    except UnicodeEncodeError as error:
+        raise RowFault(f"no valid Unicode, which no tokenizer takes: {error}") from None
     given = _lookup(row, columns.id)
     if given is None or given == "":
         key = content_id(text, answer)
@@ -357,7 +361,7 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
 def _answer(row: Mapping[str, Any], columns: Columns) -> str:
     """The reference answer as text: 27.0 in a column of floats is the answer 27."""
     value = _lookup(row, columns.answer)
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
     if missing or (isinstance(value, str) and not value.strip()):
         raise RowFault(f"no answer ({columns.answer})")
     if isinstance(value, bool) or not isinstance(value, str | int | float):

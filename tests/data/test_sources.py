@@ -57,6 +57,8 @@ def test_one_bad_row_among_thirty_is_named(tmp_path):
         ({"id": "x", "answer": "1"}, r"line 2: no problem \(problem\)"),
         ({"id": "x", "problem": " ", "answer": "1"}, "line 2: no problem"),
         ({"id": "x", "problem": [1], "answer": "1"}, "line 2: problem .* not text but list"),
+        ({"id": "x", "problem": "x", "answer": float("inf")}, "line 2: no answer"),
+        (r'{"id": "x", "problem": "x \ud800", "answer": "1"}', "line 2: no valid Unicode"),
         ({"id": "p0", "problem": "x", "answer": "1"}, "line 2: duplicate id 'p0', first at line 1"),
         ("[" * 100_000, "line 2: invalid JSON"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.embedded import cache_dir
+from bandpo.cache import cache_dir
 from bandpo.evaluation.samples import read_samples
 from bandpo.evaluation.summary import read_summaries
 
