@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bandpo.cache import cache_dir
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
 from bandpo.data.sources import load_problems, parse_source
-from bandpo.embedded import cache_dir
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
