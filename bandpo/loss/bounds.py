@@ -16,7 +16,7 @@ from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation
 from bandpo.loss.radius import Radius
 from bandpo.types import TokenBatch
 
-BLOCK = 1 << 14  # tokens
+BLOCK = 1 << 15  # tokens
 
 
 class Interval(NamedTuple):
@@ -91,10 +91,12 @@ class Band(Bounds):
         if torch.compiler.is_compiling() or not log_p.is_cpu:
             return self._solve(log_p, delta)
         # The solver holds a dozen temporaries: block by block they stay in a processor's cache.
-        tokens = (tensor.flatten().split(BLOCK) for tensor in torch.broadcast_tensors(log_p, delta))
-        blocks = [self._solve(*block) for block in zip(*tokens, strict=True)]
-        low, high = (torch.cat(parts).view_as(log_p) for parts in zip(*blocks, strict=True))
-        return Interval(low, high)
+        interval = Interval(log_p.new_empty(log_p.shape), log_p.new_empty(log_p.shape))
+        tensors = (log_p, delta.expand_as(log_p), *interval)
+        for block in zip(*(tensor.flatten().split(BLOCK) for tensor in tensors), strict=True):
+            old, radius, low, high = block
+            low[:], high[:] = self._solve(old, radius)
+        return interval
 
     def _solve(self, log_p: Tensor, delta: Tensor) -> Interval:
         p, c = log_p.exp(), torch.expm1(log_p).abs()
@@ -210,5 +212,5 @@ def _log_probability(old_logp: Tensor) -> Tensor:
     The floor keeps 1/p finite; rounding in a log-softmax may leave values a hair above 0.
     """
     dtype = torch.promote_types(old_logp.dtype, torch.float32)
-    floor = math.log(torch.finfo(dtype).tiny)
+    floor = math.ceil(math.log(torch.finfo(dtype).tiny))
     return old_logp.detach().to(dtype).clamp(floor, 0.0)

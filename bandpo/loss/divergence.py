@@ -78,17 +78,19 @@ class KL(Divergence):
         """
         a, b = a.clamp(min=1e-30), b.clamp(min=1e-30)  # keeps a/b finite, changes no result
         k = a / b
-        s = (2 * delta / k).sqrt() + (0.54 * delta / a + 0.26 * delta)
+        s = (2 * delta / k).sqrt() + 0.54 * delta / a + 0.26 * delta
         for _ in range(1 if s.dtype == torch.float32 else 2):
-            u = -torch.expm1(-s.clamp(max=40))
+            u = -torch.expm1(-s)
             w, g = k * u, 1 / u - 1
             residual = torch.addcmul(a * s, b, torch.log1p(w), value=-1) - delta
             secant = residual / w
             newton, m = residual + secant, secant * g
-            curvature = torch.addcmul(newton, residual, g, value=2) / 6
-            s = s - newton * (1 - m / 2) / (1 - m * (1 + curvature))
-        # KL never saturates, and subnormal numbers are an order of magnitude slower than these.
-        return -s.clamp(max=-math.log(torch.finfo(s.dtype).tiny))
+            curvature = torch.addcmul(newton, residual, g, value=2)
+            numerator = torch.addcmul(newton, newton, m, value=-1 / 2)
+            denominator = torch.addcmul(1 - m, m, curvature, value=-1 / 6)
+            s = torch.addcdiv(s, numerator, denominator, value=-1)
+        # KL never saturates, and a subnormal e^−s would take thirty times as long.
+        return -s.clamp(max=math.floor(-math.log(torch.finfo(s.dtype).tiny)))
 
 
 @dataclass(frozen=True)
