@@ -35,7 +35,7 @@ _MAX_INNOCENT_DEATHS = 20
 _START_LIMIT_S = 120.0
 _MAX_REPLY = 4096
 # Below this share of its time spent on the CPU, a late item was starved by others, not slow.
-_STARVED = 0.25
+_STARVED = 0.5
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 

