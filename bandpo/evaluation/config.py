@@ -66,6 +66,13 @@ class EvalCommand(Section):
     rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")
     reward: dict[str, Any] = Field(description="hydra `_target_` of the reward.")
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_named(cls, model: Any) -> Any:
+        if model is None:
+            raise ValueError("name what to evaluate: model=<folder, run, hub id or embedded>")
+        return model
+
     @field_validator("rollout")
     @classmethod
     def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from bandpo.config import compose
 from bandpo.data.benchmarks import load_benchmarks
+from bandpo.errors import UserError
 from bandpo.evaluation.config import EvalCommand
 from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
@@ -34,7 +35,6 @@ def main(argv: Sequence[str]) -> int:
     """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml."""
     config = compose("eval", argv, EvalCommand)
     # Everything that a user can have got wrong comes before anything that takes minutes.
-    engine_arguments = config.engine()
     model = find_model(config.model)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root)
     tokenizer = load_tokenizer(model, config.trust_remote_code)
@@ -45,11 +45,12 @@ def main(argv: Sequence[str]) -> int:
         )
         for b in benchmarks
     ]
+    arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
     folder = config.out or Path("outputs") / "eval" / model.slug
     identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
         ranks = _ranks()
-        engine = _engine(engine_arguments, config, model, tasks)
+        engine = _engine(arguments, config, model)
         stack.callback(engine.close)
         reward = instantiate(config.reward)
         stack.callback(reward.close)
@@ -90,10 +91,21 @@ def _ranks() -> Ranks:
     return ranks.Ranks()
 
 
-def _engine(
-    arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource, tasks: Sequence[Task]
-) -> RolloutEngine:
-    longest = max(len(prompt.token_ids) for task in tasks for prompt in task.prompts)
+def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> int:
+    """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
+    needed = config.eval.max_tokens + max(
+        len(prompt.token_ids) for task in tasks for prompt in task.prompts
+    )
+    limit = getattr(model.config(config.trust_remote_code), "max_position_embeddings", needed)
+    if needed > limit:
+        raise UserError(
+            f"model={model.spec} takes {limit} tokens, the longest prompt and "
+            f"eval.max_tokens={config.eval.max_tokens} need {needed}"
+        )
+    return needed
+
+
+def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource) -> RolloutEngine:
     engine: RolloutEngine = instantiate(
         arguments,
         model_path=model.path,
@@ -101,7 +113,6 @@ def _engine(
         seed=config.eval.seed,
         trust_remote_code=config.trust_remote_code,
         threads=os.cpu_count() or 1,
-        max_model_len=longest + config.eval.max_tokens,
     )
     return engine
 

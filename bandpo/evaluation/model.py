@@ -32,10 +32,16 @@ class ModelSource:
         folder = Path(self.path)
         if folder.is_dir():
             return {"path": self.spec, "weights": weights_fingerprint(folder)}
+        return {"path": self.spec, "weights": getattr(self.config(), "_commit_hash", "unknown")}
+
+    def config(self, trust_remote_code: bool = False) -> Any:
+        """transformers' configuration; raises `UserError` if it cannot be loaded."""
         from transformers import AutoConfig
 
-        commit = getattr(AutoConfig.from_pretrained(self.path), "_commit_hash", None)
-        return {"path": self.spec, "weights": commit or "unknown"}
+        try:
+            return AutoConfig.from_pretrained(self.path, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise _unloadable(self, "configuration", error) from None
 
 
 def find_model(spec: str) -> ModelSource:
@@ -66,8 +72,12 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model={source.spec}: no tokenizer could be loaded: {reason}") from None
+        raise _unloadable(source, "tokenizer", error) from None
+
+
+def _unloadable(source: ModelSource, what: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"model={source.spec}: no {what} could be loaded: {reason}")
 
 
 def weights_fingerprint(folder: Path) -> str:

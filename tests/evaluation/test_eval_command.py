@@ -40,16 +40,15 @@ class Engine(FakeEngine):
 def model(tmp_path):
     folder = tmp_path / "model"
     build_tokenizer().save_pretrained(folder)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 512}')
     save_file({"w": torch.arange(4.0)}, folder / "model.safetensors")
     return folder
 
 
 def evaluate(model, out, *overrides):
-    return main(
-        ["eval", f"model={model}", f"out={out}", "eval.max_tokens=6", "eval.n=4",
-         "eval.limit=10", f"rollout.engine._target_={__name__}.Engine", *overrides]
-    )  # fmt: skip
+    engine = f"rollout.engine._target_={__name__}.Engine"
+    small = ["benchmarks=[arithmetic]", "eval.max_tokens=6", "eval.n=4", "eval.limit=10"]
+    return main(["eval", f"model={model}", f"out={out}", engine, *small, *overrides])
 
 
 def test_from_arguments_to_report(model, tmp_path, capsys):
@@ -89,6 +88,7 @@ def test_from_arguments_to_report(model, tmp_path, capsys):
         ("rollout.temperature=0.5", "it is 1.0 by eval.temperature"),
         ("eval.n=0", "eval.n=0"),
         ("eval.nn=3", "eval.nn"),
+        ("eval.max_tokens=500", "takes 512 tokens"),
         ("benchmarks=[amc99]", "no benchmark 'amc99'"),
         ("benchmarks=[]", "benchmarks"),
         ("benchmarks=[arithmetic,arithmetic]", "named twice"),
@@ -131,6 +131,11 @@ def test_a_wrong_revision(model, tmp_path, capsys, monkeypatch):
     spec = "benchmarks=[{name: a, source: {hub: b/c, revision: v9}}]"
     assert evaluate(model, tmp_path / "out", spec) == 2
     assert "b/c (split train, revision v9): cannot load" in capsys.readouterr().err
+
+
+def test_a_model_must_be_named(capsys):
+    assert main(["eval", "benchmarks=[arithmetic]"]) == 2
+    assert "name what to evaluate: model=" in capsys.readouterr().err
 
 
 def test_what_a_model_argument_means(model, tmp_path):
