@@ -80,7 +80,7 @@ class KL(Divergence):
         k = a / b
         s = (2 * delta / k).sqrt() + 0.54 * delta / a + 0.26 * delta
         for _ in range(1 if s.dtype == torch.float32 else 2):
-            u = -torch.expm1(-s)
+            u = -torch.expm1(-s.clamp(max=40))
             w, g = k * u, 1 / u - 1
             residual = torch.addcmul(a * s, b, torch.log1p(w), value=-1) - delta
             secant = residual / w

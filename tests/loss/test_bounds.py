@@ -21,6 +21,7 @@ from bandpo.loss import (
     BandTV,
     Capped,
     ChiSquared,
+    Compiled,
     Divergence,
     DynamicAdaptive,
     EntropyRadius,
@@ -252,6 +253,14 @@ class TestInterface:
         old_logp = -torch.rand(5, 3) * 10
         compiled = torch.compile(rule, backend="eager", fullgraph=True)(old_logp)
         torch.testing.assert_close(tuple(compiled), tuple(rule(old_logp)))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("delta", [0.05, torch.full((1, 6), 0.05)], ids=["one", "each"])
+    def test_compiled_bounds_are_the_same(self, delta):
+        old_logp = torch.tensor([[0.0, -1e-8, -0.5, -7.0, -80.0, -1000.0]])
+        for rule in (BandKL(delta), Capped(Union(BandKL(delta), Fixed(0.2, 0.28)), 10.0)):
+            compiled = Compiled(rule)(old_logp)
+            torch.testing.assert_close(tuple(compiled), tuple(rule(old_logp)), rtol=2e-6, atol=0)
 
     def test_blocks_do_not_show(self):
         old_logp = -torch.rand(3, 20_000) * 20
