@@ -314,8 +314,10 @@ def _sorted_out(
     """
     accepted: list[str] = []
     problems: list[str] = []
-    is_group = {o: (config_dir() / o.split("=")[0].lstrip("+~")).is_dir() for o in overrides}
-    for override in sorted(overrides, key=lambda o: not is_group[o]):
+    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
+    # First where to look, then which groups to take, then values.
+    order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+    for override in sorted(overrides, key=lambda o: order[o]):
         try:
             _compose(name, [*accepted, override], schema)
             accepted.append(override)
@@ -360,6 +362,8 @@ def _in_words(detail: Any) -> str:
         return f"{key}: no such key"
     if detail["type"] == "missing":
         return f"{key}: is missing"
+    if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
+        return f"{key}: {detail['msg']}"
     return f"{key}={detail['input']!r}: {detail['msg']}"
 
 

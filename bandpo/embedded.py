@@ -13,12 +13,14 @@ import inspect
 import os
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress
 
 from bandpo.cache import cache_dir
 from bandpo.data import arithmetic
@@ -146,16 +148,15 @@ def _fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(f"{asdict(recipe)}{source}".encode()).hexdigest()[:12]
 
 
-def ensure(
-    recipe: Recipe | None = None,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-) -> Path:
+def ensure(recipe: Recipe) -> Path:
     """The folder of the embedded policy, made on first use and complete whenever it exists."""
-    recipe = recipe or Recipe()
     folder = cache_dir() / f"embedded-{recipe.seed}-{_fingerprint(recipe)}"
     if folder.is_dir():
         return folder
-    model, tokenizer = warm_up(recipe, report)
+    with Progress(disable=not sys.stderr.isatty()) as progress:
+        progress.print(f"making the embedded policy, once: {recipe.warmup_steps} warm-up steps")
+        task = progress.add_task("warm-up", total=recipe.warmup_steps)
+        model, tokenizer = warm_up(recipe, lambda step, loss: progress.advance(task))
     # Made aside and renamed, so that ranks and runs that race for it never see half of it.
     aside = folder.with_name(f"{folder.name}.{os.getpid()}")
     model.save_pretrained(aside)

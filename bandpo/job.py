@@ -13,15 +13,14 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo import embedded
 from bandpo.batching import Sample, minibatches, samples_of
 from bandpo.config import Config, longest_sequence
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
-from bandpo.errors import UserError
-from bandpo.evaluation.evaluate import Task, evaluate
+from bandpo.evaluation.evaluate import Task, evaluate_all
+from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
@@ -57,8 +56,8 @@ class Job:
 
         self.ranks = Ranks()
         self._open.callback(self.ranks.close)
-        model_path = _model_path(config, self.ranks)
-        self.tokenizer = _tokenizer(model_path, config.model.trust_remote_code)
+        model = _model(config, self.ranks)
+        self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
         prompts, dropped = build_prompts(
             problems,
             self.tokenizer,
@@ -91,13 +90,13 @@ class Job:
 
         # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
         self.learner = DeepSpeedLearner(
-            config.learner, config.model, model_path, loss, self.ranks, config.rollout.temperature
+            config.learner, config.model, model.path, loss, self.ranks, config.rollout.temperature
         )
         if checkpoint:
             self.learner.load(checkpoint.folder)
         self.engine: RolloutEngine = instantiate(
             config.rollout.engine,
-            model_path=str(model_path),
+            model_path=model.path,
             dtype=config.model.dtype,
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
@@ -173,7 +172,9 @@ class Job:
         groups = [item.group for item in judged] or self._reference_answers()
         group = groups[self._version % len(groups)]
         completions = [_cut(c, PROBE_TOKENS) for c in group.completions[:PROBE_SAMPLES]]
-        probe = samples_of(dataclasses.replace(group, completions=tuple(completions)), [0.0] * 4)
+        probe = samples_of(
+            dataclasses.replace(group, completions=tuple(completions)), [0.0] * len(completions)
+        )
         theirs = self.engine.logprobs(group.prompt, completions)
         ours = self.learner.logprobs(probe)
         gap = max(
@@ -195,26 +196,32 @@ class Job:
         return [Group(prompt, (completion,) * PROBE_SAMPLES)]
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Every benchmark at this step; samples and summaries go to eval/<step>/."""
+        """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
         settings = self.config.eval
         sampling = Sampling(
-            settings.n, settings.temperature, settings.top_p, 0, settings.max_tokens
+            n=settings.n,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
         )
-        found: dict[str, float] = {}
-        for task in self.tasks:
-            summary = evaluate(
-                self.engine,
-                self.reward,
-                task,
-                sampling,
-                settings.seed,
-                self.folder / "eval" / f"{step:06d}",
-                model={"run": self.config.run.name, "step": step},
-                scoring=self.config.reward,
-                ranks=self.ranks,
-            )
-            found |= summary.scalars()
-        return found
+        summaries = evaluate_all(
+            self.engine,
+            self.reward,
+            self.tasks,
+            sampling,
+            settings.seed,
+            self.folder / "eval" / f"{step:06d}",
+            model={
+                "run": self.config.run.name,
+                "step": step,
+                "dtype": self.config.model.dtype,
+            },
+            scoring=self.config.reward,
+            # Samples of a step that is redone may be those of other weights.
+            resume=False,
+            ranks=self.ranks,
+        )
+        return {name: value for s in summaries for name, value in s.scalars().items()}
 
     def save(self, step: int) -> Checkpoint:
         """Writes a checkpoint of this step."""
@@ -245,25 +252,9 @@ def _cut(completion: Completion, limit: int) -> Completion:
     )
 
 
-def _model_path(config: Config, ranks: Ranks) -> str | Path:
-    """A folder or hub id; the embedded policy is made once, by the first rank."""
-    path = config.model.path
-    if path != "embedded":
-        local = Path(path).expanduser()
-        if local.is_dir() or (path.count("/") <= 1 and not path.startswith((".", "/", "~"))):
-            return local if local.is_dir() else path
-        raise UserError(f"model.path={path}: no such folder")
-    recipe = embedded.Recipe(seed=config.model.seed)
+def _model(config: Config, ranks: Ranks) -> ModelSource:
+    """The policy to start from; the first rank makes the embedded one where it is not yet made."""
     if ranks.is_first:
-        embedded.ensure(recipe)
+        find_model(config.model.path, config.model.seed)
     ranks.barrier()
-    return embedded.ensure(recipe)
-
-
-def _tokenizer(model_path: str | Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path={model_path}: no tokenizer could be loaded: {error}") from None
+    return find_model(config.model.path, config.model.seed)

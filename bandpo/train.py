@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from bandpo.config import Config, compose
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
@@ -84,6 +86,8 @@ def main(argv: list[str]) -> int:
     if sweep := sweep_of(overrides):
         return launch(sweep)
     config = compose("train", overrides, Config)
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("bandpo").setLevel(logging.INFO)
     with Job(config) as job:
         train(job)
         if job.ranks.is_first:

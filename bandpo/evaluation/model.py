@@ -44,13 +44,14 @@ class ModelSource:
             raise _unloadable(self, "configuration", error) from None
 
 
-def find_model(spec: str) -> ModelSource:
+def find_model(spec: str, seed: int = 0) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
-    Of a run the newest checkpoint is taken. Raises `UserError` if there is nothing of the kind.
+    Of a run the newest checkpoint is taken. `seed` is that of the embedded policy, which is made
+    on first use. Raises `UserError` if there is nothing of the kind.
     """
     if spec == "embedded":
-        return ModelSource(spec, str(embedded.ensure()))
+        return ModelSource(spec, str(embedded.ensure(embedded.Recipe(seed=seed))))
     folder = Path(spec).expanduser()
     for candidate in (folder, folder / "hf", folder / "checkpoints" / "latest" / "hf"):
         if (candidate / "config.json").is_file():

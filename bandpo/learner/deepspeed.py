@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import UserError
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
-from bandpo.loss import LossDiagnostics, PolicyLoss
+from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
@@ -68,6 +68,8 @@ class DeepSpeedLearner:
             frozen = _load_network(model, model_path, temperature, config, settings)
             self.reference = _frozen(frozen, config, settings, ranks)
         self.diagnostics = LossDiagnostics(ranks.device)
+        # Called with the loss output of every micro-batch of an update.
+        self.observers: list[Callable[[LossOutput], None]] = []
 
     @property
     def lm(self) -> Any:
@@ -149,6 +151,8 @@ class DeepSpeedLearner:
             output = self.loss(batch.token_batch(logp, entropy, step), totals)
             if not weightless:
                 self.diagnostics.update(output)
+                for observe in self.observers:
+                    observe(output)
             self.engine.backward(output.loss * self.ranks.size)
             loss += output.loss.detach()
             if index == len(batches) - 1:

@@ -51,10 +51,7 @@ class HFGenerate:
                 tokens = self._model.generate(
                     ids,
                     attention_mask=torch.ones_like(ids),
-                    do_sample=True,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
+                    **_decoding(sampling),
                     max_new_tokens=sampling.max_tokens,
                     pad_token_id=self._tokenizer.eos_token_id,
                     return_dict_in_generate=True,
@@ -121,3 +118,14 @@ class HFGenerate:
     def close(self) -> None:
         """Drops the model."""
         self._model = None
+
+
+def _decoding(sampling: Sampling) -> dict[str, Any]:
+    if sampling.temperature == 0:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+    }

@@ -25,8 +25,8 @@ FAST = [
     "eval.benchmarks=[{name: few, source: {_target_: bandpo.data.arithmetic.problems, "
     "split: heldout, count: 4}}]",
     # The untrained policy writes random bytes: something that it does more or less of.
-    "reward={_target_: bandpo.reward.FunctionReward, "
-    "function: {_target_: custom_reward.low_bytes, _partial_: true}}",
+    f"hydra.searchpath=[file://{HERE}/configs]",
+    "reward=low_bytes",
 ]
 
 

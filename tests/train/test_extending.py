@@ -1,0 +1,51 @@
+"""docs/extending.md does what it says: its files, outside the package, train through `_target_`."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+BLOCKS = re.findall(r"```(python|bash|yaml)\n(.*?)```", DOCS.read_text(), re.DOTALL)
+FILES = {text.split("\n")[0].removeprefix("# "): text for kind, text in BLOCKS if kind != "bash"}
+COMMANDS = [text for kind, text in BLOCKS if kind == "bash"]
+FAST = [
+    *("rollout=hf", "trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2"),
+    *("rollout.max_tokens=4", "learner.updates_per_rollout=2", "eval.benchmarks=[]"),
+]
+
+
+def body_lines(text: str) -> int:
+    """Lines that a user writes for the class: no imports, blank lines or docstrings."""
+    code = text[text.index("class ") :]
+    return sum(bool(line.strip()) and '"""' not in line for line in code.split("\n"))
+
+
+def test_they_are_as_short_as_promised():
+    assert body_lines(FILES["my_divergence.py"]) < 10
+    assert body_lines(FILES["my_bounds.py"]) < 20
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["divergence", "rule"])
+def test_a_users_class_trains_from_outside_the_package(command, untrained, tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[:3] == ["PYTHONPATH=.", "bandpo", "train"]
+    arguments = [*words[2:], *FAST, f"model.path={untrained()}", "run.dir=run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert '"bounds/high_mean"' in lines[-1]
