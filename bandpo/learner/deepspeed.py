@@ -102,13 +102,14 @@ class DeepSpeedLearner:
         self.score_reference(_distinct(batches))
 
     def logprobs(self, samples: Sequence[Sample]) -> list[list[float]]:
-        """Log-probabilities of the samples' completions under the current weights, in order."""
+        """Log-probabilities at temperature 1 under the current weights, in order of the samples."""
         self.engine.eval()
-        found = {
-            id(sample): logp[row, : len(sample.completion_ids)].tolist()
-            for batch, logp, _ in self._forward(self.engine, samples)
-            for row, sample in enumerate(batch.samples)
-        }
+        with self.lm.get_output_embeddings().at_temperature(1.0):
+            found = {
+                id(sample): logp[row, : len(sample.completion_ids)].tolist()
+                for batch, logp, _ in self._forward(self.engine, samples)
+                for row, sample in enumerate(batch.samples)
+            }
         return [found[id(sample)] for sample in samples]
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +86,15 @@ class LogprobHead(nn.Module):
             raise ValueError("language-model heads with a bias are not supported")
         self.weight = head.weight
         self.temperature, self.chunk = temperature, chunk
+
+    @contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[None]:
+        """Scores at another temperature than that of sampling, for the duration."""
+        usual, self.temperature = self.temperature, temperature
+        try:
+            yield
+        finally:
+            self.temperature = usual
 
     def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """hidden [N, H], targets [N] → log-probabilities and entropies [N]."""
