@@ -28,7 +28,7 @@ from bandpo.reward import MathVerifier, verifier_version
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "reward"
 RESULTS = ROOT / "benchmarks" / "results" / "verifier.json"
-MEMORY_MIB = 1024
+MEMORY_MIB = 512
 
 Pairs = list[tuple[str, str]]
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation
+from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius
 from bandpo.types import TokenBatch
 
-BLOCK = 1 << 15  # tokens
+BLOCK = 1 << 16  # tokens
 
 
 class Interval(NamedTuple):
@@ -102,10 +102,10 @@ class Band(Bounds):
         return interval
 
     def _solve(self, log_p: Tensor, delta: Tensor) -> Interval:
-        p, c = log_p.exp(), torch.expm1(log_p).abs()
-        shrinking, growing = torch.stack((p, c)), torch.stack((c, p))
-        lower, upper = self.divergence.log_shrink(shrinking, growing, delta)
-        return Interval(lower.exp(), 1 - (c / p) * torch.expm1(upper))
+        p, c = log_p.exp(), one_minus_exp(-log_p)
+        lower = self.divergence.log_shrink(p, c, delta)
+        upper = self.divergence.log_shrink(c, p, delta)
+        return Interval(lower.exp(), 1 + (c / p) * one_minus_exp(-upper))
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class KL(Divergence):
         k = a / b
         s = (2 * delta / k).sqrt() + 0.54 * delta / a + 0.26 * delta
         for _ in range(1 if s.dtype == torch.float32 else 2):
-            u = -torch.expm1(-s.clamp(max=40))
+            u = one_minus_exp(s)
             w, g = k * u, 1 / u - 1
             residual = torch.addcmul(a * s, b, torch.log1p(w), value=-1) - delta
             secant = residual / w
@@ -217,6 +217,16 @@ class AlphaDivergence(Divergence):
 
     def derivative(self, u: Tensor) -> Tensor:
         return (u ** (self.alpha - 1) - 1) / (self.alpha - 1)
+
+
+def one_minus_exp(s: Tensor) -> Tensor:
+    """1 − e^−s for s >= 0, with all digits also where s is small."""
+    s = s.clamp(max=40)  # e^−40 is nothing beside 1 in any dtype, and slow to underflow
+    if not torch.compiler.is_compiling():
+        return torch.expm1(-s).abs()  # not −0 for 0
+    # torch.compile turns expm1(x) into exp(x) − 1 on a CPU, which leaves few digits of a small x.
+    series = s * (1 - s / 2 * (1 - s / 3 * (1 - s / 4 * (1 - s / 5))))
+    return torch.where(s < 0.1, series.abs(), 1 - (-s).exp())
 
 
 # Bisection leaves logit(x) within 1400/2^24 < 1e-4; each Newton step squares the error.

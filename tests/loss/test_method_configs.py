@@ -90,7 +90,7 @@ def batch_from(logits: torch.Tensor, old_logits: torch.Tensor) -> TokenBatch:
 
 def likelihood(batch: TokenBatch) -> float:
     """Σ A·log π: what every method means to raise."""
-    return float((batch.advantages * batch.logp * batch.mask).sum())
+    return float((batch.advantages * batch.logp * batch.mask).sum().detach())
 
 
 def test_the_table_of_methods_is_complete():
