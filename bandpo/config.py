@@ -134,7 +134,9 @@ class TrainerConfig(Section):
 class EvalConfig(Section):
     """Evaluation inside training; nothing is evaluated when `benchmarks` is empty."""
 
-    benchmarks: tuple[str, ...] = Field((), description="Names of configs/benchmark or file:….")
+    benchmarks: tuple[str | dict[str, Any], ...] = Field(
+        (), description="Names of configs/benchmark, file:…, or a mapping with name and source."
+    )
     n: int = Field(32, ge=1, description="Samples a problem.")
     temperature: float = Field(1.0, gt=0.0, le=10.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)

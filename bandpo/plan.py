@@ -117,12 +117,16 @@ def plan(config: Config) -> Mapping[str, str]:
         "tokens a step": f"at most {samples * rollout.max_tokens:,} sampled",
         "updates a step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
         "in all": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
-        "evaluation": f"{', '.join(config.eval.benchmarks) or 'none'}, {config.eval.n} samples a "
+        "evaluation": f"{', '.join(map(_benchmark_name, config.eval.benchmarks)) or 'none'}, {config.eval.n} samples a "
         f"problem, every {config.trainer.eval_every or 'first and last'} step(s)",
         "checkpoints": f"every {config.trainer.checkpoint_every or 'last'} step(s)",
         "memory a rank": f"about {sum(memory.values()):.2f} GiB: "
         + ", ".join(f"{name} {size:.2f}" for name, size in memory.items()),
     }
+
+
+def _benchmark_name(spec: str | Mapping[str, Any]) -> str:
+    return spec if isinstance(spec, str) else str(spec.get("name"))
 
 
 def main(argv: list[str]) -> int:

@@ -131,6 +131,7 @@ def test_the_checkpoint_is_a_transformers_folder_with_the_trained_weights(run, m
 def test_the_checkpoint_evaluates_with_vllm(run, tmp_path):
     done = bandpo(
         *("eval", f"model={run}", f"out={tmp_path / 'eval'}", "eval.n=2", "eval.limit=2"),
+        "benchmarks=[arithmetic]",
         *("eval.max_tokens=8", "eval.template=none", "rollout.engine.enforce_eager=true"),
     )
     assert done.returncode == 0, done.stderr[-4000:]
