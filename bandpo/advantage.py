@@ -34,7 +34,7 @@ def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Te
     """RLOO's advantage, A_i = R_i − mean of the other samples = G/(G−1) · (R_i − mean(R)).
 
     Shapes as in `group_advantages`; 0 for a group of one. Source: Back to Basics: Revisiting
-    REINFORCE-Style Optimization for Learning from Human Feedback in LLMs, section 3.
+    REINFORCE-Style Optimization for Learning from Human Feedback in LLMs (RLOO).
     """
     centered, valid = _centered(rewards, valid)
     count = valid.sum(-1, keepdim=True)

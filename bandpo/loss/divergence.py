@@ -250,7 +250,9 @@ def _bracketed_root(divergence: Divergence, a: Tensor, b: Tensor, delta: Tensor)
         slope = divergence.derivative(grown) - divergence.derivative(x)
         slope = shrinking * slope * x * torch.sigmoid(z)
         z = torch.where(slope > 0, z - (value - target) / slope, z).clamp(low, high)
-    edge = shrinking * divergence.at_zero + growing * divergence.f(1 / growing)
+    # At the edge all mass is in one part; beside f(1/b) ≈ growth/b an f may overflow.
+    at_one = torch.where(growing < 1e-100, divergence.growth, growing * divergence.f(1 / growing))
+    edge = shrinking * divergence.at_zero + at_one
     y = torch.where(edge <= target, -math.inf, logsigmoid(-z))
     # A part without mass cannot take any when f grows faster than linearly.
     return torch.where((b == 0) & math.isinf(divergence.growth), 0.0, y).to(a.dtype)

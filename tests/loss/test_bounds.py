@@ -351,6 +351,11 @@ class TestRadius:
         constant = wrap(BandKL(torch.tensor([[0.02, 0.06, 0.1]])))(batch.old_logp)
         torch.testing.assert_close(tuple(adaptive), tuple(constant))
 
+    def test_compiled_bounds_hand_the_batch_on(self):
+        batch = self.batch(entropy=torch.tensor([[0.0, 0.5, 7.0]]))
+        resolved = Compiled(BandKL(EntropyRadius(0.02, 0.1))).for_batch(batch)
+        torch.testing.assert_close(resolved.inner.delta, torch.tensor([[0.02, 0.06, 0.1]]))
+
     def test_a_radius_must_be_resolved(self):
         with pytest.raises(ValueError, match="for_batch"):
             BandKL(EntropyRadius(0.02, 0.1))(torch.zeros(3))
