@@ -12,9 +12,9 @@ wrongly true, refused here
     side of a chain must equal the reference); 5 m for 5 km (units of measurement that differ);
     `(1,2)` for `{1,2}`; units that math-verify removes although they are variables.
 wrongly earned
-    `37+14` or `\\frac{102}{2}` for 51: where the reference is a rational number in lowest form the
-    answer must be a numeral (`notation.numeral`); where it is an irrational number, a sum with
-    more terms than the reference has is `unevaluated` as well.
+    `37+14` or `\\frac{102}{2}` for 51: where the reference is a rational number in lowest form, the
+    answer must be one (`no_numeral` otherwise, and nothing is computed); where it is an irrational
+    number, a sum of more terms than the reference needs is `unevaluated`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from bandpo.reward import notation
 from bandpo.reward.notation import Quantity
 
-Verdict = Literal["equal", "unevaluated", "different", "unparsed", "too_large", "bad_gold"]
+Verdict = Literal[
+    "equal", "no_numeral", "unevaluated", "different", "unparsed", "too_large", "bad_gold"
+]
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
@@ -47,21 +49,22 @@ _EXPRESSION = ExprExtractionConfig()
 _ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]+")
 _FLOAT_DIGITS = 12
 
-# What may stand left of an answer: x, a_{10}, f(2), P(A), \\angle ABC, \\text{Area}; nothing that
+# What may stand left of an answer: x, a_{10}, f(2), P(A), \angle ABC, \text{Area}; nothing that
 # computes, since `2x = 6` does not say that something is 6.
-_NAME = re.compile(r"(?=[^=]*[A-Za-z])(?![0-9])[A-Za-z0-9\\{}()\[\]|_' ]+")
+_NAME = re.compile(r"(?=[^=]*[A-Za-z])(?![0-9])(?:[A-Za-z0-9\\{}\[\]|_' ]|\([A-Za-z0-9\\{}, ]*\))+")
 _ASSIGNED = re.compile(rf"\s*({_NAME.pattern}?)\s*(?:=|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*")
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
+_SINGLETON = re.compile(r"^\\\{([^,{}]*)\\\}$")  # the solution set {3} is 3
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
 _CHOSEN = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?"
-    r"(?:\(?\s*([A-Ja-j])\s*\)?|\(\s*([A-J])\s*\).*|([A-J])\s*[.):].*)",
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s+(?:is\s+)?)?"
+    r"(?:\(?\s*([A-J])\s*\)?|\(\s*([A-J])\s*\)(?!.*\([A-J]\)).*|([A-J])\s*[.):].*)",
     re.DOTALL | re.IGNORECASE,
 )
 _INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
@@ -108,11 +111,14 @@ class _Reference:
     def __init__(self, gold: str, lowest_form: bool) -> None:
         self.lowest_form = lowest_form
         self.text = notation.canonical(gold)
-        self.quantity = notation.quantity(_OR.sub(",", self.text))
+        value = _without_name(self.text)
+        value = value if notation.is_constant(value) else self.text  # x = 5 is 5, y = 2x stays
+        self.quantity = notation.quantity(_OR.sub(",", value), letters=False)
         self.choice, self.words = _choice(self.text), _words(self.text)
         self.numeral = notation.numeral(self.quantity.value)
         self.parsed = _parse(self.quantity.value)
-        self.is_equation = _EQUALS.search(self.text) is not None
+        self.is_equation = _EQUALS.search(self.quantity.value) is not None
+        self.is_constant = notation.is_constant(self.quantity.value)
         self.readable = bool(self.choice or self.words or self.parsed)
 
     def judge(self, answer: str) -> Verdict:
@@ -130,33 +136,37 @@ class _Reference:
 
     def _judge_math(self, answer: str) -> Verdict:
         if not self.is_equation:
-            sides = [side.strip() for side in _EQUALS.split(answer)]
-            if len(sides) > 1 and "," not in answer:
-                return self._judge_chain(sides)
-            answer = ",".join(_without_name(part) for part in answer.split(","))
+            parts = _split_list(answer)
+            sides = _EQUALS.split(answer)
+            if len(parts) == 1 and len(sides) > 1:
+                return self._judge_chain([side.strip() for side in sides])
+            answer = ",".join(_without_name(part) for part in parts)
         if _APPROX.search(answer) and not _APPROX.search(self.text):
-            answer = _APPROX.split(answer)[0]  # the exact side
-        return self._judge_value(notation.quantity(answer.strip()))
+            answer = _APPROX.split(answer)[0] or _APPROX.sub("", answer)  # the exact side
+        return self._judge_value(self._quantity(answer))
+
+    def _quantity(self, answer: str) -> Quantity:
+        return notation.quantity(answer.strip(), letters=self.is_constant)
 
     def _judge_chain(self, sides: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         values = [side for side in sides[:-1] if not _is_name(side)] + sides[-1:]
         if len(values) > _MAX_CHAIN:
             return "different"
-        given = [notation.quantity(value) for value in values]
+        given = [self._quantity(value) for value in values]
         if not all(self._equals(side, _parse(side.value)) for side in given[:-1]):
             return "different"
         return self._judge_value(given[-1])
 
     def _judge_value(self, given: Quantity) -> Verdict:
-        value, units = given.value, {given.unit, self.quantity.unit}
+        value, units = _SINGLETON.sub(r"\1", given.value), {given.unit, self.quantity.unit}
         if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
             return "different"
         if self.numeral is not None and _DECIMAL_COMMA.fullmatch(value):
             value = value.replace(",", ".")  # the reference is one number, so this is no list
         if self.lowest_form and self.numeral is not None and notation.numeral(value) is None:
             # Whatever it comes to, it is not evaluated: no tower of powers is worth computing.
-            return "unevaluated" if re.search(r"\w", value) else "unparsed"
+            return "no_numeral" if re.search(r"\w", value) else "unparsed"
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "different"
         parsed = _parse(value)
@@ -195,6 +205,18 @@ def _is_name(text: str) -> bool:
 def _without_name(answer: str) -> str:
     match = _ASSIGNED.match(answer)
     return answer[match.end() :] if match and _is_name(match[1]) else answer
+
+
+def _split_list(text: str) -> list[str]:
+    """The parts between commas that no bracket encloses."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
 
 
 def _terms(expression: Any) -> int:

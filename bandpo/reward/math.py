@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import re
@@ -30,6 +31,7 @@ _STATUS: dict[str, Status] = {
     "crashed": "crashed",
     "bad_gold": "bad_gold",
 }
+_DETAILS = ("unparsed", "no_numeral", "unevaluated", "too_large")
 
 
 def verifier_version() -> dict[str, str]:
@@ -81,7 +83,7 @@ class MathVerifier(Closing):
         *,
         timeout: float = 3.0,
         workers: int = 2,
-        memory_mib: int = 1024,
+        memory_mib: int = 512,
         free_extraction: bool = False,
         lowest_form: bool = True,
         fast_path: bool = True,
@@ -146,7 +148,7 @@ class MathVerifier(Closing):
         gold = notation.certain_value(request.gold)
         if not self.fast_path or gold is None or request.free:
             return None
-        if not request.answer:
+        if not request.answer or notation.too_large(request.answer):
             return Reply("unparsed")
         answer = notation.certain_value(request.answer)
         if answer is None:
@@ -161,17 +163,17 @@ class MathVerifier(Closing):
                 self._cache.pop(request, None)
 
     def _score(self, attempt: Attempt, found: Extraction, reply: Reply) -> Score:
-        status, detail = _STATUS.get(reply.verdict, "wrong"), reply.detail
-        if status == "wrong":
-            detail = reply.verdict if reply.verdict != "different" else ""
-        if status == "wrong" and found.answer is not None and notation.too_large(found.answer):
-            detail = "too_large"
-        if status == "correct" and self._restates(attempt, found.answer or ""):
-            status, detail = "wrong", "unevaluated"
-        if found.answer is None and status != "bad_gold":
+        answer, verdict = found.answer, reply.verdict
+        if verdict == "equal" and answer is not None and self._restates(attempt, answer):
+            verdict = "unevaluated"
+        if verdict == "unparsed" and answer is not None and notation.too_large(answer):
+            verdict = "too_large"
+        status = _STATUS.get(verdict, "wrong")
+        detail = verdict if verdict in _DETAILS else reply.detail
+        if answer is None and status != "bad_gold":
             status, detail = "truncated" if found.truncated else "no_answer", ""
         value = self.correct if status == "correct" else self.wrong
-        return Score(value, status, found.answer, reply.seconds, detail)
+        return Score(value, status, answer, reply.seconds, detail)
 
     def _restates(self, attempt: Attempt, answer: str) -> bool:
         """Whether an expression was copied from the problem in a form that the reference lacks."""
@@ -199,6 +201,7 @@ class MathReward(Closing):
     def __init__(self, verifier: MathVerifier | None = None) -> None:
         self.verifier = MathVerifier() if verifier is None else verifier
         self._reported: set[str] = set()
+        self._lock = threading.Lock()
 
     def submit(self, group: Group) -> Future[list[Score]]:
         """Starts verifying the group's completions; call it as soon as the group is complete."""
@@ -223,8 +226,10 @@ class MathReward(Closing):
         ]
 
     def _report(self, problem: Problem) -> None:
-        if problem.id not in self._reported:
+        with self._lock:
+            first = problem.id not in self._reported
             self._reported.add(problem.id)
+        if first:
             logger.warning(
                 "problem %s: the reference answer %r cannot be read by math-verify; its groups "
                 "are left out (bandpo data check lists all such rows)",
@@ -241,7 +246,7 @@ def bad_golds(
     problems: Sequence[Problem], verifier: MathVerifier | None = None
 ) -> list[tuple[Problem, str]]:
     """The problems whose reference answer cannot be read, each with the reason in words."""
-    with verifier or MathVerifier() as checker:
+    with contextlib.nullcontext(verifier) if verifier else MathVerifier() as checker:
         scores = gather([checker.submit(Attempt("", problem.answer)) for problem in problems])
         return [
             (problem, _reason(problem.answer, score))

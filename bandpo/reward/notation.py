@@ -40,7 +40,7 @@ _SIGNS = {
     "θ": r"\theta ",
     "α": r"\alpha ",
     "β": r"\beta ",
-    "°": r"^\circ ",
+    **dict.fromkeys("°º˚", r"^\circ "),
     "½": r"\frac{1}{2}",
     "⅓": r"\frac{1}{3}",
     "⅔": r"\frac{2}{3}",
@@ -59,11 +59,21 @@ _GROUP = r"(?:,|\{,\}|\\,|\\!|\\ |\\;|\\:|~|(?:,\\!))"
 _GROUPED = re.compile(rf"(?<![\d.,])(\d{{1,3}})((?:{_GROUP}\d{{3}})+)(?![\d,])")
 _SPACED_NUMBER = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 
+_IN_DOLLARS = r"(?<!\\)\$((?:[^$\\]|\\.)*)\$"
 _REWRITES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
-        (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (rf"^{_IN_DOLLARS}\s*([A-Za-z][A-Za-z ]*)$", r"\1\\text{\2}"),
+        (_IN_DOLLARS, r"\1"),
+        (r"(?<!\\)\\[()\[\]]", ""),
+        (r"^\\boxed\s*\{(.*)\}$", r"\1"),
+        (r"(?:√|(?<![A-Za-z\\])sqrt)\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])(pi|infty)(?![A-Za-z])", r"\\\1 "),
+        (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\*\*", "^"),
         (r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?)(?![A-Za-z])\s*\.?", ""),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![A-Za-z])", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -84,13 +94,11 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\%", "%"),
         (r"(?<!\\)\\[,;:! ]|~|\\(?:quad|qquad|thinspace)(?![A-Za-z])", " "),
         (r"\\text\{([^A-Za-z{}]*)\}", r"\1"),
-        (r"^\$([^$]+)\$\s*([A-Za-z][A-Za-z ]*)$", r"\1\\text{\2}"),
         (r"\s+", " "),
     ]
 ]  # fmt: skip
 
 _FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
-_MATH_FENCES = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
 
 
 def canonical(text: str) -> str:
@@ -98,36 +106,24 @@ def canonical(text: str) -> str:
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGN_TABLE)).translate(_SIGN_TABLE)
-    text = unfence(text)
     text = _GROUPED.sub(_ungroup, text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = unfence(text)
+    text = _trimmed(text)
     if _SPACED_NUMBER.fullmatch(text):
         text = text.replace(" ", "")
     return text
 
 
-def unfence(text: str) -> str:
-    """Without the `$…$`, `\\(…\\)`, `**…**` around and the punctuation after an answer."""
-    while True:
-        before = text
-        text = _FINAL_PUNCTUATION.sub("", text.strip())
-        for opening, closing in _MATH_FENCES:
-            inner = text[len(opening) : -len(closing)]
-            if (
-                text.startswith(opening)
-                and text.endswith(closing)
-                and len(text) > len(opening + closing)
-                and closing not in inner
-            ):
-                text = inner
-        if text == before:
-            return text
+def _trimmed(text: str) -> str:
+    """Without Markdown around an answer and punctuation after it."""
+    while (shorter := _FINAL_PUNCTUATION.sub("", text.strip()).strip("*`")) != text:
+        text = shorter
+    return text
 
 
 def _ungroup(match: re.Match[str]) -> str:
-    # (1,234) and \\{1,234\\} are two numbers; 1,234 and \\frac{1,234}{5} hold one
+    # (1,234) and \{1,234\} are two numbers; 1,234 and \frac{1,234}{5} hold one
     before = match.string[: match.start()].replace("\\{", "[").replace("\\}", "]")
     in_list = sum(before.count(sign) for sign in "([") > sum(before.count(s) for s in ")]")
     if in_list and "\\" not in match[2] and "{" not in match[2]:
@@ -181,10 +177,8 @@ def numeral(text: str) -> Fraction | None:
     scientific notation; `37+14`, `102/2`, `2^{10}` and `\\sqrt{4}` are None.
     """
     text = text.strip()
-    while text[:1] in ("(", "{") and text[-1:] == {"(": ")", "{": "}"}[text[0]]:
+    while (text[:1], text[-1:]) in (("(", ")"), ("{", "}")):
         text = text[1:-1].strip()
-        if len(text) > MAX_CHARS:
-            return None
     sign = -1 if text.startswith("-") else 1
     text = text[1:].strip() if text[:1] in ("+", "-") else text
     value = _positive_numeral(text)
@@ -302,7 +296,7 @@ _UNIT_TAIL = re.compile(
     rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*\\text\{{[a-z]+\}}\s*\}}))\.?",
     re.IGNORECASE,
 )
-_CURRENCY = re.compile(r"([+-]?)\s*([$€£])\s*(.+)")
+_CURRENCY = re.compile(r"([+-]?)\s*([$€£])\s*([\d.].*)")
 
 
 @dataclass(frozen=True)
@@ -319,15 +313,20 @@ class Quantity:
         return head in _MEASURES or head == "base"
 
 
-def quantity(text: str) -> Quantity:
-    """Splits `5\\text{ cm}`, `90^\\circ`, `$5`, `50%`, `12_{7}` into value and unit."""
+def quantity(text: str, *, letters: bool = True) -> Quantity:
+    """Splits `5\\text{ cm}`, `90^\\circ`, `$5`, `50%`, `12_{7}` into value and unit.
+
+    A single letter, as in `5 m`, is a unit only with `letters`.
+    """
     if match := _CURRENCY.fullmatch(text):
-        inner = quantity(match[3])
+        inner = quantity(match[3], letters=letters)
         return Quantity(match[1] + inner.value, match[2])
     match = _UNIT_TAIL.fullmatch(text)
     if match is None or not match["value"].strip():
         return Quantity(text)
     unit = match["unit"].strip()
+    if not letters and re.match(r"[A-Za-z](?![A-Za-z.])", unit):
+        return Quantity(text)
     if unit.startswith("_"):
         base = re.sub(r"\D", "", unit)
         value = match["value"].strip()

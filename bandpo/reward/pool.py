@@ -36,6 +36,7 @@ _START_LIMIT_S = 120.0
 _MAX_REPLY = 4096
 # Below this share of its time spent on the CPU, a late item was starved by others, not slow.
 _STARVED = 0.5
+_START = "from bandpo.reward.worker import main; main()"
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
@@ -44,7 +45,7 @@ class Limits:
     """What one item may use, and after how many items a worker makes room for a fresh one."""
 
     timeout: float = 3.0  # wall-clock seconds
-    memory_mib: int = 1024  # address space
+    memory_mib: int = 512  # address space
     recycle_after: int = 5000
 
 
@@ -241,7 +242,7 @@ class _Worker:
         arguments = [str(os.getpid()), json.dumps(asdict(self._limits))]
         self._buffer, self._child, self._cpu = b"", None, 0.0
         self._template = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bandpo.reward.worker", *arguments],
+            [sys.executable, "-P", "-c", _START, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -20,9 +20,10 @@ class Score:
     """The reward of one completion and how it came about.
 
     `extracted` is the answer as the model wrote it, None where there was none to read; `seconds`
-    the verification took in a worker, 0 where none was needed; `detail` refines the status:
-    `unparsed` (math-verify could not read the answer), `unevaluated` (equal, but not in lowest
-    form), `too_large` (refused before parsing).
+    the verification took in a worker, 0 where none was needed; `detail` refines "wrong":
+    `unparsed` (math-verify could not read the answer), `no_numeral` (the reference is a number in
+    lowest form, the answer is none), `unevaluated` (equal, but not in lowest form, or copied from
+    the problem), `too_large` (refused before parsing).
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""The verifier's worker process: `python -P -m bandpo.reward.worker <parent pid> <limits>`.
+"""The verifier's worker process: `main` with the arguments <parent pid> <limits as JSON>.
 
 A template process imports math-verify once, checks that it judges right, and never sees model
 output. It forks the process that does; when that one ends, by the pool's hand or by its own
@@ -148,7 +148,3 @@ def _limit_cpu(timeout: float) -> None:
     soft = math.ceil(time.process_time() + timeout + 1)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-
-
-if __name__ == "__main__":
-    main()

@@ -108,7 +108,7 @@ def test_restating_is_a_switch(verifier):
     with MathVerifier(lowest_form=False) as lenient:
         assert lenient.score([pair])[0].correct
     (score,) = verifier.score([pair])
-    assert (score.value, score.status, score.detail) == (0.0, "wrong", "unevaluated")
+    assert (score.value, score.status, score.detail) == (0.0, "wrong", "no_numeral")
 
 
 def test_an_expression_copied_from_the_problem_is_no_answer(verifier):
