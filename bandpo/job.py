@@ -88,6 +88,11 @@ class Job:
             limit = config.data.max_prompt_tokens
             self.tracker.say(f"dropped {len(dropped)} prompts longer than {limit} tokens")
 
+        self.tracker.say(
+            f"{config.method.name} on {config.model.path}: {config.rollout.prompts_per_step} prompts "
+            f"× {config.rollout.group_size} samples a step, {self.ranks.size} rank(s), "
+            f"engine {config.rollout.engine['_target_'].rpartition('.')[2]} (starting)"
+        )
         # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
         self.learner = DeepSpeedLearner(
             config.learner, config.model, model.path, loss, self.ranks, config.rollout.temperature

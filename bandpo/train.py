@@ -91,6 +91,6 @@ def main(argv: list[str]) -> int:
     with Job(config) as job:
         train(job)
         if job.ranks.is_first:
-            plot_training(job.folder)
-            job.tracker.say(f"done: {job.folder}")
+            figure = plot_training(job.folder)
+            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {figure.relative_to(job.folder)})")
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 from bandpo import embedded
 from bandpo.errors import UserError
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _EDGE = 1 << 20  # bytes at either end of a weight file that identify it; training changes both
 
 

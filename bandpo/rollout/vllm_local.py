@@ -7,6 +7,7 @@ DeepSpeed then fails to make its own. Construction is collective over the ranks.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -87,6 +88,8 @@ class VLLMLocal:
     ) -> None:
         require_vllm()
         _prepare_environment(threads)
+        # vLLM's own use of torch; nothing that a user could mend.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from vllm import LLM
 
         self.weight_version = 0
