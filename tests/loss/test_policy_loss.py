@@ -243,6 +243,7 @@ class TestCorrection:
             correction, weight = Truncate(mismatch, 1.5), torch.minimum(w, w.new_tensor(1.5))
         else:
             correction, weight = Discard(mismatch, 1.5, 0.4), w * ((w <= 1.5) & (w >= 0.4))
+        torch.testing.assert_close(correction(batch), weight)
         plain = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())
         result = plain.surrogate(plain.ratio(batch), batch)
         objective = (result.objective * weight * batch.mask).sum() / batch.mask.sum()
