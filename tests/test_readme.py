@@ -1,0 +1,77 @@
+"""Every command of README.md is run, or, where it needs other machines or hours, composed."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bandpo.config import Config, compose
+from bandpo.multirun import sweep_of
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+# Run by tests of their own: the first by tests/train/test_quickstart.py, the second runs this.
+ELSEWHERE = ("bash scripts/quickstart.sh", "bash scripts/test.sh")
+LAUNCHERS = (
+    ("torchrun", "--nproc-per-node", "2", "-m", "bandpo.cli"),
+    ("deepspeed", "--num_gpus", "2", "--module", "bandpo.cli"),
+)
+
+
+def bandpo_arguments(command: str) -> list[str]:
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    for launcher in LAUNCHERS:
+        if tuple(words[: len(launcher)]) == launcher:
+            return words[len(launcher) :]
+    assert words[0] == "bandpo", command
+    return words[1:]
+
+
+OWN = [command for command in COMMANDS if not command.startswith(ELSEWHERE)]
+
+
+def test_the_readme_has_commands():
+    assert len(OWN) >= 6 and any(c.startswith("bash scripts/quickstart.sh") for c in COMMANDS)
+
+
+@pytest.mark.parametrize("command", OWN)
+def test_a_command_of_the_readme_is_true(command, tmp_path, monkeypatch):
+    name, *arguments = bandpo_arguments(command)
+    if name == "train":
+        (tmp_path / "my_problems.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+        monkeypatch.chdir(tmp_path)
+        for overrides in sweep_of(arguments) or [arguments]:
+            compose("train", overrides, Config)
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", name, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    # `doctor` exits with 1 where it finds something to mend.
+    assert done.returncode == 0 or (name == "doctor" and done.returncode == 1), done.stderr
+
+
+def test_the_page_of_keys_is_in_step_with_the_schema():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from document_config import document
+
+    assert (ROOT / "docs/configuration.md").read_text() == document()
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

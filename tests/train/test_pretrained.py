@@ -1,0 +1,48 @@
+"""A real pretrained model with its own chat template trains end to end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("vllm")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_smollm2_trains_a_few_steps_on_successors(smollm2, tmp_path):
+    """What number comes after N?, with examples, boxed: mean@8 is about 0.3 before training."""
+    shots = " ".join(f"What number comes after {n}? \\boxed{{{n + 1}}}" for n in (4, 17, 58))
+    with (tmp_path / "successor.jsonl").open("w") as file:
+        for n in range(20, 60):
+            question = f"{shots} What number comes after {n}?"
+            file.write(json.dumps({"problem": question, "answer": str(n + 1)}) + "\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bandpo.cli", "train", f"model.path={smollm2}", "run.dir=run"),
+            *("data.train=successor.jsonl", "data.template=none", "data.max_prompt_tokens=160"),
+            *("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_tokens=16"),
+            *("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32"),
+            *("learner.updates_per_rollout=1", "learner.micro_batch_tokens=1024"),
+            *("learner.lr=1e-5", "trainer.steps=3", "eval.benchmarks=[]", "method=band_kl"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    assert any(line["reward/mean"] > 0 for line in lines[1:])
+    assert any(line["grad/norm"] > 0 for line in lines[1:])
+    for line in lines[1:]:
+        assert line["mismatch/logprob_abs_max"] < 1e-3
+        assert line["sync/probe_logprob_max"] < 1e-3
+
+    from transformers import AutoModelForCausalLM
+
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "run/checkpoints/latest/hf")
+    assert policy.num_parameters() > 100e6
