@@ -126,9 +126,10 @@ class Tracker:
         aside = path.with_suffix(".partial")
         aside.write_text("".join(f"{line}\n" for line in kept))
         os.replace(aside, path)
-        for samples in (self.folder / "samples").glob("step_*.jsonl"):
-            if int(samples.stem.removeprefix("step_")) > step:
-                samples.unlink()
+        for pattern in ("samples/step_*.jsonl", "tokens/step_*.parquet"):
+            for file in self.folder.glob(pattern):
+                if int(file.stem.split("-")[0].removeprefix("step_")) > step:
+                    file.unlink()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step."""
