@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, write_checkpo
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 from bandpo.loss import PolicyLoss
+from bandpo.replay.records import dump_path, recorded
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.judge import JudgedGroup
@@ -164,6 +165,14 @@ class Job:
                 groups, learner.updates_per_rollout, f"{self.config.seed}/{step}/{epoch}"
             )
         ]
+
+    def recorded(self, batches: Sequence[list[Sample]], step: int) -> Iterable[list[Sample]]:
+        """The minibatches; every so many steps tokens/ gets what the loss sees of them."""
+        every = self.config.trainer.dump_tokens_every
+        if every == 0 or step % every:
+            return batches
+        path = dump_path(self.folder, step, self.ranks.rank)
+        return recorded(batches, path, self.learner.observers)
 
     def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
