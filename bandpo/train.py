@@ -28,7 +28,7 @@ def train(job: Job) -> None:
         with clock("logprob"):
             learner.prepare(batches)
         with clock("learn"):
-            updates = [learner.update(batch, step) for batch in batches]
+            updates = [learner.update(batch, step) for batch in job.recorded(batches, step)]
         with clock("sync"):
             probe = job.sync(judged)
         everyone = [item for part in job.ranks.gather(judged) for item in part]
