@@ -15,7 +15,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.train:main", "train a policy; hydra overrides follow"),
     "eval": ("bandpo.evaluation.main:main", "evaluate a checkpoint on benchmarks"),
     "compare": ("bandpo.evaluation.compare:main", "compare two evaluations, or a run's steps"),
+    "rescore": ("bandpo.reward.rescore:main", "judge saved samples by both rewards; differences"),
     "data": ("bandpo.data.main:main", "check | overlap | build datasets"),
+    "replay": ("bandpo.replay.main:main", "what every method does to the tokens of a run"),
+    "explain": ("bandpo.explain:main", "what every method does to one token"),
+    "plot": ("bandpo.plots.main:main", "bounds | training: figures"),
     "plan": ("bandpo.plan:main", "print what `train` with these overrides would do"),
     "doctor": ("bandpo.doctor:main", "say what this machine can run, and why not"),
 }
@@ -31,6 +35,8 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; bad input ends with a message on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    arguments = [word for word in arguments if not word.startswith("--local_rank=")]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
