@@ -81,11 +81,9 @@ def is_due(step: int, every: int) -> bool:
 
 def main(argv: list[str]) -> int:
     """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
-    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
-    overrides = [word for word in argv if not word.startswith("--local_rank")]
-    if sweep := sweep_of(overrides):
+    if sweep := sweep_of(argv):
         return launch(sweep)
-    config = compose("train", overrides, Config)
+    config = compose("train", argv, Config)
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("bandpo").setLevel(logging.INFO)
     with Job(config) as job:

@@ -283,7 +283,8 @@ def _frozen(
     engine, *_ = deepspeed.initialize(
         model=network, config={key: settings[key] for key in keep}, dist_init_required=False
     )
-    return engine.eval()
+    engine.eval()  # returns nothing, unlike a module's
+    return engine
 
 
 def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -> dict[str, Any]:

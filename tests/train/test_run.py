@@ -170,6 +170,21 @@ def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
 
 
+def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
+    folder = tmp_path / "launched"
+    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [str(launcher), "--num_accelerators", "2", "--module", "bandpo.cli", "train"]
+    command += ["rollout=hf", *overrides, f"model.path={model}", f"run.dir={folder}"]
+    command += ["learner.zero_stage=3", "trainer.steps=1"]
+    path = os.pathsep.join((str(launcher.parent), os.environ["PATH"]))
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "DS_ACCELERATOR": "cpu", "PATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert metrics_of(folder)[-1]["rollout/groups"] == 4
+    assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+
+
 def test_the_fallback_engine_trains_and_says_so(model, tmp_path):
     folder = tmp_path / "hf"
     overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
