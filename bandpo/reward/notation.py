@@ -94,6 +94,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\%", "%"),
         (r"(?<!\\)\\[,;:! ]|~|\\(?:quad|qquad|thinspace)(?![A-Za-z])", " "),
         (r"\\text\{([^A-Za-z{}]*)\}", r"\1"),
+        (r"^\\text\{\s*([-+$]?\s*\d[^{}]*)\}$", r"\1"),
         (r"\s+", " "),
     ]
 ]  # fmt: skip
