@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,9 +19,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bandpo.errors import UserError
 
@@ -219,14 +220,23 @@ def _engine_has_target(rollout: RolloutConfig) -> str | None:
 
 
 def _method_instantiates(method: MethodConfig) -> str | None:
-    from hydra.utils import instantiate
+    problem = _not_built(method.loss) or _not_built(method.advantage)
+    return problem and f"method={method.name} cannot be built: {problem}"
 
+
+def _reward_instantiates(reward: dict[str, Any]) -> str | None:
+    problem = _not_built(reward)  # worker processes start with the first completion, not here
+    return problem and f"reward cannot be built: {problem}"
+
+
+def _not_built(target: Mapping[str, Any]) -> str | None:
+    """Why hydra cannot build a `_target_` tree; None where it can."""
     try:
-        instantiate(method.loss)
-        instantiate(method.advantage)
+        instantiate(target)
     except Exception as error:  # whatever a user's own class raises is the user's to read
-        reason = str(error.__cause__ or error).split("\n")[0]
-        return f"method={method.name} cannot be built: {reason}"
+        cause = error.__cause__ or error
+        lines = str(cause).splitlines()
+        return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]
     return None
 
 
@@ -248,6 +258,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _offload_fits_stage,
     _engine_has_target,
     _method_instantiates,
+    _reward_instantiates,
     _resume_exists,
     _dtype_fits_engine,
 )
@@ -370,16 +381,18 @@ def _in_words(detail: Any) -> str:
 
 
 def _cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
-    valid: dict[str, Any] = {}
+    """What the checks find whose sections the schema has and that are valid by themselves."""
+    valid: dict[tuple[str, Any], Any] = {}
     for name, field in schema.model_fields.items():
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            try:
-                valid[name] = field.annotation.model_validate(raw.get(name))
-            except ValidationError:
-                continue
+        try:
+            valid[name, field.annotation] = TypeAdapter(field.annotation).validate_python(
+                raw.get(name)
+            )
+        except ValidationError:
+            continue
     found = []
     for check in CROSS_CHECKS:
-        needed = inspect.signature(check).parameters
-        if needed.keys() <= valid.keys():
-            found.append(check(**{name: valid[name] for name in needed}))
+        needed = {n: hint for n, hint in get_type_hints(check).items() if n != "return"}
+        if needed.items() <= valid.keys():
+            found.append(check(**{name: valid[name, hint] for name, hint in needed.items()}))
     return [problem for problem in found if problem]

@@ -26,7 +26,8 @@ def problems_of(*overrides: str) -> str:
 
 @pytest.mark.parametrize("method", names("method"))
 def test_every_method_composes_and_instantiates(method):
-    config = compose("train", [f"method={method}"], Config)
+    # The overlong buffer of DAPO wants completions longer than the embedded task's.
+    config = compose("train", [f"method={method}", "rollout.max_tokens=4608"], Config)
     assert config.method.name == method
     assert isinstance(instantiate(config.method.loss), PolicyLoss)
     assert callable(instantiate(config.method.advantage))
@@ -43,6 +44,16 @@ def test_the_default_is_band_kl_on_the_embedded_policy():
     config = compose("train", [], Config)
     assert (config.method.name, config.model.path) == ("band_kl", "embedded")
     assert config.rollout.group_size == 32
+
+
+def test_a_method_may_set_other_groups():
+    config = compose("train", ["method=dapo", "rollout.max_tokens=4608"], Config)
+    assert config.reward["overlong"] == {"buffer": 512, "penalty": 1.0}
+    assert config.rollout.filter_groups and config.learner.weight_decay == 0.1
+    again = compose(
+        "train", ["method=dapo", "rollout.max_tokens=4608", "learner.weight_decay=0"], Config
+    )
+    assert again.learner.weight_decay == 0
 
 
 def test_all_problems_are_told_together():
@@ -75,6 +86,8 @@ def test_all_problems_are_told_together():
         (["rollout.engine=null"], r"rollout\.engine=None"),
         (["method.loss._target_=bandpo.loss.Missing"], "cannot be built"),
         (["seed=-1"], r"seed=-1"),
+        (["method=dapo"], "reward cannot be built: .*512"),
+        (["reward.timeout=-1"], "reward cannot be built: .*timeout"),
         (["data.overlong_prompts=cut"], "data.overlong_prompts='cut'"),
         (["=3"], "=3"),
     ],

@@ -28,6 +28,11 @@ for stage in (0, 2, 3):
         learner = DeepSpeedLearner(
             config, ModelConfig(path=folder), folder, LOSS, ranks, TEMPERATURE
         )
+        unscored = ranks.share(make_samples())
+        for sample in unscored:
+            sample.old_logp = sample.entropy = sample.ref_logp = None
+        learner.prepare([[], unscored])
+        scored = [(s.old_logp, s.ref_logp, s.entropy) for s in unscored]
         gradients = {}
 
         def capture(learner=learner, gradients=gradients):
@@ -37,7 +42,7 @@ for stage in (0, 2, 3):
 
         learner.engine.step = capture
         loss = learner.update(mine, step=0).loss
-        results[f"{stage}/{budget}"] = {"loss": loss, "gradients": gradients}
+        results[f"{stage}/{budget}"] = {"loss": loss, "gradients": gradients, "scored": scored}
 if ranks.is_first:
     torch.save(results, target)
     print('RESULT {"saved": true}', flush=True)

@@ -12,16 +12,18 @@ WORKER = Path(__file__).parent / "gradient_worker.py"
 
 
 def plain_loss_and_gradients(folder: Path):
-    """The loss sample by sample, from full logits and the written-out formula."""
+    """The loss sample by sample, from full logits and the written-out formula; also each logp."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     samples = make_samples()
     total = torch.zeros(())
+    logps = []
     for sample in samples:
         ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
         logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE
         logp = logits.log_softmax(-1)[range(len(sample.completion_ids)), sample.completion_ids]
+        logps.append(logp.detach())
         ratio = (logp - sample.old_logp).exp()
         low, high = BandKL(0.05)(sample.old_logp)
         clipped = torch.maximum(torch.minimum(ratio, high.clamp(max=10.0)), low)
@@ -31,7 +33,7 @@ def plain_loss_and_gradients(folder: Path):
         x = sample.ref_logp - logp
         total = total - (objective - 0.1 * (x.exp() - x - 1)).mean() / len(samples)
     total.backward()
-    return float(total), {name: p.grad for name, p in model.named_parameters()}
+    return total.item(), {name: p.grad for name, p in model.named_parameters()}, logps
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,15 @@ def test_loss_and_gradients_do_not_depend_on_the_split(
     launch(WORKER, ranks, str(untrained()), str(target), share)
     results = torch.load(target)
     assert len(results) == 9
-    loss, gradients = expected
+    loss, gradients, logps = expected
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
     for split, found in results.items():
         assert found["loss"] == pytest.approx(loss, abs=1e-6), split
+        # Policy and reference start from the same weights; the first rank's share was kept.
+        for (old, ref, entropy), logp in zip(found["scored"], logps[::ranks], strict=True):
+            torch.testing.assert_close(old, logp, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ref, old, atol=1e-6, rtol=0)
+            assert (entropy > 5).all()  # near log(262)
         for name, gradient in gradients.items():
             gap = (found["gradients"][name] - gradient).abs().max()
             assert gap <= 1e-6, (split, name)

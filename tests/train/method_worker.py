@@ -15,7 +15,9 @@ folder = sys.argv[1]
 ranks = Ranks()
 methods = sorted(p.stem for p in (config_dir() / "method").glob("*.yaml") if p.stem[0] != "_")
 for method in methods:
-    config = compose("train", [f"method={method}", f"model.path={folder}"], Config)
+    config = compose(
+        "train", [f"method={method}", f"model.path={folder}", "rollout.max_tokens=4608"], Config
+    )
     loss = instantiate(config.method.loss)
     learner = DeepSpeedLearner(config.learner, config.model, folder, loss, ranks)
     samples = make_samples()
