@@ -105,6 +105,7 @@ class VLLMLocal:
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
+        self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         with _untouched_random_state():
             self._llm = LLM(
@@ -223,19 +224,23 @@ class VLLMLocal:
             difference = sorted(seen ^ self._weight_names)[:5]
             raise RuntimeError(f"the weight stream changed its names: {difference}")
         self._weight_names = frozenset(seen)
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
         self.weight_version = version
 
     def sleep(self) -> None:
-        """Level 2 on a GPU (weights and cache are dropped); nothing on a CPU."""
+        """Level 2 on a GPU: weights and cache are dropped; nothing on a CPU."""
         if self._sleeps:
             self._llm.sleep(level=2)
+            self._asleep = True
 
     def wake(self) -> None:
-        """Allocates weights and cache again; weights must be loaded before generating."""
-        if self._sleeps:
-            self._llm.wake_up()
+        """Makes room for the weights that `load_weights` brings; the cache's room comes after."""
+        if self._asleep:
+            self._llm.wake_up(tags=["weights"])
 
     def close(self) -> None:
         """Ends the engine core."""

@@ -1,0 +1,93 @@
+"""What a run writes, and what it shows on a terminal and in a log."""
+
+import json
+
+import pytest
+
+from bandpo.errors import UserError
+from bandpo.reward import Score
+from bandpo.rollout.judge import JudgedGroup
+from bandpo.tracking import Clock, Tracker
+from bandpo.types import Completion, Group, Problem, Prompt
+
+
+def tracker(folder, **settings) -> Tracker:
+    return Tracker(folder, active=True, steps=3, name="run", **settings)
+
+
+def judged(text: str) -> JudgedGroup:
+    prompt = Prompt(Problem("p", "what?", "1"), "<|user|>what?", (1,))
+    completion = Completion(text, (2, 3), (-1.0, -2.0), "length", weight_version=4)
+    return JudgedGroup(Group(prompt, (completion,)), (Score(0.5, "wrong", "7", 0.1),))
+
+
+def test_a_log_gets_plain_lines_and_the_file_every_metric(tmp_path, capsys):
+    t = tracker(tmp_path, settings={"a": {"b": 1}})
+    t.log(1, {"reward/mean": 0.25, "other": 1.0})
+    t.close()
+    assert capsys.readouterr().out == "step 1/3  reward 0.25\n"
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {"step": 1, "reward/mean": 0.25, "other": 1.0}
+    assert (tmp_path / "config.yaml").read_text() == "a:\n  b: 1\n"
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    t = tracker(tmp_path)
+    t.log(2, {"reward/mean": 0.25})
+    t.close()
+    shown = capsys.readouterr().out
+    assert "2/3" in shown and "reward 0.25" in shown
+
+
+def test_other_ranks_write_nothing(tmp_path, capsys):
+    t = Tracker(tmp_path / "run", active=False, steps=1)
+    t.log(1, {"x": 1.0})
+    t.say("hello")
+    t.describe(a=1)
+    t.log_samples(1, [judged("x")])
+    t.forget_after(0)
+    t.close()
+    assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
+
+
+def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
+    t = tracker(tmp_path)
+    for step in range(4):
+        t.log(step, {"x": step})
+        t.log_samples(step, [judged("text")])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "x"')
+    t.forget_after(1)
+    steps = [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1]
+    names = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert names == ["step_000000.jsonl", "step_000001.jsonl"]
+    t.close()
+
+
+def test_samples_are_kept_whole_and_shown_as_plain_text(tmp_path, capsys):
+    t = tracker(tmp_path)
+    t.log_samples(1, [judged("[red]boxed[/red] \x1b[31m \\boxed{7}")])
+    t.close()
+    record = json.loads((tmp_path / "samples/step_000001.jsonl").read_text())
+    assert record["completion"] == "[red]boxed[/red] \x1b[31m \\boxed{7}"
+    assert (record["value"], record["status"], record["weight_version"]) == (0.5, "wrong", 4)
+    shown = capsys.readouterr().out
+    assert "\x1b[31m" not in shown and "[red]" in shown
+
+
+def test_an_unknown_tracker_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no tracker 'nonsense'.*wandb"):
+        tracker(tmp_path, trackers=["nonsense"])
+
+
+def test_the_clock_sums_phases():
+    clock = Clock()
+    for _ in range(2):
+        with clock("learn"):
+            pass
+    metrics = clock.metrics(tokens=100)
+    assert set(metrics) == {"time/learn_s", "time/step_s", "throughput/tokens_per_s"}
+    assert metrics["throughput/tokens_per_s"] == pytest.approx(100 / metrics["time/step_s"])
