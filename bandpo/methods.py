@@ -99,7 +99,7 @@ class Method:
     def note(self) -> str:
         """What a reader of the bounds must know, empty for a token's own clip bounds."""
         if not isinstance(self.loss.ratio, TokenRatio):
-            return "bounds of the sequence's ratio"
+            return "a sequence's ratio"
         _, above = self.past(0.05, 1.0)
         if abs(above) < 1e-6:
             return ""

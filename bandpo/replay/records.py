@@ -222,12 +222,12 @@ def _columns(table: pa.Table) -> dict[str, Tensor]:
 def _check(path: Path, columns: dict[str, Tensor]) -> None:
     for name in set(READ) - {"entropy"} - columns.keys():
         raise UserError(f"{path}: {name} has empty values")
-    for name in FLOATS:
-        values = columns.get(name)
+    for name in columns.keys() & set(FLOATS):
+        values = columns[name]
         limit = ROUNDING if name.endswith("logp") else float("inf")
-        wrong = None if values is None else ~(values.isfinite() & (values <= limit))
-        if wrong is not None and bool(wrong.any()):
-            row = int(wrong.nonzero()[0])
+        wrong = (~(values.isfinite() & (values <= limit))).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
             raise UserError(
                 f"{path}: {name} is {float(values[row]):g} in sequence "
                 f"{int(columns['sequence'][row])}: training had broken down, or the file is damaged"

@@ -1,0 +1,47 @@
+"""`bandpo plot bounds | training`: the trust regions, and the curves of a run, as figures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from bandpo.errors import UserError
+from bandpo.methods import ALL, load_methods
+from bandpo.plots.bounds import plot_bounds
+from bandpo.plots.training import plot_training
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one of the subcommands."""
+    parser = argparse.ArgumentParser(prog="bandpo plot", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    bounds = commands.add_parser("bounds", help="ratio bounds and feasible probability change")
+    bounds.add_argument(
+        "--methods", default=ALL, help="such as grpo,band_kl:delta=0.03; all (the default)"
+    )
+    bounds.add_argument("--configs", type=Path, help="folder with methods of your own in method/")
+    bounds.add_argument("--out", type=Path, default=Path("bounds.png"), help="png, pdf or svg")
+    bounds.add_argument(
+        "--entropy", type=float, default=0.5, help="nats, for radii that follow the entropy"
+    )
+    bounds.set_defaults(run=_bounds)
+
+    training = commands.add_parser("training", help="plots/training.png of a run")
+    training.add_argument("run_folder", metavar="run", type=Path, help="folder of the run")
+    training.set_defaults(run=lambda arguments: plot_training(arguments.run_folder))
+
+    arguments = parser.parse_args(list(argv))
+    print(f"written to {arguments.run(arguments)}")
+    return 0
+
+
+def _bounds(arguments: argparse.Namespace) -> Path:
+    if not arguments.entropy >= 0:
+        raise UserError(f"--entropy {arguments.entropy}: must not be negative")
+    methods = load_methods(arguments.methods, arguments.configs)
+    try:
+        return plot_bounds(methods, arguments.out, arguments.entropy)
+    except (OSError, ValueError) as error:  # matplotlib: an unknown format, an unwritable place
+        raise UserError(f"--out {arguments.out}: {error}") from None
