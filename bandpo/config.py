@@ -384,10 +384,9 @@ def _cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str
     """What the checks find whose sections the schema has and that are valid by themselves."""
     valid: dict[tuple[str, Any], Any] = {}
     for name, field in schema.model_fields.items():
+        annotation: Any = field.annotation
         try:
-            valid[name, field.annotation] = TypeAdapter(field.annotation).validate_python(
-                raw.get(name)
-            )
+            valid[name, annotation] = TypeAdapter(annotation).validate_python(raw.get(name))
         except ValidationError:
             continue
     found = []

@@ -46,7 +46,7 @@ if [ "$build" = cpu ]; then
 else
   # vLLM pins the torch it was built for and brings the CUDA libraries with it.
   "${pip[@]}" "vllm==$(pinned vllm)"
-  "${pip[@]}" -c <(grep -v '^torch==' "$constraints") -e ".[gpu,dev]"
+  "${pip[@]}" -c <(grep -vE '^(torch|numpy)==' "$constraints") -e ".[gpu,dev]"
 fi
 echo "$stamp" > "$venv/.bandpo-setup"
 echo "setup: done; '$venv/bin/bandpo doctor' says what this machine can run"

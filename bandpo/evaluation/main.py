@@ -28,6 +28,7 @@ from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.summary import Summary
+from bandpo.reward import Compared
 from bandpo.rollout.engine import RolloutEngine
 
 
@@ -69,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if ranks.rank == 0:
         _publish(folder, summaries, settings.report_samples)
+        if isinstance(reward, Compared):
+            Console().print(reward.report.render(), highlight=False, markup=False)
     return 0
 
 
