@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,15 @@ def usage() -> str:
     return "\n".join(["usage: bandpo <command> [arguments]", "", *lines])
 
 
+def _show_own_log() -> None:
+    """What bandpo has to say at INFO goes to stderr; other packages' loggers are left alone."""
+    log = logging.getLogger("bandpo")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; bad input ends with a message on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -47,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: the ranks of a machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
+    # PyTorch's C++ warnings speak of its own internals.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _show_own_log()
     module, function = COMMANDS[command][0].split(":")
     try:
         return int(getattr(importlib.import_module(module), function)(rest) or 0)

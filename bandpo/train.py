@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from bandpo.config import Config, compose
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
@@ -84,8 +82,6 @@ def main(argv: list[str]) -> int:
     if sweep := sweep_of(argv):
         return launch(sweep)
     config = compose("train", argv, Config)
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("bandpo").setLevel(logging.INFO)
     with Job(config) as job:
         train(job)
         if job.ranks.is_first:
