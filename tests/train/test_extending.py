@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: its files, outside the package, train through `_target_`."""
+"""The README does what it says of extending: its files, outside the package, train through `_target_`."""
 
 import os
 import re
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
-BLOCKS = re.findall(r"```(python|bash|yaml)\n(.*?)```", DOCS.read_text(), re.DOTALL)
-FILES = {text.split("\n")[0].removeprefix("# "): text for kind, text in BLOCKS if kind != "bash"}
-COMMANDS = [text for kind, text in BLOCKS if kind == "bash"]
+README = Path(__file__).resolve().parents[2] / "README.md"
+BLOCKS = re.findall(r"```(python|bash|yaml)\n(.*?)```", README.read_text(), re.DOTALL)
+NAMED = {text.split("\n")[0].removeprefix("# "): text for kind, text in BLOCKS if kind != "bash"}
+FILES = {name: text for name, text in NAMED.items() if name.startswith("my_")}
+COMMANDS = [text for kind, text in BLOCKS if kind == "bash" and "PYTHONPATH=. " in text]
 FAST = [
     *("rollout=hf", "trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2"),
     *("rollout.max_tokens=4", "learner.updates_per_rollout=2", "eval.benchmarks=[]"),
