@@ -1,4 +1,4 @@
-"""The README does what it says of extending: its files, outside the package, train through `_target_`."""
+"""What the README says of extending is so: files outside the package train through `_target_`."""
 
 import os
 import re

@@ -193,3 +193,14 @@ def test_the_fallback_engine_trains_and_says_so(model, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert json.loads((folder / "run.json").read_text())["engine"] == "hf"
     assert metrics_of(folder)[-1]["mismatch/logprob_abs_max"] < 1e-4
+
+
+@pytest.mark.parametrize("engine", ["stale", "stale_head"])
+def test_weights_that_did_not_arrive_stop_the_run(engine, model, tmp_path):
+    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
+    arguments = ["train", *overrides, f"rollout={engine}", f"model.path={model}"]
+    done = bandpo(*arguments, "learner.lr=0.01", f"run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "the weights did not arrive" in done.stderr
+    # What was written before stays.
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0]

@@ -1,0 +1,27 @@
+"""Engines with the faults that a weight sync can have in silence."""
+
+from bandpo.rollout.hf import HFGenerate
+
+
+class Stale(HFGenerate):
+    """Takes the first weights and ignores all later ones."""
+
+    def load_weights(self, weights, version):
+        """Exhausts the stream, as an engine that loads it would."""
+        if version == 1:
+            super().load_weights(weights, version)
+        else:
+            for _ in weights:
+                pass
+            self.weight_version = version
+
+
+class StaleHead(HFGenerate):
+    """Loads everything but the head."""
+
+    def load_weights(self, weights, version):
+        """The head keeps what it had."""
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        kept = own["lm_head.weight"].detach().clone()
+        super().load_weights(weights, version)
+        own["lm_head.weight"].data.copy_(kept)
