@@ -1,0 +1,137 @@
+"""What a vLLM server must be before anything is asked of it; every fault in one message."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bandpo.errors import UserError
+from bandpo.rollout.servers import Server, ServerLost
+
+log = logging.getLogger(__name__)
+
+GENERATE = "/inference/v1/generate"
+_LOCAL = "it is the trainer's; start the server with --model {}, or say rollout.engine.model={}"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What the trainer needs of every server."""
+
+    model: str
+    dtype: str
+    max_model_len: int
+
+
+def normalised(urls: Sequence[str]) -> list[str]:
+    """The URLs without trailing slashes; raises UserError for what is not one or comes twice.
+
+    Warns of addresses that the whole internet may reach: vLLM asks for no key where weights are
+    replaced.
+    """
+    if isinstance(urls, str) or not urls:
+        raise UserError("rollout.engine.urls: give a list, as in [http://127.0.0.1:8000]")
+    cleaned = [url.rstrip("/") for url in urls]
+    for url in cleaned:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise UserError(f"rollout.engine.urls: {url}: {error}") from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise UserError(f"rollout.engine.urls: {url} is not like http://127.0.0.1:8000")
+        if cleaned.count(url) > 1:
+            raise UserError(f"rollout.engine.urls: {url} is listed twice")
+        if _is_public(parsed.host):
+            log.warning(
+                "%s is not a private address: anyone who reaches it can replace its weights, "
+                "since vLLM's API key does not guard these endpoints",
+                url,
+            )
+    return cleaned
+
+
+def _is_public(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return False  # said by the check that connects
+    return not all(ipaddress.ip_address(str(entry[4][0])).is_private for entry in found)
+
+
+async def check_servers(servers: Sequence[Server], required: Requirements) -> None:
+    """Learns each server's slots; raises UserError with all that is wrong with all of them."""
+    faults = [
+        f"{server.url}: {fault}" for server in servers for fault in await _faults(server, required)
+    ]
+    if faults:
+        raise UserError.join(
+            "rollout.engine.urls: servers as docs/servers.md describes are needed", faults
+        )
+
+
+async def _faults(server: Server, required: Requirements) -> list[str]:
+    try:
+        models = await server.request("GET", "/v1/models")
+        if models.status_code == 401:
+            return ["wants an API key: set VLLM_API_KEY to the server's"]
+        if models.is_error:
+            return [f"is not a vLLM server: /v1/models answers {models.status_code}"]
+        settings = await server.request("GET", "/server_info", params={"config_format": "json"})
+        weights = await server.request("GET", "/weight_info")
+        if settings.is_error or weights.is_error:
+            return ["was started without VLLM_SERVER_DEV_MODE=1 in its environment"]
+        paused = await server.request("GET", "/is_paused")
+        generate = await server.request("POST", GENERATE, json={})
+    except ServerLost as loss:
+        return [f"does not answer ({loss}); start it, see docs/servers.md"]
+    config = settings.json()["vllm_config"]
+    server.slots = config["scheduler_config"]["max_num_seqs"]
+    return [
+        *_unfit_model(models.json()["data"][0], required),
+        *_unfit_settings(config, required),
+        *_unfit_state(paused.json()["is_paused"], generate.status_code),
+    ]
+
+
+def _unfit_model(card: dict[str, Any], required: Requirements) -> Iterator[str]:
+    names = {card["id"], card["root"]}
+    if required.model not in names and _resolved(required.model) not in map(_resolved, names):
+        hint = _LOCAL.format(required.model, card["id"])
+        yield f"serves {card['id']}, not {required.model}: {hint}"
+    if card["max_model_len"] < required.max_model_len:
+        yield (
+            f"takes {card['max_model_len']} tokens, prompt and completion need "
+            f"{required.max_model_len}: start it with --max-model-len {required.max_model_len}"
+        )
+
+
+def _resolved(name: str) -> str:
+    return str(Path(name).expanduser().resolve())
+
+
+def _unfit_settings(config: dict[str, Any], required: Requirements) -> Iterator[str]:
+    model, scheduler = config["model_config"], config["scheduler_config"]
+    if model["logprobs_mode"] != "processed_logprobs":
+        yield (
+            f"reports {model['logprobs_mode']}: start it with --logprobs-mode processed_logprobs"
+        )
+    if model["dtype"].removeprefix("torch.") != required.dtype:
+        yield f"computes in {model['dtype']}: start it with --dtype {required.dtype}"
+    if config["device_config"]["device"] == "cpu" and scheduler["enable_chunked_prefill"]:
+        yield "cannot seed samples on a CPU: start it with --no-enable-chunked-prefill"
+
+
+def _unfit_state(paused: bool, generate_status: int) -> Iterator[str]:
+    if paused:
+        yield "is paused, as by a run that was killed while it sent weights: restart it"
+    if generate_status == 403:
+        yield f"keeps {GENERATE} closed: start it with --enable-scale-out"
+    if generate_status == 404:
+        yield f"has no {GENERATE}: its vLLM is too old"

@@ -1,0 +1,160 @@
+"""vLLM API servers as one pool: the least loaded is asked, a lost one is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from bandpo.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# A server gets up to this many times the samples that it runs at once, so that it never idles
+# between two groups, and the rest goes to whichever server is free first.
+_QUEUED = 2
+_CONNECT_RETRIES = 2
+_CONNECT_TIMEOUT_S = 5.0
+# Below the 5 s after which vLLM closes idle connections: one that is closed while a request is on
+# its way would look like a dead server.
+_KEEPALIVE_S = 2.0
+
+
+class ServerLost(Exception):
+    """A server that cannot be used any more, and why."""
+
+
+class Server:
+    """One API server, and how many samples it owes us."""
+
+    def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
+        self.url = url
+        self.slots = 1  # samples that it generates at once; known after it was checked
+        self.open = 0
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+            transport=httpx.AsyncHTTPTransport(
+                retries=_CONNECT_RETRIES,
+                limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S),
+                # Notices a machine that vanished without closing its connections.
+                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+                trust_env=False,  # weights and samples take no detour through a proxy
+            ),
+        )
+
+    @property
+    def load(self) -> float:
+        """Open samples for each that it can generate at once."""
+        return self.open / self.slots
+
+    def takes(self, samples: int) -> bool:
+        """Whether it should get so many samples more now."""
+        return self.open == 0 or self.open + samples <= _QUEUED * self.slots
+
+    async def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """The reply, whatever its status; raises ServerLost where there is none."""
+        try:
+            return await self._client.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise ServerLost(f"{path}: {reason}") from error
+
+    async def post(self, path: str, body: Any = None, **query: str) -> Any:
+        """The JSON of a successful reply.
+
+        Raises ServerLost where the server failed (5xx), RuntimeError where it refused (4xx).
+        """
+        reply = await self.request("POST", path, json=body, params=query)
+        if reply.is_server_error:
+            raise ServerLost(f"{path}: {reply.status_code} {reply.text[:500]}")
+        if reply.is_error:
+            raise RuntimeError(f"{self.url}{path}: {reply.status_code} {reply.text[:500]}")
+        return reply.json()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+
+class ServerPool:
+    """Servers that hold the same weights. All methods run in one event loop."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.servers = tuple(servers)
+        self.lost: dict[Server, str] = {}
+        self._room = asyncio.Condition()
+
+    @property
+    def alive(self) -> list[Server]:
+        """The servers in use; raises UserError when none is left."""
+        alive = [server for server in self.servers if server not in self.lost]
+        if not alive:
+            reasons = list(self.lost.values())
+            raise UserError.join("rollout.engine.urls: no vLLM server is left:", reasons)
+        return alive
+
+    def use_only(self, urls: Iterable[str]) -> None:
+        """Takes the view of the rank that loaded the weights: these servers have them."""
+        wanted = set(urls)
+        self.lost = {
+            server: self.lost.get(server, f"{server.url}: did not take the weights")
+            for server in self.servers
+            if server.url not in wanted
+        }
+
+    async def ask(
+        self, path: str, body: Mapping[str, Any], samples: int, read: Callable[[Any], Any]
+    ) -> Any:
+        """What `read` makes of the reply to a request for so many samples.
+
+        `read` raises ServerLost for a reply that must not be used. A request whose server is lost
+        goes to another one: its seed travels with it, and so its samples are the same.
+        """
+        while True:
+            server = await self._reserve(samples)
+            try:
+                return read(await server.post(path, body))
+            except ServerLost as loss:
+                self._leave_out(server, loss)
+            finally:
+                server.open -= samples
+                async with self._room:
+                    self._room.notify_all()
+
+    async def _reserve(self, samples: int) -> Server:
+        """The least loaded server, as soon as one takes the samples."""
+        async with self._room:
+            while not (free := [server for server in self.alive if server.takes(samples)]):
+                await self._room.wait()
+            server = min(free, key=lambda s: s.load)
+            server.open += samples
+            return server
+
+    def _leave_out(self, server: Server, loss: ServerLost) -> None:
+        if server not in self.lost:
+            self.lost[server] = f"{server.url}: {loss}"
+            log.warning("vLLM server left out: %s", self.lost[server])
+
+    async def tell(self, path: str, body: Any = None, **query: str) -> list[Any]:
+        """Posts the same to every server in use and returns the replies of those not lost."""
+
+        async def told(server: Server) -> Any:
+            try:
+                return await server.post(path, body, **query)
+            except ServerLost as loss:
+                self._leave_out(server, loss)
+
+        servers = self.alive
+        replies = await asyncio.gather(*map(told, servers))
+        return [r for s, r in zip(servers, replies, strict=True) if s in self.alive]
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for server in self.servers:
+            await server.close()

@@ -1,0 +1,244 @@
+"""vLLM in processes of its own: one or several API servers, on this machine or on others.
+
+The user starts the servers (docs/servers.md). Requests go to vLLM's tokens-in, tokens-out
+endpoint: unlike the OpenAI-compatible one it takes vLLM's sampling parameters as they are, leaves
+out the decoding of text, and says with which weights every token was sampled.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from anyio.from_thread import start_blocking_portal
+from torch import Tensor
+
+from bandpo.errors import UserError
+from bandpo.rollout.engine import Sampling
+from bandpo.rollout.server_check import GENERATE, Requirements, check_servers, normalised
+from bandpo.rollout.servers import Server, ServerLost, ServerPool
+from bandpo.rollout.weight_exchange import FolderExchange, WeightExchange
+from bandpo.types import Completion, Group, Prompt
+
+API_KEY_VARIABLE = "VLLM_API_KEY"
+UNTOUCHED = "default"
+"""How vLLM labels the weights that it was started with."""
+_NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON has not
+
+T = TypeVar("T")
+
+
+class VLLMServer:
+    """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
+
+    `urls` are the servers'; `model` is what they call the model where that is not the trainer's
+    `model_path`; `exchange` is a folder that servers and the first rank share for weights (null:
+    shared memory); a request that takes longer than `timeout_s` counts its server as lost.
+    The API key, if the servers want one, is read from the variable VLLM_API_KEY.
+    """
+
+    name = "vllm_server"
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        urls: Sequence[str],
+        model: str | None = None,
+        exchange: str | None = None,
+        timeout_s: float = 1800.0,
+        dtype: str = "float32",
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        max_model_len: int = 2048,
+        threads: int = 1,
+    ) -> None:
+        """Checks every server; raises UserError that says what to mend, in one go."""
+        from transformers import AutoTokenizer
+
+        del seed, threads  # the prompts carry their seeds; threads are the servers'
+        self.weight_version = 0
+        self._label = UNTOUCHED
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        # Weights are sent once, whatever the number of ranks.
+        self._exchange: WeightExchange | None = (
+            FolderExchange(model_path, exchange) if rank == 0 else None
+        )
+        urls = normalised(urls)
+        start = rank % len(urls)  # each rank prefers another server where loads are equal
+        api_key = os.environ.get(API_KEY_VARIABLE)
+        self._open = ExitStack()
+        self._portal = self._open.enter_context(start_blocking_portal())
+        servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
+        self._pool = ServerPool(servers)
+        self._open.callback(self._portal.call, self._pool.close)
+        self._required = Requirements(model or model_path, dtype, max_model_len)
+        try:
+            self._portal.call(check_servers, servers, self._required)
+        except BaseException:
+            self._open.close()
+            raise
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            model_path, trust_remote_code=trust_remote_code
+        )
+        if dist.is_initialized():  # no rank sends weights while another still looks around
+            dist.barrier()
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+        """Yields the groups in the order they finish.
+
+        Raises UserError when no server is left.
+        """
+        most = min(server.slots for server in self._pool.alive)
+        if sampling.n > most:
+            raise UserError(
+                f"{sampling.n} samples a prompt need servers with --max-num-seqs >= it, not {most}"
+            )
+        parameters = {
+            "n": sampling.n,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": sampling.max_tokens,
+            "logprobs": 0,
+        }
+        waiting = {
+            self._submit(prompt.token_ids, parameters | {"seed": prompt.seed}): prompt
+            for prompt in prompts
+        }
+        try:
+            for future in as_completed(waiting):
+                yield self._group(waiting.pop(future), future.result())
+        finally:
+            for future in waiting:  # the consumer gave up: vLLM aborts what nobody waits for
+                future.cancel()
+
+    def _submit(self, token_ids: Sequence[int], parameters: dict[str, Any]) -> Future[Any]:
+        """Starts a request; its future gives the reply once it is known to be of our weights."""
+        body = {
+            "token_ids": list(token_ids),
+            "sampling_params": parameters | {"detokenize": False},
+        }
+        label, samples = self._label, parameters.get("n", 1)
+
+        def read(reply: dict[str, Any]) -> dict[str, Any]:
+            return _of_weights(label, reply)
+
+        return self._portal.start_task_soon(self._pool.ask, GENERATE, body, samples, read)
+
+    def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        texts = self._tokenizer.batch_decode(
+            [choice["token_ids"] for choice in choices], skip_special_tokens=True
+        )
+        return Group(
+            prompt,
+            tuple(
+                Completion(
+                    text=text,
+                    token_ids=tuple(choice["token_ids"]),
+                    logprobs=_sampled_logprobs(choice),
+                    finish_reason=choice["finish_reason"],
+                    weight_version=self.weight_version,
+                )
+                for choice, text in zip(choices, texts, strict=True)
+            ),
+        )
+
+    def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
+        """Teacher-forced log-probabilities at temperature 1.
+
+        The completions are dealt over the servers, so that a probe of some reaches them all.
+        """
+        parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        start = len(prompt.token_ids)
+        futures = [
+            self._submit(prompt.token_ids + completion.token_ids, parameters)
+            for completion in completions
+        ]
+        return [
+            [
+                entry[str(token)]["logprob"]
+                for entry, token in zip(
+                    future.result()["prompt_logprobs"][start:], completion.token_ids, strict=True
+                )
+            ]
+            for future, completion in zip(futures, completions, strict=True)
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replaces the weights of every server in use and drops their prefix caches.
+
+        Collective over the ranks: the first sends, the others take part in gathering the stream
+        and wait. Raises UserError when no server is left, RuntimeError for a faulty stream.
+        """
+        # Says whose weights they are too: another run that uses the same servers is noticed.
+        label = f"{socket.gethostname()}/{os.getpid()}/{version}"
+        if self._exchange is not None:
+            self._tell("/pause", mode="wait")
+            self._exchange.send(weights, self._tell)
+            self._tell("/update_weight_version", {"new_version": label})
+            if not all(reply["success"] for reply in self._tell("/reset_prefix_cache")):
+                raise RuntimeError("a vLLM server did not reset its prefix cache")
+            self._tell("/resume")
+        else:
+            for _ in weights:
+                pass
+        in_use = [server.url for server in self._pool.alive]
+        self._label, in_use = _of_first_rank((label, in_use))
+        self._pool.use_only(in_use)
+        self.weight_version = version
+
+    def _tell(self, path: str, body: dict[str, Any] | None = None, **query: str) -> list[Any]:
+        async def tell() -> list[Any]:
+            return await self._pool.tell(path, body, **query)
+
+        replies: list[Any] = self._portal.call(tell)
+        return replies
+
+    def sleep(self) -> None:
+        """Nothing: the servers have devices of their own."""
+
+    def wake(self) -> None:
+        """Nothing: the servers have devices of their own."""
+
+    def close(self) -> None:
+        """Closes the connections; the servers stay."""
+        self._open.close()
+
+
+def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
+    """The reply, if all its tokens were sampled to the end by the weights labelled so."""
+    for choice in reply["choices"]:
+        found = {span["version"] for span in choice["weight_versions"] or ()}
+        if found != {label}:
+            raise ServerLost(
+                f"it answered with weights {sorted(found)}, not {label!r}: another run uses it, "
+                "or it was restarted; restart it before the next run"
+            )
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ServerLost(f"it ended a sample with {choice['finish_reason']!r}")
+    return reply
+
+
+def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
+    """Log-probabilities of the sampled tokens; raises RuntimeError where there is none."""
+    entries = choice["logprobs"]["content"]
+    logprobs = tuple(entry["logprob"] for entry in entries)
+    if len(logprobs) != len(choice["token_ids"]) or min(logprobs) <= _NO_LOGPROB:
+        raise RuntimeError("vLLM sampled a token without a log-probability: NaN in the model?")
+    return logprobs
+
+
+def _of_first_rank(value: T) -> T:
+    """The first rank's value, which the others wait for."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
