@@ -57,13 +57,13 @@ def collect(job: Job, step: int) -> list[JudgedGroup]:
     settings = job.config.rollout
     judged = rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
     wanted = len(judged)
-    refills = 0
-    while settings.filter_groups and refills < settings.max_refills:
-        judged = [item for item in judged if item.has_spread]
-        if not job.ranks.any(len(judged) < wanted):
+    for _ in range(settings.max_refills if settings.filter_groups else 0):
+        useful = [item for item in judged if item.has_spread]
+        if not job.ranks.any(len(useful) < wanted):
             break
-        judged += rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
-        refills += 1
+        judged = useful + rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
+    if settings.filter_groups:
+        judged.sort(key=lambda item: not item.has_spread)  # what could not be replaced comes last
     if not job.ranks.any(any(item.has_spread for item in judged)):
         job.tracker.say(
             f"step {step}: the rewards of every group are equal, so nothing is learned from it; "
