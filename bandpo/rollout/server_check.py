@@ -89,15 +89,17 @@ async def _faults(server: Server, required: Requirements) -> list[str]:
             return ["was started without VLLM_SERVER_DEV_MODE=1 in its environment"]
         paused = await server.request("GET", "/is_paused")
         generate = await server.request("POST", GENERATE, json={})
+        config = settings.json()["vllm_config"]
+        server.slots = config["scheduler_config"]["max_num_seqs"]
+        return [
+            *_unfit_model(models.json()["data"][0], required),
+            *_unfit_settings(config, required),
+            *_unfit_state(paused.json()["is_paused"], generate.status_code),
+        ]
     except ServerLost as loss:
         return [f"does not answer ({loss}); start it, see docs/servers.md"]
-    config = settings.json()["vllm_config"]
-    server.slots = config["scheduler_config"]["max_num_seqs"]
-    return [
-        *_unfit_model(models.json()["data"][0], required),
-        *_unfit_settings(config, required),
-        *_unfit_state(paused.json()["is_paused"], generate.status_code),
-    ]
+    except (ValueError, KeyError) as error:  # whatever else listens there
+        return [f"does not answer as vLLM does ({type(error).__name__}: {error})"]
 
 
 def _unfit_model(card: dict[str, Any], required: Requirements) -> Iterator[str]:

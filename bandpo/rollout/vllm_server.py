@@ -180,7 +180,6 @@ class VLLMServer:
         # Says whose weights they are too: another run that uses the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
         if self._exchange is not None:
-            self._tell("/pause", mode="wait")
             self._exchange.send(weights, self._tell)
             self._tell("/update_weight_version", {"new_version": label})
             if not all(reply["success"] for reply in self._tell("/reset_prefix_cache")):

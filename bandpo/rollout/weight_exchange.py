@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, Protocol
+from typing import Protocol
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,18 +14,21 @@ from torch import Tensor
 from bandpo.errors import UserError
 
 Weights = Iterable[tuple[str, Tensor]]
-Tell = Callable[[str, dict[str, Any]], object]
-"""Posts a JSON body to a path of every server and returns when all have answered."""
+Tell = Callable[..., object]
+"""Posts to a path of every server, (path, JSON body, **query), and returns when all answered."""
 
 SHARED_MEMORY = Path("/dev/shm")
 BUCKET_BYTES = 1 << 29
 
 
 class WeightExchange(Protocol):
-    """Brings a stream of weights into paused servers; called on the first rank only."""
+    """Brings a stream of weights into the servers; used by the first rank only."""
 
     def send(self, weights: Weights, tell: Tell) -> None:
-        """Replaces every weight of every server; raises RuntimeError for an incomplete stream."""
+        """Pauses the servers and replaces all their weights; they are resumed by the caller.
+
+        Raises RuntimeError for an incomplete stream.
+        """
         ...
 
 
@@ -47,13 +50,14 @@ class FolderExchange:
         self._names = _checkpoint_names(Path(model_path))
 
     def send(self, weights: Weights, tell: Tell) -> None:
-        """Writes the stream completely, lets the servers read it, and removes it."""
+        """Writes the whole stream before the servers hear of it, and removes it afterwards."""
         with TemporaryDirectory(prefix="bandpo-weights-", dir=self.folder) as folder:
             names = write_weights(weights, Path(folder))
             # vLLM keeps what a stream lacks, and only logs it.
             if missing := self._names - names:
                 raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
             self._names = names
+            tell("/pause", mode="wait")
             body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             try:
                 tell("/collective_rpc", body)

@@ -1,0 +1,499 @@
+"""The engine against a real vLLM server process; faults come from a proxy in front of it."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from bandpo.errors import UserError
+from bandpo.rollout.engine import Sampling
+from bandpo.rollout.server_check import GENERATE
+from bandpo.types import Completion, Problem, Prompt
+from bandpo.weight_sync import weight_stream
+
+pytest.importorskip("vllm")
+
+from bandpo.rollout.vllm_server import VLLMServer
+
+KEY = "a-key-that-no-message-may-show"
+LENGTH = 128
+SAMPLING = Sampling(n=4, temperature=0.8, max_tokens=12)
+PROMPTS = [
+    Prompt(Problem(f"p{i}", "", ""), "", (3, *range(20 + i, 30 + i), 1, 4), 4096 * (i + 1))
+    for i in range(6)
+]
+
+
+@contextmanager
+def serving(model: Path, log: Path):
+    """A vLLM server started as docs/servers.md says; yields (url, process)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--max-model-len", str(LENGTH), "--max-num-seqs", "32", "--enforce-eager"]
+    command += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
+    settings = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_API_KEY": KEY,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # Not those that an in-process engine of this test run has set.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            env=inherited | settings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while not _is_up(url):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            time.sleep(0.5)
+        yield url, process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+class Front(ThreadingHTTPServer):
+    """Forwards to a server; `spoil` may change or refuse (None: hang up) a reply."""
+
+    daemon_threads = True
+
+    def __init__(self, url: str, spoil=lambda path, body, reply: reply):
+        super().__init__(("127.0.0.1", 0), _Forward)
+        self.spoil, self.paths = spoil, []
+        self.server = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Forward(BaseHTTPRequestHandler):
+    def _forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {"Authorization": self.headers.get("Authorization", "")}
+        reply = self.server.server.request(self.command, self.path, content=body, headers=headers)
+        self.server.paths.append(self.path)
+        spoiled = self.server.spoil(self.path, body, (reply.status_code, reply.content))
+        if spoiled is None:
+            self.close_connection = True
+            return
+        self.send_response(spoiled[0])
+        self.send_header("Content-Length", str(len(spoiled[1])))
+        self.end_headers()
+        self.wfile.write(spoiled[1])
+
+    do_GET = do_POST = _forward
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def model(untrained):
+    return untrained()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_API_KEY", KEY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def url(model, tmp_path_factory):
+    with serving(model, tmp_path_factory.mktemp("server") / "log") as (url, _):
+        yield url
+
+
+@pytest.fixture
+def connect(model):
+    """Engines on given servers, closed after the test."""
+    made = []
+
+    def connect(*urls, **arguments):
+        settings = {"max_model_len": LENGTH, **arguments}
+        made.append(VLLMServer(str(model), urls=list(urls), **settings))
+        return made[-1]
+
+    yield connect
+    for engine in made:
+        engine.close()
+
+
+@pytest.fixture
+def lm(model, url, connect):
+    """The model in transformers; the server has its first weights and label again afterwards."""
+    from transformers import AutoModelForCausalLM
+
+    first = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    yield AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    connect(url).load_weights(weight_stream(first), 0)
+    label(url, "default")
+
+
+def label(url: str, version: str) -> None:
+    body = {"new_version": version}
+    httpx.post(f"{url}/update_weight_version", json=body, trust_env=False).raise_for_status()
+
+
+def groups(engine, prompts=PROMPTS, sampling=SAMPLING):
+    found = {group.problem.id: group for group in engine.generate(prompts, sampling)}
+    assert set(found) == {prompt.problem.id for prompt in prompts}
+    return [found[prompt.problem.id] for prompt in prompts]
+
+
+def tokens(found):
+    return [[c.token_ids for c in group.completions] for group in found]
+
+
+def forced(lm, group, temperature):
+    """Log-probabilities of the group's tokens by transformers, flat."""
+    start, values = len(group.prompt.token_ids), []
+    for completion in group.completions:
+        ids = torch.tensor([group.prompt.token_ids + completion.token_ids])
+        with torch.no_grad():
+            logp = (lm(ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
+        values.append(logp.gather(-1, ids[0, start:, None]).squeeze(-1))
+    return torch.cat(values)
+
+
+def flat(rows):
+    return torch.tensor([value for row in rows for value in row])
+
+
+def test_the_samples_are_those_of_the_engine_in_process(url, model, connect):
+    from bandpo.rollout.vllm_local import VLLMLocal
+
+    local = VLLMLocal(str(model), max_model_len=LENGTH, max_num_seqs=32, enforce_eager=True)
+    try:
+        engine = connect(url)
+        ours, theirs = groups(engine), groups(local)
+        assert tokens(ours) == tokens(theirs)
+        assert len({c.token_ids for c in ours[0].completions}) == SAMPLING.n
+        for a, b in zip(ours, theirs, strict=True):
+            for x, y in zip(a.completions, b.completions, strict=True):
+                assert (x.text, x.finish_reason) == (y.text, y.finish_reason)
+            rows = [[c.logprobs for c in g.completions] for g in (a, b)]
+            assert torch.allclose(flat(rows[0]), flat(rows[1]), atol=1e-5)
+    finally:
+        local.close()
+
+
+def test_logprobs_are_the_models_at_both_temperatures(url, connect, lm):
+    engine = connect(url)
+    for group in groups(engine)[:2]:
+        sampled = flat(c.logprobs for c in group.completions)
+        assert torch.allclose(sampled, forced(lm, group, SAMPLING.temperature), atol=1e-4)
+        scored = flat(engine.logprobs(group.prompt, group.completions))
+        assert torch.allclose(scored, forced(lm, group, 1.0), atol=1e-4)
+
+
+def test_weights_arrive_tied_head_and_all_and_cached_prefixes_go(url, connect, lm):
+    engine = connect(url)
+    before = groups(engine)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(1.3)
+    engine.load_weights(weight_stream(lm), 7)
+    after = groups(engine)
+    assert tokens(after) != tokens(before)
+    assert {c.weight_version for group in after for c in group.completions} == {7}
+    for group in after[:2]:
+        sampled = flat(c.logprobs for c in group.completions)
+        assert torch.allclose(sampled, forced(lm, group, SAMPLING.temperature), atol=1e-4)
+        scored = flat(engine.logprobs(group.prompt, group.completions))
+        assert torch.allclose(scored, forced(lm, group, 1.0), atol=1e-4)
+    assert not list(Path("/dev/shm").glob("bandpo-weights-*"))
+
+
+def test_an_incomplete_stream_reaches_no_server(url, connect, lm):
+    engine = connect(url)
+    first = groups(engine)
+    lacking = [item for item in weight_stream(lm) if "layers.1" not in item[0]]
+    with pytest.raises(RuntimeError, match=r"the weight stream lacks .*layers\.1"):
+        engine.load_weights(lacking, 1)
+    assert tokens(groups(engine)) == tokens(first)
+
+
+def test_samples_of_other_weights_are_refused(url, connect, lm):
+    engine = connect(url)
+    engine.load_weights(weight_stream(lm), 1)
+    label(url, "elsewhere/1/1")
+    with pytest.raises(UserError, match=r"no vLLM server is left.*\n.*elsewhere/1/1.*another run"):
+        groups(engine)
+
+
+def hang_up(path, body, reply):
+    return None if path == GENERATE and body != b"{}" else reply
+
+
+def engine_died(path, body, reply):
+    return (500, b"EngineDeadError") if path == GENERATE and body != b"{}" else reply
+
+
+def other_weights(path, body, reply):
+    return reply[0], reply[1].replace(b'"version":"default"', b'"version":"other"')
+
+
+def aborted(path, body, reply):
+    return reply[0], reply[1].replace(b'"finish_reason":"length"', b'"finish_reason":"abort"')
+
+
+@pytest.mark.parametrize("fault", [hang_up, engine_died, other_weights, aborted])
+def test_prompts_of_a_lost_server_go_to_another(fault, url, connect, caplog):
+    expected = tokens(groups(connect(url)))
+    bad = Front(url, fault)
+    engine = connect(bad.url, url)
+    with caplog.at_level(logging.WARNING):
+        assert tokens(groups(engine)) == expected
+        asked = bad.paths.count(GENERATE)
+        assert tokens(groups(engine)) == expected
+    assert asked > 1 and bad.paths.count(GENERATE) == asked  # not asked again
+    assert [r.getMessage() for r in caplog.records if bad.url in r.getMessage()]
+    assert KEY not in caplog.text
+    alone = connect(bad.url)
+    with pytest.raises(UserError, match=f"no vLLM server is left:\n.*{bad.url}"):
+        groups(alone)
+
+
+def test_prompts_are_spread_and_wait_for_room(url, connect):
+    fronts = [Front(url), Front(url)]
+    engine = connect(*[front.url for front in fronts])
+    many = [Prompt(Problem(f"q{i}", "", ""), "", PROMPTS[0].token_ids, 4096 * i) for i in range(12)]
+    sampling = Sampling(n=16, max_tokens=4)  # 32 run at once, 64 may be open
+    most = [0]
+    for front in fronts:
+        server = next(s for s in engine._pool.servers if s.url == front.url)
+        front.spoil = lambda p, b, r, s=server: most.append(s.open) or r
+    groups(engine, many, sampling)
+    counts = [front.paths.count(GENERATE) - 1 for front in fronts]
+    assert sum(counts) == 12 and min(counts) >= 4
+    assert max(most) == 64
+
+
+def test_a_consumer_that_gives_up_leaves_nothing_open(url, connect):
+    engine = connect(url)
+    iterator = engine.generate(PROMPTS, SAMPLING)
+    next(iterator)
+    iterator.close()
+    deadline = time.monotonic() + 10
+    while any(server.open for server in engine._pool.servers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(groups(engine)) == len(PROMPTS)
+
+
+def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, connect, monkeypatch):
+    def wrong(path, body, reply):
+        status, content = reply
+        if path.startswith("/server_info"):
+            info = json.loads(content)
+            info["vllm_config"]["model_config"] |= {
+                "logprobs_mode": "raw_logprobs",
+                "dtype": "torch.bfloat16",
+            }
+            info["vllm_config"]["scheduler_config"]["enable_chunked_prefill"] = True
+            content = json.dumps(info).encode()
+        if path == "/is_paused":
+            content = b'{"is_paused": true}'
+        return (403, b"{}") if path == GENERATE else (status, content)
+
+    def no_dev_mode(path, body, reply):
+        return (404, b"{}") if path in ("/weight_info", "/is_paused") else reply
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        urls = [Front(url, wrong).url, Front(url, no_dev_mode).url, nobody]
+        with pytest.raises(UserError) as raised:
+            connect(*urls, max_model_len=4096, model="other/model")
+    message = str(raised.value)
+    for part in (
+        "--logprobs-mode processed_logprobs",
+        "--dtype float32",
+        "--no-enable-chunked-prefill",
+        "--enable-scale-out",
+        "--max-model-len 4096",
+        "--model other/model",
+        "is paused",
+        f"{urls[1]}: was started without VLLM_SERVER_DEV_MODE=1",
+        f"{nobody}: does not answer",
+    ):
+        assert part in message
+    monkeypatch.setenv("VLLM_API_KEY", "wrong")
+    with pytest.raises(UserError, match="wants an API key: set VLLM_API_KEY"):
+        connect(url)
+
+
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        ([], "give a list"),
+        (["127.0.0.1:8000"], "is not like http://127.0.0.1:8000"),
+        (["http://[1"], "rollout.engine.urls"),
+        (["http://127.0.0.1:1", "http://127.0.0.1:1/"], "listed twice"),
+    ],
+)
+def test_bad_urls(urls, reason, connect):
+    with pytest.raises(UserError, match=reason):
+        connect(*urls)
+
+
+def test_public_addresses_are_warned_of(caplog):
+    from bandpo.rollout.server_check import normalised
+
+    with caplog.at_level(logging.WARNING):
+        normalised(["http://10.0.0.7:8000", "http://localhost:8000"])
+        assert caplog.text == ""
+        normalised(["http://8.8.8.8:8000/"])
+    assert "http://8.8.8.8:8000 is not a private address" in caplog.text
+
+
+def test_a_group_larger_than_the_servers_batch_and_a_missing_folder(url, connect):
+    with pytest.raises(UserError, match=r"33 samples a prompt.*--max-num-seqs"):
+        groups(connect(url), sampling=Sampling(n=33))
+    with pytest.raises(UserError, match=r"rollout\.engine\.exchange=/not/there"):
+        connect(url, exchange="/not/there")
+
+
+def test_streams_are_written_in_buckets(tmp_path):
+    from safetensors.torch import load_file
+
+    from bandpo.rollout.weight_exchange import write_weights
+
+    stream = [(f"w{i}", torch.full((10,), float(i))) for i in range(7)]
+    stream.append(("tied", stream[0][1]))
+    assert write_weights(stream, tmp_path, bucket_bytes=100) == {name for name, _ in stream}
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    read = {k: v for path in files for k, v in load_file(path).items()}
+    assert all(torch.equal(read[name], tensor) for name, tensor in stream)
+
+
+def bandpo(*arguments, launcher=(), timeout=300):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "bandpo.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests/train'}"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
+    bandpo(
+        "eval",
+        "rollout=vllm_server",
+        f"rollout.engine.urls=[{url}]",
+        f"model={model}",
+        "benchmarks=[arithmetic]",
+        "eval.template=none",
+        "eval.max_tokens=8",
+        "eval.n=2",
+        "eval.limit=4",
+        f"out={tmp_path}",
+    )
+    lines = (tmp_path / "arithmetic.jsonl").read_text().splitlines()
+    assert len(lines) == 8
+    settings = json.loads((tmp_path / "arithmetic.settings.json").read_text())
+    assert settings["engine"] == "vllm_server"
+    assert KEY not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
+
+
+@pytest.mark.slow
+def test_training_is_the_same_in_process_and_on_a_server_with_two_ranks(url, model, tmp_path, lm):
+    settings = [
+        "train",
+        f"model.path={model}",
+        "method=grpo",
+        "trainer.steps=5",
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=8",
+        "rollout.max_tokens=8",
+        "data.max_prompt_tokens=64",
+        "learner.updates_per_rollout=1",
+        "eval.benchmarks=[]",
+        f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'train/configs'}]",
+        "reward=low_bytes",
+    ]
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    server = ("rollout=vllm_server", f"rollout.engine.urls=[{url}]")
+    local = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
+    bandpo(*settings, *local, f"run.dir={tmp_path / 'local'}")
+    bandpo(*settings, *server, f"run.dir={tmp_path / 'one'}")
+    zero_3 = (*settings, *server, "learner.zero_stage=3", f"run.dir={tmp_path / 'two'}")
+    bandpo(*zero_3, launcher=torchrun)
+    lines = [
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("local", "one", "two")
+    ]
+    names = ("reward/mean", "loss", "grad/norm", "policy/entropy", "length/mean")
+    for expected, *others in zip(*lines, strict=True):
+        for name in set(names) & set(expected):
+            for other in others:
+                assert other[name] == pytest.approx(expected[name], abs=1e-4)
+    assert any(line.get("grad/norm", 0.0) > 0 for line in lines[0])
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_a_rollout_costs_nothing(url, model, connect, tmp_path):
+    prompts = [
+        Prompt(Problem(f"q{i}", "", ""), "", PROMPTS[0].token_ids, 4096 * i) for i in range(24)
+    ]
+    sampling = Sampling(n=16, max_tokens=96)
+    expected = tokens(groups(connect(url), prompts, sampling))
+    with serving(model, tmp_path / "log") as (second, process):
+        engine = connect(second, url)
+        found = {}
+        for group in engine.generate(prompts, sampling):
+            found[group.problem.id] = group
+            if len(found) == 2:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert second in [server.url for server in engine._pool.lost]
+    assert tokens([found[prompt.problem.id] for prompt in prompts]) == expected
+
+
+def test_the_probe_takes_reference_answers(url, connect, lm):
+    prompt = PROMPTS[0]
+    answer = Completion("", (30, 31, 32), (0.0,) * 3, "stop")
+    scored = connect(url).logprobs(prompt, [answer] * 4)
+    assert len(scored) == 4 and all(row == pytest.approx(scored[0], abs=1e-5) for row in scored)
