@@ -131,6 +131,8 @@ def load_methods(names: str, configs: Path | None = None) -> list[Method]:
     `configs` is a folder like the shipped configs/, whose methods are found as well. Raises
     UserError with every problem of every name.
     """
+    if configs and not (configs / "method").is_dir():
+        raise UserError(f"--configs {configs}: no folder {configs / 'method'}")
     found: dict[str, Method] = {}
     problems: list[str] = []
     for name in _expanded(names, configs):
@@ -138,8 +140,8 @@ def load_methods(names: str, configs: Path | None = None) -> list[Method]:
             found[name] = _load(name, configs)
         except UserError as error:
             problems.append(f"{name}: " + str(error).split("\n  - ", 1)[-1])
-    if problems:
-        raise UserError.join("--methods:", problems)
+    if problems or not found:
+        raise UserError.join("--methods:", problems or ["names no method; `all` names all"])
     return list(found.values())
 
 

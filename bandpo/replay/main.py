@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bandpo.errors import UserError
 from bandpo.methods import ALL, load_methods
 from bandpo.replay.records import count_tokens, find_dumps
 from bandpo.replay.replay import replay
@@ -36,14 +37,17 @@ def main(argv: Sequence[str]) -> int:
 
     methods = load_methods(arguments.methods, arguments.configs)
     files = find_dumps(arguments.paths)
+    first = arguments.paths[0]
+    out = arguments.out or (first if first.is_dir() else first.parent) / "replay"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}") from None
     with _progress(sum(map(count_tokens, files))) as on_progress:
         replayed = replay(files, methods, on_progress)
     console = Console()
     for table in tables(replayed):
         console.print(table)
-    first = arguments.paths[0]
-    out = arguments.out or (first if first.is_dir() else first.parent) / "replay"
-    out.mkdir(parents=True, exist_ok=True)
     (out / "replay.json").write_text(json.dumps(replayed.to_json(), indent=2) + "\n")
     draw(replayed, out / "replay.png")
     console.print(f"written to {out}/replay.json and {out}/replay.png", highlight=False)

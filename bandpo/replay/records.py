@@ -86,6 +86,7 @@ class TokenRecorder:
             use_dictionary=coded,
             # Exponents and leading bits of log-probabilities repeat; apart from the rest they pack.
             use_byte_stream_split=["old_logp", "logp", "entropy"],
+            write_page_checksum=True,
         )
 
     def __call__(self, output: LossOutput) -> None:
@@ -190,7 +191,7 @@ def read_batches(path: Path, chunk: int = CHUNK) -> Iterator[TokenBatch]:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         # Pre-buffering would hold the whole file.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
