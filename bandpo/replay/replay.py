@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from bandpo.loss.diagnostics import BINS, EDGES, SIGNS
 from bandpo.methods import Method
 from bandpo.replay.records import CHUNK, read_batches
 
-_LOG_EDGES = torch.tensor(EDGES, dtype=torch.float64).log().float()
+_LOG_EDGES = torch.tensor([math.log(edge) for edge in EDGES])
 
 
 @dataclass
