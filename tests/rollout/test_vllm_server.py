@@ -101,11 +101,15 @@ class Front(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def handle_error(self, request, client_address):
+        """Nothing: a client that hung up is part of the tests."""
+
 
 class _Forward(BaseHTTPRequestHandler):
     def _forward(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {"Authorization": self.headers.get("Authorization", "")}
+        kept = ("Authorization", "Content-Type")
+        headers = {name: self.headers[name] for name in kept if name in self.headers}
         reply = self.server.server.request(self.command, self.path, content=body, headers=headers)
         self.server.paths.append(self.path)
         spoiled = self.server.spoil(self.path, body, (reply.status_code, reply.content))
