@@ -77,9 +77,9 @@ class VLLMServer:
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
         self._pool = ServerPool(servers)
         self._open.callback(self._portal.call, self._pool.close)
-        self._required = Requirements(model or model_path, dtype, max_model_len)
+        required = Requirements(model or model_path, dtype, max_model_len)
         try:
-            self._portal.call(check_servers, servers, self._required)
+            self._portal.call(check_servers, servers, required)
         except BaseException:
             self._open.close()
             raise
