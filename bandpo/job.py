@@ -90,8 +90,9 @@ class Job:
             self.tracker.say(f"dropped {len(dropped)} prompts longer than {limit} tokens")
 
         self.tracker.say(
-            f"{config.method.name} on {config.model.path}: {config.rollout.prompts_per_step} prompts "
-            f"× {config.rollout.group_size} samples a step, {self.ranks.size} rank(s), "
+            f"{config.method.name} on {config.model.path}: "
+            f"{config.rollout.prompts_per_step} prompts × {config.rollout.group_size} samples "
+            f"a step, {self.ranks.size} rank(s), "
             f"engine {config.rollout.engine['_target_'].rpartition('.')[2]} (starting)"
         )
         # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.

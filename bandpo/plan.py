@@ -105,6 +105,7 @@ def plan(config: Config) -> Mapping[str, str]:
     shape = shape_of(config.model)
     memory = memory_gib(config, shape, ranks)
     steps = config.trainer.steps
+    benchmarks = ", ".join(map(_benchmark_name, config.eval.benchmarks))
     return {
         "run": str(Path(config.run.dir)),
         "model": f"{config.model.path}, {shape.parameters / 1e6:,.1f} M parameters, "
@@ -117,8 +118,8 @@ def plan(config: Config) -> Mapping[str, str]:
         "tokens a step": f"at most {samples * rollout.max_tokens:,} sampled",
         "updates a step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
         "in all": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
-        "evaluation": f"{', '.join(map(_benchmark_name, config.eval.benchmarks)) or 'none'}, {config.eval.n} samples a "
-        f"problem, every {config.trainer.eval_every or 'first and last'} step(s)",
+        "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples a problem, "
+        f"every {config.trainer.eval_every or 'first and last'} step(s)",
         "checkpoints": f"every {config.trainer.checkpoint_every or 'last'} step(s)",
         "memory a rank": f"about {sum(memory.values()):.2f} GiB: "
         + ", ".join(f"{name} {size:.2f}" for name, size in memory.items()),
