@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ class Method:
 
     def interval(self, p: Tensor, entropy: float) -> Interval:
         """Ratio bounds [N] of tokens with old probabilities p [N] and an old-policy entropy."""
-        return Interval(*(bound[:, 0] for bound in self._at_ratio(p, 1.0, 1.0, entropy)[0]))
+        output, _ = self.judge(single_tokens(p, 1.0, 1.0, entropy))
+        return Interval(*(bound[:, 0] for bound in output.interval))
 
     def past(self, p: float, entropy: float) -> tuple[float, float]:
         """Shares of r·A that remain as gradient just past the lower and the upper bound.
@@ -79,21 +81,16 @@ class Method:
         the ratio go on; 0 also for a lower bound of 0, past which there is nothing.
         """
         probability = torch.tensor([p], dtype=torch.float64)
-        shares = []
-        for bound, sign in zip(self.interval(probability, entropy), (-1.0, 1.0), strict=True):
-            ratio = float(bound) * torch.tensor(sign * _STEP).exp().item()
-            if ratio == 0:
-                shares.append(0.0)
-                continue
-            _, gradient = self._at_ratio(probability, ratio, sign, entropy)
-            shares.append(gradient.item() / (sign * ratio))
-        return shares[0], shares[1]
+        low, high = (bound.item() for bound in self.interval(probability, entropy))
+        below, above = low * math.exp(-_STEP), high * math.exp(_STEP)
+        return (
+            self._share(probability, below, -1.0, entropy) if below > 0 else 0.0,
+            self._share(probability, above, 1.0, entropy),
+        )
 
-    def _at_ratio(
-        self, p: Tensor, ratio: float, advantage: float, entropy: float
-    ) -> tuple[Interval, Tensor]:
-        output, gradient = self.judge(single_tokens(p, ratio, advantage, entropy))
-        return output.interval, gradient
+    def _share(self, p: Tensor, ratio: float, advantage: float, entropy: float) -> float:
+        _, gradient = self.judge(single_tokens(p, ratio, advantage, entropy))
+        return gradient.item() / (ratio * advantage)
 
     @property
     def note(self) -> str:

@@ -107,21 +107,21 @@ def replay(
     parts = [MethodReplay(method) for method in methods]
     skipped: dict[str, str] = {}
     tokens = sequences = 0
+    batches = ((path, batch) for path in files for batch in read_batches(path, chunk))
     # Methods share the cores, each on one: a batch is too small to be split.
     with ThreadPoolExecutor(
         os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        for path in files:
-            for batch in read_batches(path, chunk):
-                unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
-                update = partial(_update, batch=batch, cell=_cell(batch), unclipped=unclipped)
-                for part, lack in zip(parts, pool.map(update, parts), strict=True):
-                    if lack:
-                        skipped[part.method.name] = f"{path}: {lack}"
-                parts = [part for part in parts if part.method.name not in skipped]
-                here = int(batch.mask.sum())
-                tokens, sequences = tokens + here, sequences + len(batch.mask)
-                on_progress(here)
+        for path, batch in batches:
+            unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
+            update = partial(_update, batch=batch, cell=_cell(batch), unclipped=unclipped)
+            for part, lack in zip(parts, pool.map(update, parts), strict=True):
+                if lack:
+                    skipped[part.method.name] = f"{path}: {lack}"
+            parts = [part for part in parts if part.method.name not in skipped]
+            here = int(batch.mask.sum())
+            tokens, sequences = tokens + here, sequences + len(batch.mask)
+            on_progress(here)
     if tokens == 0:
         raise UserError(f"{', '.join(map(str, files))}: no tokens")
     if not parts:
