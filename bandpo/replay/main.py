@@ -45,11 +45,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out}: {error.strerror}") from None
     with _progress(sum(map(count_tokens, files))) as on_progress:
         replayed = replay(files, methods, on_progress)
+    # Files first: whoever reads the tables through `head` has them too.
+    (out / "replay.json").write_text(json.dumps(replayed.to_json(), indent=2) + "\n")
+    draw(replayed, out / "replay.png")
     console = Console()
     for table in tables(replayed):
         console.print(table)
-    (out / "replay.json").write_text(json.dumps(replayed.to_json(), indent=2) + "\n")
-    draw(replayed, out / "replay.png")
     console.print(f"written to {out}/replay.json and {out}/replay.png", highlight=False)
     return 0
 
