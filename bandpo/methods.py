@@ -147,7 +147,8 @@ def _expanded(names: str, configs: Path | None) -> Iterator[str]:
     for name in filter(None, (word.strip() for word in names.split(","))):
         if name == ALL:
             files = (file for folder in folders for file in (folder / "method").glob("[!_]*.yaml"))
-            yield from sorted(file.stem for file in files)
+            # Short names first: variants come after what they vary.
+            yield from sorted((file.stem for file in files), key=lambda stem: (len(stem), stem))
         else:
             yield name
 

@@ -32,7 +32,7 @@ class Curve:
 
 
 def curves(methods: Sequence[Method], entropy: float) -> list[Curve]:
-    """The methods' bounds; methods with the same ones share a curve.
+    """The methods' bounds, what is no clip last; methods with the same ones share a curve.
 
     Most of a log axis is rare tokens, but bounds close, and DCPO leaves the simplex, as p → 1:
     half of the points are spaced evenly in log(1−p).
@@ -49,7 +49,7 @@ def curves(methods: Sequence[Method], entropy: float) -> list[Curve]:
         found[key] = Curve(label, p, low, high)
     return [
         Curve(f"{curve.label} ({note})" if note else curve.label, p, curve.low, curve.high)
-        for (note, *_), curve in found.items()
+        for (note, *_), curve in sorted(found.items(), key=lambda item: bool(item[0][0]))
     ]
 
 
