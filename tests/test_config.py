@@ -81,6 +81,7 @@ def test_all_problems_are_told_together():
         (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
         (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
         (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),
+        (["method.delta=abc"], "method=band_kl cannot be built: .*delta must be positive"),
         (["model.dtype=bfloat16"], "made for float32"),
         (["model.dtype=float8"], r"model\.dtype='float8'"),
         (["rollout.engine=null"], r"rollout\.engine=None"),

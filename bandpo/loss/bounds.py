@@ -77,7 +77,8 @@ class Band(Bounds):
     delta: float | Tensor | Radius
 
     def __post_init__(self) -> None:
-        if isinstance(self.delta, int | float) and not self.delta > 0:
+        positive = isinstance(self.delta, int | float) and self.delta > 0
+        if not (positive or isinstance(self.delta, Radius | Tensor)):
             raise UserError(f"{self}: delta must be positive; delta → 0 would freeze the policy.")
 
     def for_batch(self, batch: TokenBatch) -> Bounds:
