@@ -19,8 +19,8 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
 ]
-# Run by tests of their own: the first by tests/train/test_quickstart.py, the second runs this.
-ELSEWHERE = ("bash scripts/quickstart.sh", "bash scripts/test.sh")
+# Run, for one seed, by tests/train/test_quickstart.py.
+ELSEWHERE = ("bash scripts/quickstart.sh", "for seed in 0 1 2; do bash scripts/quickstart.sh")
 LAUNCHERS = (
     ("torchrun", "--nproc-per-node", "2", "-m", "bandpo.cli"),
     ("deepspeed", "--num_gpus", "2", "--module", "bandpo.cli"),
