@@ -10,7 +10,7 @@ from typing import Any
 from bandpo.errors import UserError
 
 PANELS = (
-    ("reward", ("reward/mean", "reward/correct_frac")),
+    ("reward", ("reward/mean",)),
     ("entropy [nats]", ("policy/entropy",)),
     ("clipped tokens", ("clip/high_frac", "clip/low_frac")),
     ("completion length [tokens]", ("length/mean",)),
@@ -35,8 +35,7 @@ def plot_training(folder: Path) -> Path:
     from matplotlib.figure import Figure
 
     lines = read_metrics(folder)
-    evaluations = sorted({k for line in lines for k in line if _is_mean_or_pass(k)})
-    panels = [*PANELS, ("evaluation", tuple(evaluations))]
+    panels = [*PANELS, ("evaluation", _evaluations(lines))]
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         for name in names:
@@ -59,6 +58,7 @@ def _curve(axes: Any, lines: Sequence[dict[str, Any]], name: str) -> None:
         axes.plot(*zip(*points, strict=True), label=name, marker=marker, linewidth=1.5)
 
 
-def _is_mean_or_pass(name: str) -> bool:
-    kind, _, k = name.rpartition("/")[2].partition("@")
-    return name.startswith("eval/") and kind in ("mean", "pass") and (kind == "mean" or k != "1")
+def _evaluations(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """mean@n and pass@n of each benchmark, n being all the samples: the two ends of accuracy."""
+    means = {name for line in lines for name in line if "/mean@" in name}
+    return tuple(sorted(means | {name.replace("/mean@", "/pass@") for name in means}))
