@@ -20,7 +20,7 @@ def test_it_is_drawn_with_mean_and_pass_of_all_samples_alone(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_told(tmp_path):
-    with pytest.raises(UserError, match="is .* the folder of a run"):
+    with pytest.raises(UserError, match=r"is .* the folder of a run"):
         plot_training(tmp_path)
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(UserError, match="empty"):
