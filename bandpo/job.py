@@ -31,7 +31,7 @@ from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.judge import JudgedGroup
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.tracking import Tracker
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt
 
 PROBE_SAMPLES = 4
 PROBE_TOKENS = 64
@@ -45,36 +45,60 @@ class Job:
         """Builds everything that can fail on bad input before anything that is expensive."""
         self.config = config
         self.folder = Path(config.run.dir)
-        self._open = ExitStack()
         torch.manual_seed(config.seed)
         loss: PolicyLoss = instantiate(config.method.loss)
         self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         checkpoint = find_checkpoint(self.folder, config.trainer.resume)
         fresh: dict[str, Any] = {"step": 0, "weight_version": 0}
         state = checkpoint.state() if checkpoint else fresh
+        self.start = int(state["step"])
+        self._version = int(state["weight_version"])
         problems = load_problems(config.data.train)
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 
-        self.ranks = Ranks()
-        self._open.callback(self.ranks.close)
-        model = _model(config, self.ranks)
-        self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
+        with ExitStack() as stack:  # what is open when something fails is closed
+            self.ranks = Ranks()
+            stack.callback(self.ranks.close)
+            model = _model(config, self.ranks)
+            self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
+            dropped = self._take_prompts(problems)
+            if checkpoint:
+                self.sampler.load_state_dict(state["sampler"])
+            limit = config.data.max_prompt_tokens
+            self.tasks = [
+                Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
+            ]
+            self.tracker = self._tracker()
+            stack.callback(self.tracker.close)
+            self.tracker.forget_after(self.start if checkpoint else -1)
+            self._announce(dropped, resumed=checkpoint is not None)
+            # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
+            self.learner = DeepSpeedLearner(
+                *(config.learner, config.model, model.path, loss, self.ranks),
+                temperature=config.rollout.temperature,
+            )
+            if checkpoint:
+                self.learner.load(checkpoint.folder)
+            self.engine = self._engine(model)
+            stack.callback(self.engine.close)
+            self.reward: Reward = instantiate(config.reward)
+            stack.callback(self.reward.close)
+            self._describe(dropped)
+            self._open = stack.pop_all()
+
+    def _take_prompts(self, problems: Sequence[Problem]) -> int:
+        """Makes the sampler; returns how many problems were dropped for their length."""
+        data = self.config.data
         prompts, dropped = build_prompts(
-            problems,
-            self.tokenizer,
-            config.data.template,
-            config.data.max_prompt_tokens,
-            config.data.overlong_prompts,
+            problems, self.tokenizer, data.template, data.max_prompt_tokens, data.overlong_prompts
         )
         self._first_prompt = prompts[0]
-        self.sampler = PromptSampler(prompts, config.seed)
-        if checkpoint:
-            self.sampler.load_state_dict(state["sampler"])
-        self.tasks = [
-            Task.prepare(b, self.tokenizer, config.data.template, config.data.max_prompt_tokens)
-            for b in benchmarks
-        ]
-        self.tracker = Tracker(
+        self.sampler = PromptSampler(prompts, self.config.seed)
+        return len(dropped)
+
+    def _tracker(self) -> Tracker:
+        config = self.config
+        return Tracker(
             self.folder,
             active=self.ranks.is_first,
             steps=config.trainer.steps,
@@ -83,25 +107,23 @@ class Job:
             name=config.run.name,
             settings=config.model_dump(mode="json"),
         )
-        self._open.callback(self.tracker.close)
-        self.tracker.forget_after(state["step"] if checkpoint else -1)
-        if dropped:
-            limit = config.data.max_prompt_tokens
-            self.tracker.say(f"dropped {len(dropped)} prompts longer than {limit} tokens")
 
-        self.tracker.say(
+    def _announce(self, dropped: int, resumed: bool) -> None:
+        config, say = self.config, self.tracker.say
+        if dropped:
+            say(f"dropped {dropped} prompts longer than {config.data.max_prompt_tokens} tokens")
+        if resumed:
+            say(f"resuming {config.run.name} after step {self.start}")
+        say(
             f"{config.method.name} on {config.model.path}: "
             f"{config.rollout.prompts_per_step} prompts × {config.rollout.group_size} samples "
             f"a step, {self.ranks.size} rank(s), "
             f"engine {config.rollout.engine['_target_'].rpartition('.')[2]} (starting)"
         )
-        # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
-        self.learner = DeepSpeedLearner(
-            config.learner, config.model, model.path, loss, self.ranks, config.rollout.temperature
-        )
-        if checkpoint:
-            self.learner.load(checkpoint.folder)
-        self.engine: RolloutEngine = instantiate(
+
+    def _engine(self, model: ModelSource) -> RolloutEngine:
+        config = self.config
+        engine: RolloutEngine = instantiate(
             config.rollout.engine,
             model_path=model.path,
             dtype=config.model.dtype,
@@ -110,33 +132,35 @@ class Job:
             max_model_len=longest_sequence(config),
             threads=max(1, (os.cpu_count() or 1) // self.ranks.size),
         )
-        self._open.callback(self.engine.close)
-        self.reward: Reward = instantiate(config.reward)
-        self._open.callback(self.reward.close)
-        self.sampling = Sampling(
-            config.rollout.group_size,
-            config.rollout.temperature,
-            config.rollout.top_p,
-            config.rollout.top_k,
-            config.rollout.max_tokens,
-        )
-        self.start = int(state["step"])
-        self._version = int(state["weight_version"])
+        return engine
+
+    def _describe(self, dropped: int) -> None:
+        parameters = self.learner.lm.parameters()
         self.tracker.describe(
             engine=self.engine.name.split("_")[0],
             rollout=self.engine.name,
             learner="deepspeed",
             verifier=verifier_version(),
-            method=config.method.name,
+            method=self.config.method.name,
             ranks=self.ranks.size,
-            model=str(config.model.path),
-            parameters=sum(getattr(p, "ds_numel", p.numel()) for p in self.learner.lm.parameters()),
-            train_problems=len(prompts),
-            dropped_prompts=len(dropped),
+            model=str(self.config.model.path),
+            parameters=sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
+            train_problems=len(self.sampler),
+            dropped_prompts=dropped,
             resumed_from_step=self.start,
         )
-        if checkpoint:
-            self.tracker.say(f"resuming {config.run.name} after step {self.start}")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training samples its groups."""
+        rollout = self.config.rollout
+        return Sampling(
+            n=rollout.group_size,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            max_tokens=rollout.max_tokens,
+        )
 
     def __enter__(self) -> Job:
         return self
