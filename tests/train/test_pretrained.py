@@ -13,7 +13,8 @@ pytest.importorskip("vllm")
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_smollm2_trains_a_few_steps_on_successors(smollm2, tmp_path):
-    """What number comes after N?, with examples, boxed: mean@8 is about 0.3 before training."""
+    """What number comes after N?, with examples. It seldom finds out: a bonus for an answer that
+    can be read, right or wrong, is what gives its groups spread."""
     shots = " ".join(f"What number comes after {n}? \\boxed{{{n + 1}}}" for n in (4, 17, 58))
     with (tmp_path / "successor.jsonl").open("w") as file:
         for n in range(20, 60):
@@ -23,10 +24,11 @@ def test_smollm2_trains_a_few_steps_on_successors(smollm2, tmp_path):
         [
             *(sys.executable, "-m", "bandpo.cli", "train", f"model.path={smollm2}", "run.dir=run"),
             *("data.train=successor.jsonl", "data.template=none", "data.max_prompt_tokens=160"),
-            *("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_tokens=16"),
+            *("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_tokens=20"),
+            "reward.format_bonus=0.1",
             *("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32"),
             *("learner.updates_per_rollout=1", "learner.micro_batch_tokens=1024"),
-            *("learner.lr=1e-5", "trainer.steps=3", "eval.benchmarks=[]", "method=band_kl"),
+            *("learner.lr=1e-5", "trainer.steps=2", "eval.benchmarks=[]", "method=band_kl"),
         ],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
@@ -35,8 +37,8 @@ def test_smollm2_trains_a_few_steps_on_successors(smollm2, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
-    assert any(line["reward/mean"] > 0 for line in lines[1:])
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert any(line["reward/std"] > 0 for line in lines[1:])
     assert any(line["grad/norm"] > 0 for line in lines[1:])
     for line in lines[1:]:
         assert line["mismatch/logprob_abs_max"] < 1e-3
