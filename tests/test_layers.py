@@ -11,7 +11,7 @@ LAYERS = (
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},
     {"evaluation", "tracking", "embedded"},
-    {"methods", "plots", "replay", "explain", "multirun", "job", "train", "plan", "doctor", "cli"},
+    {"methods", "plots", "replay", "explain", "multirun", "host", "job", "train", "plan", "doctor", "cli"},
 )
 HEAVY = {"vllm", "deepspeed"}
 

@@ -33,7 +33,7 @@ def run(untrained, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "bandpo.cli", "train", *overrides],
         cwd=folder.parent,
-        env={**os.environ, "PYTHONPATH": str(TRAIN)},
+        env={**os.environ, "PYTHONPATH": f"{TRAIN.parents[1]}{os.pathsep}{TRAIN}"},
         capture_output=True,
         text=True,
         timeout=300,

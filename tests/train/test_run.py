@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("vllm")
 
 HERE = Path(__file__).parent
+# The package of this checkout, whatever is installed, and the modules beside this file.
+IMPORTABLE = f"{HERE.parents[1]}{os.pathsep}{HERE}"
 FAST = [
     "trainer.steps=2",
     "trainer.checkpoint_every=1",
@@ -35,7 +37,7 @@ def bandpo(*arguments: str, cwd: Path | None = None, **environment: str):
     return subprocess.run(
         [sys.executable, "-m", "bandpo.cli", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(HERE), **environment},
+        env={**os.environ, "PYTHONPATH": IMPORTABLE, **environment},
         capture_output=True,
         text=True,
         timeout=600,
@@ -160,7 +162,7 @@ def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "bandpo.cli", "train", *FAST]
     command += [f"model.path={model}", f"run.dir={folder}", "learner.zero_stage=2"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     lines = metrics_of(folder)
@@ -178,7 +180,7 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     command += ["rollout=hf", *overrides, f"model.path={model}", f"run.dir={folder}"]
     command += ["learner.zero_stage=3", "trainer.steps=1"]
     path = os.pathsep.join((str(launcher.parent), os.environ["PATH"]))
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "DS_ACCELERATOR": "cpu", "PATH": path}
+    environment = {**os.environ, "PYTHONPATH": IMPORTABLE, "DS_ACCELERATOR": "cpu", "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert metrics_of(folder)[-1]["rollout/groups"] == 4
