@@ -23,8 +23,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.config import JsonDict
 
 from bandpo.errors import UserError
+
+# What a setting may do to a run that goes on from a checkpoint (`bandpo.resume`). An unmarked key
+# decides what the run is; the keys of a mapping may be marked one by one.
+HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
+ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
 
 
 class Section(BaseModel):
@@ -50,8 +56,12 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the learner's compute and of the engine's weights."
     )
-    attention: str = Field("sdpa", description="transformers' attn_implementation.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations backward.")
+    attention: str = Field(
+        "sdpa", description="transformers' attn_implementation.", json_schema_extra=ROUNDING
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations backward.", json_schema_extra=HARMLESS
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     seed: int = Field(0, ge=0, description="Seed of the embedded policy's warm-up.")
 
@@ -64,19 +74,36 @@ class DataConfig(Section):
         "`_target_` and their settings (`bandpo.data.sources`).",
     )
     root: str | None = Field(
-        None, description="Folder whose files take the place of benchmarks of the same name."
+        None,
+        description="Folder whose files take the place of benchmarks of the same name.",
+        json_schema_extra=HARMLESS,
     )
     template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
     max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt that is trained on.")
     overlong_prompts: Literal["drop", "error"] = Field(
-        "drop", description="What happens to longer prompts; drops are counted."
+        "drop",
+        description="What happens to longer prompts; drops are counted.",
+        json_schema_extra=HARMLESS,
     )
 
 
 class RolloutConfig(Section):
     """Sampling groups of completions."""
 
-    engine: dict[str, Any] = Field(description="hydra `_target_` of the engine and its arguments.")
+    engine: dict[str, Any] = Field(
+        description="hydra `_target_` of the engine and its arguments.",
+        json_schema_extra={
+            "resume": {
+                "max_num_seqs": "rounding",
+                "enforce_eager": "rounding",
+                "gpu_memory_utilization": "rounding",
+                "urls": "rounding",
+                "model": "harmless",
+                "exchange": "harmless",
+                "timeout_s": "harmless",
+            }
+        },
+    )
     group_size: int = Field(32, ge=2, description="G, samples a prompt.")
     prompts_per_step: int = Field(ge=1, description="P, prompts a step, over all ranks.")
     temperature: float = Field(1.0, gt=0.0, le=10.0)
@@ -92,6 +119,7 @@ class RolloutConfig(Section):
         gt=0.0,
         description="Largest |engine − learner| log-probability accepted after a weight sync; "
         "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
+        json_schema_extra=HARMLESS,
     )
 
 
@@ -108,10 +136,16 @@ class LearnerConfig(Section):
     updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
     epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
     micro_batch_tokens: int = Field(
-        16384, ge=1, description="Padded tokens of one forward/backward pass on one rank."
+        16384,
+        ge=1,
+        description="Padded tokens of one forward/backward pass on one rank.",
+        json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(
-        2048, ge=1, description="Tokens whose logits exist at one time; peak memory is chunk × V."
+        2048,
+        ge=1,
+        description="Tokens whose logits exist at one time; peak memory is chunk × V.",
+        json_schema_extra=ROUNDING,
     )
     offload: Literal["none", "optimizer", "parameters"] = Field(
         "none", description="Move optimizer state (ZeRO ≥ 1) or parameters too (ZeRO 3) to the CPU."
@@ -166,16 +200,18 @@ class Config(Section):
     """Everything `bandpo train` reads."""
 
     seed: int = Field(ge=0, description="The seed that everything random is derived from.")
-    run: RunConfig
+    run: RunConfig = Field(json_schema_extra=HARMLESS)
     model: ModelConfig
     data: DataConfig
     method: MethodConfig
     rollout: RolloutConfig
-    reward: dict[str, Any]
+    reward: dict[str, Any] = Field(
+        json_schema_extra={"resume": {"workers": "harmless", "memory_mib": "harmless"}}
+    )
     learner: LearnerConfig
-    trainer: TrainerConfig
-    eval: EvalConfig
-    tracking: TrackingConfig
+    trainer: TrainerConfig = Field(json_schema_extra=HARMLESS)
+    eval: EvalConfig = Field(json_schema_extra=HARMLESS)
+    tracking: TrackingConfig = Field(json_schema_extra=HARMLESS)
 
 
 # --- Cross-checks: each names the sections it needs and yields problems in words ---------------
@@ -290,12 +326,12 @@ def config_dir() -> Path:
     raise UserError(f"no configs folder beside {package}: the installation is incomplete")
 
 
-def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
+def defaults(schema: type[BaseModel]) -> dict[str, Any]:
     """The schema's default values as a tree, so that YAML files need not repeat them."""
     tree: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            tree[name] = _defaults(field.annotation)
+            tree[name] = defaults(field.annotation)
         elif not field.is_required():
             default = field.get_default(call_default_factory=True)
             tree[name] = list(default) if isinstance(default, tuple) else default
@@ -305,7 +341,7 @@ def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
 def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
     """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
     GlobalHydra.instance().clear()
-    ConfigStore.instance().store(f"{name}_defaults", _defaults(schema))
+    ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         composed = hydra_compose(name, overrides=list(overrides))
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore

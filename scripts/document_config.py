@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bandpo.config import Config
@@ -16,24 +17,42 @@ HEADER = """# Configuration of `bandpo train`
 Written from the schema in `bandpo/config.py` by `scripts/document_config.py`. A key without a
 default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
 `reward`). Override any key on the command line: `bandpo train learner.lr=1e-6`.
+
+A run that goes on from a checkpoint refuses other settings than it had, but for those marked
+under *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them by
+floating-point rounding alone, so that the run is no longer bitwise the same
+([resume.md](resume.md)).
 """
+SHOWN = {"harmless": "free", "rounding": "rounding", None: ""}
 
 
-def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Markdown: a heading and a table a section."""
-    table = ["| key | type | default | |", "|---|---|---|---|"]
+def on_resume(field: FieldInfo, section: str | None) -> str:
+    """What the schema says of a change, for the field or for keys of the mapping it holds."""
+    extra = field.json_schema_extra
+    mark = section or (extra.get("resume") if isinstance(extra, dict) else None)
+    if isinstance(mark, dict):
+        return ", ".join(f"`{key}` {SHOWN[effect]}" for key, effect in mark.items())
+    return SHOWN[mark]
+
+
+def rows(model: type[BaseModel], prefix: str = "", mark: str | None = None) -> list[str]:
+    """Markdown: a heading and a table a section; `mark` is the section's own."""
+    table = ["| key | type | default | on resume | |", "|---|---|---|---|---|"]
     sections: list[str] = []
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+            inner = (field.json_schema_extra or {}).get("resume", mark)
             about = (inspect.getdoc(annotation) or "").split("\n")[0]
-            sections += ["", f"## {prefix}{name}", "", about, "", *rows(annotation, f"{name}.")]
+            sections += ["", f"## {prefix}{name}", "", about, ""]
+            sections += rows(annotation, f"{name}.", inner)
             continue
         kind = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
         kind = kind.replace("typing.", "").replace("|", "\\|")
         default = "" if field.default is PydanticUndefined else f"`{field.default!r}`"
+        effect = on_resume(field, mark)
         description = (field.description or "").replace("|", "\\|")
-        table.append(f"| `{prefix}{name}` | `{kind}` | {default} | {description} |")
+        table.append(f"| `{prefix}{name}` | `{kind}` | {default} | {effect} | {description} |")
     return (table if len(table) > 2 else []) + sections
 
 

@@ -7,11 +7,23 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
     {"errors", "types", "cache"},
-    {"config"},
+    {"config", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},
     {"evaluation", "tracking", "embedded"},
-    {"methods", "plots", "replay", "explain", "multirun", "host", "job", "train", "plan", "doctor", "cli"},
+    {
+        "methods",
+        "plots",
+        "replay",
+        "explain",
+        "multirun",
+        "host",
+        "job",
+        "train",
+        "plan",
+        "doctor",
+        "cli",
+    },
 )
 HEAVY = {"vllm", "deepspeed"}
 

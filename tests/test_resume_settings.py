@@ -1,0 +1,80 @@
+"""Which changes a run survives: the marks of the schema, the hash, and the list of differences."""
+
+import pytest
+import yaml
+
+from bandpo.config import Config, compose
+from bandpo.resume import changes, config_hash, effect_of
+
+
+def config(*overrides: str) -> Config:
+    return compose("train", overrides, Config)
+
+
+@pytest.mark.parametrize(
+    ("override", "effect"),
+    [
+        ("seed=1", "determining"),
+        ("learner.lr=1e-3", "determining"),
+        ("learner.zero_stage=2", "determining"),
+        ("rollout.temperature=0.9", "determining"),
+        ("data.train.count=64", "determining"),
+        ("method.delta=0.1", "determining"),
+        ("reward.timeout=5", "determining"),
+        ("+rollout.engine.seed=3", "determining"),
+        ("learner.micro_batch_tokens=512", "rounding"),
+        ("rollout.engine.max_num_seqs=8", "rounding"),
+        ("run.name=other", "harmless"),
+        ("trainer.steps=99", "harmless"),
+        ("eval.n=4", "harmless"),
+        ("tracking.trackers=[tensorboard]", "harmless"),
+        ("reward.workers=7", "harmless"),
+        ("rollout.probe_tolerance=0.5", "harmless"),
+    ],
+)
+def test_a_change_is_found_by_its_effect(override, effect):
+    before, after = config(), config(override)
+    found = changes(before, after)
+    key = override.split("=")[0].lstrip("+")
+    assert effect_of(key) == effect
+    assert any(line.startswith(f"{key}: ") for line in found.determining) == (
+        effect == "determining"
+    )
+    assert [line.split(":")[0] for line in found.rounding] == [key] * (effect == "rounding")
+    assert (config_hash(before) != config_hash(after)) == (effect == "determining")
+
+
+def test_a_value_that_others_take_over_is_listed_where_it_is_used():
+    found = changes(config(), config("method.delta=0.1")).determining
+    assert "method.delta: 0.05 → 0.1" in found
+    assert any(line.startswith("method.loss.") for line in found)
+    assert changes(config(), config("method=grpo")).determining[0].startswith("method.")
+
+
+def test_a_file_of_a_run_says_the_same_as_the_configuration_it_was_written_from():
+    now = config("learner.betas=[0.9,0.95]")
+    written = yaml.safe_load(yaml.safe_dump(now.model_dump(mode="json")))
+    assert config_hash(written) == config_hash(now)
+    assert changes(written, now).determining == ()
+    # A key that the schema did not have yet when the run began counts as at its default.
+    del written["learner"]["weight_decay"]
+    assert config_hash(written) == config_hash(now)
+    assert (
+        "learner.weight_decay: 0.0 → 0.1"
+        in changes(
+            written, config("learner.betas=[0.9,0.95]", "learner.weight_decay=0.1")
+        ).determining
+    )
+
+
+def test_every_mark_is_one_that_means_something():
+    def marks(schema):
+        for field in schema.model_fields.values():
+            extra = field.json_schema_extra or {}
+            mark = extra.get("resume", {})
+            yield from (mark.values() if isinstance(mark, dict) else [mark])
+            if hasattr(field.annotation, "model_fields"):
+                yield from marks(field.annotation)
+
+    found = set(marks(Config))
+    assert found == {"harmless", "rounding"}
