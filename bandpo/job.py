@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,20 +13,21 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.batching import Sample, minibatches, samples_of
-from bandpo.config import Config, longest_sequence
+from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
 from bandpo.evaluation.evaluate import Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
+from bandpo.host import Host
 from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 from bandpo.loss import PolicyLoss
 from bandpo.replay.records import dump_path, recorded
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import JudgedGroup
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.tracking import Tracker
@@ -41,8 +41,11 @@ PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 class Job:
     """The parts of a run on one rank, ready for the loop; close it to end engine and workers."""
 
-    def __init__(self, config: Config) -> None:
-        """Builds everything that can fail on bad input before anything that is expensive."""
+    def __init__(self, config: Config, host: Host | None = None) -> None:
+        """Builds everything that can fail on bad input before anything that is expensive.
+
+        A `host` that is given stays open when the job closes, for the next one.
+        """
         self.config = config
         self.folder = Path(config.run.dir)
         torch.manual_seed(config.seed)
@@ -57,8 +60,8 @@ class Job:
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 
         with ExitStack() as stack:  # what is open when something fails is closed
-            self.ranks = Ranks()
-            stack.callback(self.ranks.close)
+            self._host = host or stack.enter_context(Host())
+            self.ranks = self._host.ranks
             model = _model(config, self.ranks)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
             dropped = self._take_prompts(problems)
@@ -79,8 +82,7 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder)
-            self.engine = self._engine(model)
-            stack.callback(self.engine.close)
+            self.engine = self._host.engine(config, model)
             self.reward: Reward = instantiate(config.reward)
             stack.callback(self.reward.close)
             self._describe(dropped)
@@ -120,19 +122,6 @@ class Job:
             f"a step, {self.ranks.size} rank(s), "
             f"engine {config.rollout.engine['_target_'].rpartition('.')[2]} (starting)"
         )
-
-    def _engine(self, model: ModelSource) -> RolloutEngine:
-        config = self.config
-        engine: RolloutEngine = instantiate(
-            config.rollout.engine,
-            model_path=model.path,
-            dtype=config.model.dtype,
-            seed=config.seed,
-            trust_remote_code=config.model.trust_remote_code,
-            max_model_len=longest_sequence(config),
-            threads=max(1, (os.cpu_count() or 1) // self.ranks.size),
-        )
-        return engine
 
     def _describe(self, dropped: int) -> None:
         parameters = self.learner.lm.parameters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bandpo.config import Config, compose
+from bandpo.host import Host
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
 from bandpo.multirun import launch, sweep_of
@@ -81,10 +82,14 @@ def main(argv: list[str]) -> int:
     """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
     if sweep := sweep_of(argv):
         return launch(sweep)
-    config = compose("train", argv, Config)
-    with Job(config) as job:
+    run(compose("train", argv, Config))
+    return 0
+
+
+def run(config: Config, host: Host | None = None) -> None:
+    """Trains one run from its configuration, on the engine of `host` where one is given."""
+    with Job(config, host) as job:
         train(job)
         if job.ranks.is_first:
             figure = plot_training(job.folder)
             job.tracker.say(f"done: {job.folder} (metrics.jsonl, {figure.relative_to(job.folder)})")
-    return 0

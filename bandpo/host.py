@@ -1,0 +1,64 @@
+"""What a process keeps from one run to the next: its place among the ranks, and its engine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hydra.utils import instantiate
+
+from bandpo.config import Config, longest_sequence
+from bandpo.evaluation.model import ModelSource
+from bandpo.learner.ranks import Ranks
+from bandpo.rollout.engine import RolloutEngine
+
+
+class Host:
+    """This process among the ranks, with the rollout engine that successive runs share.
+
+    An engine takes seconds to minutes to start (compilation, CUDA graphs, its cache), which a study
+    of many short runs would pay again and again. Nothing of a run stays in it: its weights
+    are replaced at the first sync, its prefix cache is dropped with them, and every request brings
+    its own seed.
+    """
+
+    def __init__(self) -> None:
+        self.ranks = Ranks()
+        self._engine: RolloutEngine | None = None
+        self._made_with: dict[str, Any] = {}
+
+    def engine(self, config: Config, model: ModelSource) -> RolloutEngine:
+        """The engine for a run: the one at hand if it is what the run needs, else a new one.
+
+        Collective over the ranks, and to be called after the learner is built: vLLM would make a
+        process group of size 1, which DeepSpeed rejects.
+        """
+        needed = {
+            "model_path": model.path,
+            "dtype": config.model.dtype,
+            "trust_remote_code": config.model.trust_remote_code,
+            "max_model_len": longest_sequence(config),
+            "threads": max(1, (os.cpu_count() or 1) // self.ranks.size),
+        }
+        made_with = {"engine": config.rollout.engine, **needed}
+        if self._engine is None or made_with != self._made_with:
+            self._end_engine()
+            engine: RolloutEngine = instantiate(config.rollout.engine, seed=config.seed, **needed)
+            self._engine, self._made_with = engine, made_with
+        return self._engine
+
+    def _end_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engine and leaves the ranks."""
+        self._end_engine()
+        self.ranks.close()

@@ -1,0 +1,74 @@
+"""Runs that share an engine, one after another, are the runs that they would be alone."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("deepspeed")
+
+from bandpo.series import launch_series
+
+HERE = Path(__file__).parent
+BASE = [
+    *("trainer.steps=2", "trainer.checkpoint_every=0", "rollout.prompts_per_step=4"),
+    *("rollout.group_size=4", "rollout.max_tokens=8", "learner.updates_per_rollout=2"),
+    *("learner.lr=1e-2", "eval.benchmarks=[]", f"hydra.searchpath=[file://{HERE}/configs]"),
+    "reward=low_bytes",
+]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}{os.pathsep}{HERE}")
+
+
+def timeless(folder: Path) -> list[dict]:
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "throughput/"))}
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def runs_of(folder: Path, model: Path, *overrides: str) -> list[list[str]]:
+    """Three runs: a method, bad input, and another method with the first one's leftovers."""
+    variants = {"first": "method=grpo", "bad": "learner.lr=-1", "second": "method=band_kl"}
+    return [
+        [*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant]
+        for name, variant in variants.items()
+    ]
+
+
+def check(folder: Path, model: Path, *overrides: str) -> None:
+    heard: list[int] = []
+    runs = runs_of(folder / "together", model, *overrides)
+    codes = launch_series(runs, report=lambda run, code: heard.append(code))
+    assert codes == heard == [0, 2, 0]
+    alone = runs_of(folder / "alone", model, *overrides)[2:]
+    assert launch_series(alone) == [0]
+    together = timeless(folder / "together/second")
+    assert len(together) == 3
+    assert together == timeless(folder / "alone/second")
+    assert together != timeless(folder / "together/first")
+
+
+def test_a_shared_engine_changes_no_run(untrained, tmp_path):
+    check(tmp_path, untrained(), "rollout=hf")
+
+
+@pytest.mark.slow
+def test_a_shared_vllm_changes_no_run(untrained, tmp_path):
+    pytest.importorskip("vllm")
+    check(tmp_path, untrained(), "rollout.engine.enforce_eager=true")
+
+
+def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
+    broken, good = tmp_path / "broken", tmp_path / "good"
+    base = [*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1"]
+    runs = [
+        [*base, f"run.dir={broken}", "rollout.probe_tolerance=1e-30"],  # never met: the job raises
+        [*base, f"run.dir={good}"],
+    ]
+    assert launch_series(runs) == [1, 0]
+    assert len(timeless(good)) == 2
