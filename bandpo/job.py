@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,15 +193,17 @@ class Job:
     def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
 
-        A few samples (of the step, or the first problems' reference answers) are scored by both;
-        raises RuntimeError where they differ by more than the tolerance.
+        A few samples (of the step, or the first problems' reference answers), at least one for each
+        copy of the weights, are scored by both; raises RuntimeError where they differ by more than
+        the tolerance.
         """
         self.engine.wake()
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
         groups = [item.group for item in judged] or self._reference_answers()
         group = groups[self._version % len(groups)]
-        completions = [_cut(c, PROBE_TOKENS) for c in group.completions[:PROBE_SAMPLES]]
+        count = max(PROBE_SAMPLES, math.ceil(self.engine.replicas / self.ranks.size))
+        completions = [_cut(c, PROBE_TOKENS) for c in islice(cycle(group.completions), count)]
         probe = samples_of(
             dataclasses.replace(group, completions=tuple(completions)), [0.0] * len(completions)
         )

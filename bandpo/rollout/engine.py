@@ -34,6 +34,11 @@ class RolloutEngine(Protocol):
     weight_version: int
     """How many times the weights have been replaced."""
 
+    @property
+    def replicas(self) -> int:
+        """Copies of the weights; as many completions, over all ranks, probe every one."""
+        ...
+
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields one group of `sampling.n` completions a prompt, in the order they finish."""
         ...

@@ -16,6 +16,7 @@ class HFGenerate:
     """An engine that keeps its own copy of the model and samples a group at a time."""
 
     name = "hf"
+    replicas = 1
 
     def __init__(
         self,

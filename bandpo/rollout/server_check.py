@@ -23,11 +23,15 @@ _LOCAL = "it is the trainer's; start the server with --model {}, or say rollout.
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the trainer needs of every server."""
+    """What the trainer needs of every server.
+
+    A server that was lost while it took weights may be paused: taking weights resumes it.
+    """
 
     model: str
     dtype: str
     max_model_len: int
+    may_be_paused: bool = False
 
 
 def normalised(urls: Sequence[str]) -> list[str]:
@@ -68,7 +72,9 @@ def _is_public(host: str) -> bool:
 async def check_servers(servers: Sequence[Server], required: Requirements) -> None:
     """Learns each server's slots; raises UserError with all that is wrong with all of them."""
     faults = [
-        f"{server.url}: {fault}" for server in servers for fault in await _faults(server, required)
+        f"{server.url}: {fault}"
+        for server in servers
+        for fault in await faults_of(server, required)
     ]
     if faults:
         raise UserError.join(
@@ -76,7 +82,8 @@ async def check_servers(servers: Sequence[Server], required: Requirements) -> No
         )
 
 
-async def _faults(server: Server, required: Requirements) -> list[str]:
+async def faults_of(server: Server, required: Requirements) -> list[str]:
+    """What has to be mended on a server, in words; learns its slots."""
     try:
         models = await server.request("GET", "/v1/models")
         if models.status_code == 401:
@@ -87,14 +94,14 @@ async def _faults(server: Server, required: Requirements) -> list[str]:
         weights = await server.request("GET", "/weight_info")
         if settings.is_error or weights.is_error:
             return ["was started without VLLM_SERVER_DEV_MODE=1 in its environment"]
-        paused = await server.request("GET", "/is_paused")
+        paused = (await server.request("GET", "/is_paused")).json()["is_paused"]
         generate = await server.request("POST", GENERATE, json={})
         config = settings.json()["vllm_config"]
         server.slots = config["scheduler_config"]["max_num_seqs"]
         return [
             *_unfit_model(models.json()["data"][0], required),
             *_unfit_settings(config, required),
-            *_unfit_state(paused.json()["is_paused"], generate.status_code),
+            *_unfit_state(paused and not required.may_be_paused, generate.status_code),
         ]
     except ServerLost as loss:
         return [f"does not answer ({loss}); start it, see docs/servers.md"]

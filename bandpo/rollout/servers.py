@@ -1,11 +1,11 @@
-"""vLLM API servers as one pool: the least loaded is asked, a lost one is left out."""
+"""vLLM API servers as one pool: the least loaded is asked, a lost one left out until it is back."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -19,13 +19,15 @@ log = logging.getLogger(__name__)
 _QUEUED = 2
 _CONNECT_RETRIES = 2
 _CONNECT_TIMEOUT_S = 5.0
+# Lost servers are asked for before every weight sync, which waits at most this long for them.
+_HEALTH_TIMEOUT_S = 2.0
 # Below the 5 s after which vLLM closes idle connections: one that is closed while a request is on
 # its way would look like a dead server.
 _KEEPALIVE_S = 2.0
 
 
 class ServerLost(Exception):
-    """A server that cannot be used any more, and why."""
+    """A server that cannot be used as it is, and why."""
 
 
 class Server:
@@ -77,6 +79,14 @@ class Server:
             raise RuntimeError(f"{self.url}{path}: {reply.status_code} {reply.text[:500]}")
         return reply.json()
 
+    async def is_up(self) -> bool:
+        """Whether it calls itself healthy within a moment."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                return (await self.request("GET", "/health")).is_success
+        except (ServerLost, TimeoutError):
+            return False
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
@@ -95,29 +105,56 @@ class ServerPool:
         """The servers in use; raises UserError when none is left."""
         alive = [server for server in self.servers if server not in self.lost]
         if not alive:
-            reasons = list(self.lost.values())
-            raise UserError.join("rollout.engine.urls: no vLLM server is left:", reasons)
+            raise UserError.join(
+                "rollout.engine.urls: no vLLM server is left; start one again and repeat the "
+                "command, a training run goes on from its last checkpoint:",
+                list(self.lost.values()),
+            )
         return alive
 
-    def use_only(self, urls: Iterable[str]) -> None:
+    @property
+    def slots(self) -> dict[str, int]:
+        """The URLs in use, and how many samples each server generates at once."""
+        return {server.url: server.slots for server in self.alive}
+
+    def use_only(self, slots: Mapping[str, int]) -> None:
         """Takes the view of the rank that loaded the weights: these servers have them."""
-        wanted = set(urls)
         self.lost = {
             server: self.lost.get(server, f"{server.url}: did not take the weights")
             for server in self.servers
-            if server.url not in wanted
+            if server.url not in slots
         }
+        for server in self.alive:
+            server.slots = slots[server.url]
+
+    async def readmit(self, faults_of: Callable[[Server], Awaitable[list[str]]]) -> None:
+        """Takes lost servers back that are up again and have no faults; they need the weights."""
+        lost = list(self.lost)
+        up = await asyncio.gather(*(server.is_up() for server in lost))
+        for server in (server for server, answers in zip(lost, up, strict=True) if answers):
+            if faults := await faults_of(server):
+                self.lost[server] = f"{server.url}: is up again, but {faults[0]}"
+                log.warning("vLLM server still left out: %s", self.lost[server])
+            else:
+                del self.lost[server]
+                log.warning("vLLM server in use again: %s", server.url)
 
     async def ask(
-        self, path: str, body: Mapping[str, Any], samples: int, read: Callable[[Any], Any]
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        samples: int,
+        read: Callable[[Any], Any],
+        first: Server | None = None,
     ) -> Any:
         """What `read` makes of the reply to a request for so many samples.
 
         `read` raises ServerLost for a reply that must not be used. A request whose server is lost
-        goes to another one: its seed travels with it, and so its samples are the same.
+        goes to another one: its seed travels with it, and so its samples are the same. The server
+        asked first may be given.
         """
         while True:
-            server = await self._reserve(samples)
+            server = await self._reserve(samples, first)
             try:
                 return read(await server.post(path, body))
             except ServerLost as loss:
@@ -127,12 +164,12 @@ class ServerPool:
                 async with self._room:
                     self._room.notify_all()
 
-    async def _reserve(self, samples: int) -> Server:
-        """The least loaded server, as soon as one takes the samples."""
+    async def _reserve(self, samples: int, wanted: Server | None) -> Server:
+        """The wanted or else the least loaded server, as soon as one takes the samples."""
         async with self._room:
             while not (free := [server for server in self.alive if server.takes(samples)]):
                 await self._room.wait()
-            server = min(free, key=lambda s: s.load)
+            server = wanted if wanted in free else min(free, key=lambda s: s.load)
             server.open += samples
             return server
 

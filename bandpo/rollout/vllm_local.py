@@ -73,6 +73,7 @@ class VLLMLocal:
     """
 
     name = "vllm_local"
+    replicas = 1
 
     def __init__(
         self,

@@ -12,6 +12,8 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -20,7 +22,13 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.server_check import GENERATE, Requirements, check_servers, normalised
+from bandpo.rollout.server_check import (
+    GENERATE,
+    Requirements,
+    check_servers,
+    faults_of,
+    normalised,
+)
 from bandpo.rollout.servers import Server, ServerLost, ServerPool
 from bandpo.rollout.weight_exchange import FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt
@@ -64,22 +72,24 @@ class VLLMServer:
         del seed, threads  # the prompts carry their seeds; threads are the servers'
         self.weight_version = 0
         self._label = UNTOUCHED
-        rank = dist.get_rank() if dist.is_initialized() else 0
+        self._rank, self._ranks = 0, 1
+        if dist.is_initialized():
+            self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
         # Weights are sent once, whatever the number of ranks.
         self._exchange: WeightExchange | None = (
-            FolderExchange(model_path, exchange) if rank == 0 else None
+            FolderExchange(model_path, exchange) if self._rank == 0 else None
         )
         urls = normalised(urls)
-        start = rank % len(urls)  # each rank prefers another server where loads are equal
+        start = self._rank % len(urls)  # each rank prefers another server where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
         self._portal = self._open.enter_context(start_blocking_portal())
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
         self._pool = ServerPool(servers)
         self._open.callback(self._portal.call, self._pool.close)
-        required = Requirements(model or model_path, dtype, max_model_len)
+        self._required = Requirements(model or model_path, dtype, max_model_len)
         try:
-            self._portal.call(check_servers, servers, required)
+            self._portal.call(check_servers, servers, self._required)
         except BaseException:
             self._open.close()
             raise
@@ -88,6 +98,11 @@ class VLLMServer:
         )
         if dist.is_initialized():  # no rank sends weights while another still looks around
             dist.barrier()
+
+    @property
+    def replicas(self) -> int:
+        """The servers in use."""
+        return len(self._pool.alive)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields the groups in the order they finish.
@@ -118,7 +133,9 @@ class VLLMServer:
             for future in waiting:  # the consumer gave up: vLLM aborts what nobody waits for
                 future.cancel()
 
-    def _submit(self, token_ids: Sequence[int], parameters: dict[str, Any]) -> Future[Any]:
+    def _submit(
+        self, token_ids: Sequence[int], parameters: dict[str, Any], first: Server | None = None
+    ) -> Future[Any]:
         """Starts a request; its future gives the reply once it is known to be of our weights."""
         body = {
             "token_ids": list(token_ids),
@@ -129,7 +146,7 @@ class VLLMServer:
         def read(reply: dict[str, Any]) -> dict[str, Any]:
             return _of_weights(label, reply)
 
-        return self._portal.start_task_soon(self._pool.ask, GENERATE, body, samples, read)
+        return self._portal.start_task_soon(self._pool.ask, GENERATE, body, samples, read, first)
 
     def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
@@ -153,13 +170,19 @@ class VLLMServer:
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1.
 
-        The completions are dealt over the servers, so that a probe of some reaches them all.
+        The completions of all ranks are dealt over the servers in turn: as many as there are
+        servers reach every one of them.
         """
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         start = len(prompt.token_ids)
+        servers = sorted(self._pool.alive, key=lambda server: server.url)
         futures = [
-            self._submit(prompt.token_ids + completion.token_ids, parameters)
-            for completion in completions
+            self._submit(
+                prompt.token_ids + completion.token_ids,
+                parameters,
+                servers[(self._rank + index * self._ranks) % len(servers)],
+            )
+            for index, completion in enumerate(completions)
         ]
         return [
             [
@@ -172,14 +195,17 @@ class VLLMServer:
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replaces the weights of every server in use and drops their prefix caches.
+        """Replaces the weights of every server and drops their prefix caches.
 
-        Collective over the ranks: the first sends, the others take part in gathering the stream
-        and wait. Raises UserError when no server is left, RuntimeError for a faulty stream.
+        Servers that were lost and are back take part, and get prompts from now on. Collective over
+        the ranks: the first sends, the others take part in gathering the stream and wait. Raises
+        UserError when no server is left, RuntimeError for a faulty stream.
         """
         # Says whose weights they are too: another run that uses the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
         if self._exchange is not None:
+            required = replace(self._required, may_be_paused=True)
+            self._portal.call(self._pool.readmit, partial(faults_of, required=required))
             self._exchange.send(weights, self._tell)
             self._tell("/update_weight_version", {"new_version": label})
             if not all(reply["success"] for reply in self._tell("/reset_prefix_cache")):
@@ -188,9 +214,8 @@ class VLLMServer:
         else:
             for _ in weights:
                 pass
-        in_use = [server.url for server in self._pool.alive]
-        self._label, in_use = _of_first_rank((label, in_use))
-        self._pool.use_only(in_use)
+        self._label, slots = _of_first_rank((label, self._pool.slots))
+        self._pool.use_only(slots)
         self.weight_version = version
 
     def _tell(self, path: str, body: dict[str, Any] | None = None, **query: str) -> list[Any]:

@@ -86,12 +86,16 @@ def _is_up(url: str) -> bool:
         return False
 
 
+def _unspoiled(path, body, reply):
+    return reply
+
+
 class Front(ThreadingHTTPServer):
     """Forwards to a server; `spoil` may change or refuse (None: hang up) a reply."""
 
     daemon_threads = True
 
-    def __init__(self, url: str, spoil=lambda path, body, reply: reply):
+    def __init__(self, url: str, spoil=_unspoiled):
         super().__init__(("127.0.0.1", 0), _Forward)
         self.spoil, self.paths = spoil, []
         self.server = httpx.Client(base_url=url, timeout=60, trust_env=False)
@@ -292,8 +296,65 @@ def test_prompts_of_a_lost_server_go_to_another(fault, url, connect, caplog):
     assert [r.getMessage() for r in caplog.records if bad.url in r.getMessage()]
     assert KEY not in caplog.text
     alone = connect(bad.url)
-    with pytest.raises(UserError, match=f"no vLLM server is left:\n.*{bad.url}"):
+    with pytest.raises(UserError, match=f"no vLLM server is left.*\n.*{bad.url}"):
         groups(alone)
+
+
+def test_a_lost_server_gets_prompts_again_once_it_took_new_weights(url, connect, lm, caplog):
+    front = Front(url, hang_up)
+    engine = connect(front.url, url)
+    asked = lambda: front.paths.count(GENERATE)  # noqa: E731
+    groups(engine)
+    front.spoil = _unspoiled
+    before = asked()
+    groups(engine)
+    assert asked() == before  # it is well again, but may have missed weights
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(1.3)
+    with caplog.at_level(logging.WARNING):
+        engine.load_weights(weight_stream(lm), 1)
+    assert f"in use again: {front.url}" in caplog.text
+    told = [path for path in front.paths if path.startswith(("/pause", "/collective_rpc", "/res"))]
+    assert [p.split("?")[0] for p in told[-4:]] == [
+        *("/pause", "/collective_rpc", "/reset_prefix_cache", "/resume"),
+    ]
+    before = asked()
+    found = groups(engine)
+    assert asked() > before
+    for group in found[:2]:
+        sampled = flat(c.logprobs for c in group.completions)
+        assert torch.allclose(sampled, forced(lm, group, SAMPLING.temperature), atol=1e-4)
+
+
+def test_a_server_that_came_back_unfit_or_not_at_all_stays_out(url, connect, lm, caplog):
+    def other_settings(path, body, reply):
+        return reply[0], reply[1].replace(b'"processed_logprobs"', b'"raw_logprobs"')
+
+    back, gone = Front(url, hang_up), Front(url, hang_up)
+    engine = connect(back.url, gone.url, url)
+    many = [Prompt(Problem(f"q{i}", "", ""), "", PROMPTS[0].token_ids, 4096 * i) for i in range(8)]
+    groups(engine, many)
+    assert engine.replicas == 1
+    back.spoil = other_settings
+    gone.spoil = lambda path, body, reply: (503, b"") if path == "/health" else reply
+    with caplog.at_level(logging.WARNING):
+        engine.load_weights(weight_stream(lm), 1)
+    assert "still left out" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
+    assert engine.replicas == 1 and not any(p.startswith("/pause") for p in gone.paths)
+
+
+def test_a_probe_reaches_every_server_however_many(url, connect, monkeypatch):
+    """Two ranks with one completion more than fits: between them each of three servers is asked."""
+    fronts = [Front(url) for _ in range(3)]
+    answer = Completion("", (30, 31, 32), (0.0,) * 3, "stop")
+    for rank in range(2):
+        engine = connect(*[front.url for front in fronts])
+        monkeypatch.setattr(engine, "_rank", rank)
+        monkeypatch.setattr(engine, "_ranks", 2)
+        engine.logprobs(PROMPTS[0], [answer] * 2)  # ceil(3 servers / 2 ranks)
+    asked = [front.paths.count(GENERATE) - 2 for front in fronts]  # both checked it once
+    assert sorted(asked) == [1, 1, 2]
 
 
 def test_prompts_are_spread_and_wait_for_room(url, connect):
@@ -410,7 +471,8 @@ def test_streams_are_written_in_buckets(tmp_path):
     assert all(torch.equal(read[name], tensor) for name, tensor in stream)
 
 
-def bandpo(*arguments, launcher=(), timeout=300):
+def bandpo(*arguments, launcher=(), timeout=300, code=0):
+    """What the command line prints, error messages last."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "bandpo.cli", *arguments],
@@ -419,8 +481,35 @@ def bandpo(*arguments, launcher=(), timeout=300):
         text=True,
         timeout=timeout,
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+def training(model, folder, *overrides):
+    """The arguments of a small training run."""
+    return [
+        "train",
+        f"model.path={model}",
+        f"run.dir={folder}",
+        "method=grpo",
+        "rollout.prompts_per_step=4",
+        "rollout.group_size=8",
+        "rollout.max_tokens=8",
+        "data.max_prompt_tokens=64",
+        "learner.updates_per_rollout=1",
+        "eval.benchmarks=[]",
+        f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'train/configs'}]",
+        "reward=low_bytes",
+        *overrides,
+    ]
+
+
+def metrics_of(folder):
+    """The lines of metrics.jsonl without times, which differ from run to run."""
+    path = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    timed = ("time/", "throughput/")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
 
 def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
@@ -445,31 +534,15 @@ def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
 
 @pytest.mark.slow
 def test_training_is_the_same_in_process_and_on_a_server_with_two_ranks(url, model, tmp_path, lm):
-    settings = [
-        "train",
-        f"model.path={model}",
-        "method=grpo",
-        "trainer.steps=5",
-        "rollout.prompts_per_step=4",
-        "rollout.group_size=8",
-        "rollout.max_tokens=8",
-        "data.max_prompt_tokens=64",
-        "learner.updates_per_rollout=1",
-        "eval.benchmarks=[]",
-        f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'train/configs'}]",
-        "reward=low_bytes",
-    ]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     server = ("rollout=vllm_server", f"rollout.engine.urls=[{url}]")
     local = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
-    bandpo(*settings, *local, f"run.dir={tmp_path / 'local'}")
-    bandpo(*settings, *server, f"run.dir={tmp_path / 'one'}")
-    zero_3 = (*settings, *server, "learner.zero_stage=3", f"run.dir={tmp_path / 'two'}")
-    bandpo(*zero_3, launcher=torchrun)
-    lines = [
-        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("local", "one", "two")
-    ]
+    settings = ("trainer.steps=5",)
+    bandpo(*training(model, tmp_path / "local", *settings, *local))
+    bandpo(*training(model, tmp_path / "one", *settings, *server))
+    zero_3 = (*settings, *server, "learner.zero_stage=3")
+    bandpo(*training(model, tmp_path / "two", *zero_3), launcher=torchrun)
+    lines = [metrics_of(tmp_path / run) for run in ("local", "one", "two")]
     names = ("reward/mean", "loss/policy", "grad/norm", "policy/entropy", "length/mean")
     assert [len(of_run) for of_run in lines] == [6, 6, 6]
     for expected, *others in list(zip(*lines, strict=True))[1:]:
@@ -495,6 +568,52 @@ def test_a_server_killed_in_a_rollout_costs_nothing(url, model, connect, tmp_pat
                 os.killpg(process.pid, signal.SIGKILL)
         assert second in [server.url for server in engine._pool.lost]
     assert tokens([found[prompt.problem.id] for prompt in prompts]) == expected
+
+
+@pytest.mark.slow
+def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, model, lm, tmp_path):
+    """Servers are killed in the middle of the second step's rollout."""
+    settings = ("rollout=vllm_server", "trainer.steps=3", "trainer.checkpoint_every=1")
+
+    def run(folder, *urls, code=0):
+        urls = f"rollout.engine.urls=[{','.join(urls)}]"
+        return bandpo(*training(model, folder, *settings, urls), code=code)
+
+    def front_of(folder, server, process):
+        """Kills its server at the second request for samples after the first step."""
+        asked = []
+
+        def kill(path, body, reply):
+            if path == GENERATE and len(metrics_of(folder)) == 2:
+                asked.append(path)
+                if len(asked) == 2:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return None
+            return reply
+
+        return Front(server, kill)
+
+    run(tmp_path / "whole", url)
+    whole = metrics_of(tmp_path / "whole")
+    assert [line["step"] for line in whole] == [0, 1, 2, 3]
+
+    with serving(model, tmp_path / "first") as (server, process):
+        front = front_of(tmp_path / "two", server, process)
+        said = run(tmp_path / "two", front.url, url)
+        assert process.poll() is not None and f"server left out: {front.url}" in said
+    assert metrics_of(tmp_path / "two") == whole
+
+    with serving(model, tmp_path / "second") as (server, process):
+        front = front_of(tmp_path / "only", server, process)
+        said = run(tmp_path / "only", front.url, code=2)
+        assert process.poll() is not None
+    assert "no vLLM server is left; start one again and repeat the command" in said
+    assert front.url in said and "Traceback" not in said
+    assert metrics_of(tmp_path / "only") == whole[:2]
+    with serving(model, tmp_path / "again") as (server, _):
+        front.server, front.spoil = httpx.Client(base_url=server, timeout=60), _unspoiled
+        run(tmp_path / "only", front.url)
+    assert metrics_of(tmp_path / "only") == whole
 
 
 def test_the_probe_takes_reference_answers(url, connect, lm):
