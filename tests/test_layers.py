@@ -23,6 +23,7 @@ LAYERS = (
         "plots",
         "replay",
         "series",
+        "tables",
         "train",
     },
 )

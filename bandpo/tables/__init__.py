@@ -1,0 +1,1 @@
+"""Tables of runs: a recipe is planned, launched, collected and reported."""

@@ -1,0 +1,211 @@
+"""What a table is made of: `recipes/<name>/recipe.yaml`, models × methods × seeds.
+
+A recipe holds only what differs from `bandpo train`'s defaults; `extends: ../paper.yaml` puts it
+over another file. A file with a hydra `_target_` is a study of its own kind (`Study`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, field_validator
+
+from bandpo.config import Section, validate
+from bandpo.errors import UserError
+
+FILE = "recipe.yaml"
+_PLAIN = re.compile(r"[\w./:+-]+")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+Seeds = int | tuple[int, ...]
+
+
+class Study(Protocol):
+    """A recipe that is not models × methods; its `_target_` names the class."""
+
+    def run(self, folder: Path, smoke: bool) -> None:
+        """Writes table.md and figures into `folder` and prints where they are.
+
+        With `smoke`, a small version that only shows that everything works.
+        """
+        ...
+
+
+class MethodRow(Section):
+    """A row of the table; its name is a file of configs/method unless `overrides` says which."""
+
+    overrides: dict[str, Any] = Field({}, description="Keys of `bandpo train` and their values.")
+    seeds: Seeds | None = Field(None, description="Instead of the recipe's.")
+
+
+class ModelRow(Section):
+    """A group of rows."""
+
+    overrides: dict[str, Any] = Field({}, description="Keys of `bandpo train` and their values.")
+    mean_tokens: int | None = Field(
+        None, ge=1, description="Expected completion, for the estimate of hours; null: the longest."
+    )
+
+
+class Smoke(Section):
+    """What `--smoke` changes: a table in minutes that shows that everything works."""
+
+    methods: tuple[str, ...] = Field((), description="These alone; empty: all.")
+    models: tuple[str, ...] = Field((), description="These alone; empty: all.")
+    seeds: Seeds = 2
+    overrides: dict[str, Any] = Field({}, description="Over everything else.")
+
+
+class Recipe(Section):
+    """A table: models × methods × seeds of `bandpo train`."""
+
+    title: str = Field(min_length=1)
+    protocol: Literal["paper32", "release16"] | None = Field(
+        None, description="A file of configs/protocol: the release's settings, G = 32 or 16."
+    )
+    overrides: dict[str, Any] = Field({}, description="For every run, over the protocol.")
+    models: dict[str, ModelRow] = Field(min_length=1)
+    methods: dict[str, MethodRow] = Field(min_length=1, description="The first is compared with.")
+    seeds: Seeds = 3
+    cluster: str | None = Field(None, description="Cards of a run, such as 8xH200; null: a CPU.")
+    launcher: dict[str, Any] | None = Field(
+        None, description="hydra `_target_` of a Launcher; null: a process a run."
+    )
+    smoke: Smoke | None = None
+
+    @field_validator("seeds")
+    @classmethod
+    def _has_seeds(cls, seeds: Seeds) -> Seeds:
+        if not seed_list(seeds):
+            raise ValueError("names no seed")
+        return seeds
+
+    @field_validator("models", "methods")
+    @classmethod
+    def _names_are_folders(cls, rows: dict[str, Any]) -> dict[str, Any]:
+        bad = [name for name in rows if not re.match(_NAME, name)]
+        if bad:
+            raise ValueError(f"{', '.join(bad)}: a name is letters, digits, '.', '_' and '-'")
+        return rows
+
+
+def seed_list(seeds: Seeds) -> tuple[int, ...]:
+    """`3` → (0, 1, 2); a list is itself."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+
+
+@dataclass(frozen=True)
+class RecipeFolder:
+    """A recipe's folder: recipe.yaml, README.md, and expected.json where values were published."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the file names a class of its own."""
+        return "_target_" in self.content
+
+    def study(self, overrides: Sequence[str] = ()) -> Study:
+        """The study with `key=value` settings changed; raises UserError for what is wrong."""
+        try:
+            settings = OmegaConf.merge(self.content, OmegaConf.from_dotlist(list(overrides)))
+            study: Study = instantiate(settings)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the class raises on its settings is the user's
+            cause = error.__cause__ or error
+            raise UserError(f"{self.path / FILE}: {str(cause).splitlines()[0]}") from None
+        if not callable(getattr(study, "run", None)):
+            raise UserError(
+                f"{self.path / FILE}: {self.content['_target_']} is no study: it has no "
+                "run(folder, smoke)"
+            )
+        return study
+
+    def recipe(self) -> Recipe:
+        """The table; raises UserError with every problem of the file."""
+        try:
+            return validate(self.content, Recipe)
+        except UserError as error:
+            raise UserError(f"{self.path / FILE}: {error}") from None
+
+    def expected(self) -> dict[str, Any]:
+        """Published values: model → method → benchmark → metric → percent, or null; {}: none."""
+        path = self.path / "expected.json"
+        if not path.exists():
+            return {}
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["values"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: no published values: {error!r}") from None
+        return values
+
+
+def find_recipe(place: str) -> RecipeFolder:
+    """A recipe by the name of its folder in ./recipes, or by path.
+
+    Raises UserError if there is none, or if its file cannot be read.
+    """
+    candidates = (Path("recipes") / place, Path(place), Path(place).parent)
+    for folder in candidates:
+        if (folder / FILE).is_file():
+            return RecipeFolder(folder.resolve(), _read(folder / FILE))
+    known = ", ".join(sorted(path.parent.name for path in Path("recipes").glob(f"*/{FILE}")))
+    raise UserError(
+        f"no recipe {place!r}: neither recipes/{place}/{FILE} nor {place}/{FILE} exists; "
+        f"recipes here: {known or 'none (run it in the folder that holds recipes/)'}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file over those that it extends."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not a mapping of keys to values")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    try:
+        merged = OmegaConf.merge(_read(path.parent / str(base)), content)
+        return OmegaConf.to_container(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def override_of(key: str, value: Any) -> str:
+    """`key=value` as hydra reads it: `override_of("a.b", [1, None])` → `a.b=[1,null]`."""
+    return f"{key}={_hydra_value(value)}"
+
+
+def _hydra_value(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return "{" + ",".join(f"{k}:{_hydra_value(v)}" for k, v in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(_hydra_value, value)) + "]"
+        case str() if not (_PLAIN.fullmatch(value) or "${" in value):
+            return "'" + value.replace("\\", r"\\").replace("'", r"\'") + "'"
+        case _:
+            return str(value)

@@ -1,0 +1,150 @@
+"""Recipe files: what they may say, and what is said of them when they are wrong."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from bandpo.cli import main
+from bandpo.errors import UserError
+from bandpo.tables.recipe import find_recipe, override_of
+from bandpo.tables.runs import Selection, plan_runs, seeds_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/recipe.yaml"))
+TABLES = [path for path in RECIPES if not find_recipe(str(path)).is_study]
+ONE_RUN = "title: x\nmodels: {a: {}}\nmethods: {grpo: {}}"
+SMALL = """
+title: small
+models: {embedded: {}}
+methods: {grpo: {seeds: [4, 7]}, tight: {overrides: {method: band_kl, method.delta: 0.01}}}
+seeds: 2
+overrides: {trainer.steps: 3, rollout: hf}
+"""
+
+
+class Echo:
+    """A study that writes what it was given."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def run(self, folder: Path, smoke: bool) -> None:
+        (folder / "table.md").write_text(f"{self.number} {smoke}")
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(text)
+    return folder
+
+
+def test_a_study_is_instantiated_and_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    written(tmp_path / "recipes/echo", "_target_: test_recipe.Echo\nnumber: 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["table", "echo"]) == 0
+    assert (tmp_path / "outputs/tables/echo/table.md").read_text() == "3 False"
+    assert main(["table", "recipes/echo", "--smoke", "number=5", "--out", "here"]) == 0
+    assert (tmp_path / "here/table.md").read_text() == "5 True"
+
+
+@pytest.mark.parametrize(
+    ("content", "fragments"),
+    [
+        (
+            "title: x\nmodels: {a: {}}\nmethods: {grpo: {}}\nsteps: 3",
+            ["recipe.yaml", "steps", "key"],
+        ),
+        ("title: x\nmethods: {grpo: {}}", ["recipe.yaml", "models", "missing"]),
+        ("title: x\nmodels: {a: {}}\nmethods: {'a/b': {}}", ["methods", "a/b"]),
+        ("title: x\nmodels: {a: {}}\nmethods: {grpo: {seeds: many}}", ["methods.grpo.seeds"]),
+        (f"{ONE_RUN}\nseeds: 0", ["seeds", "no seed"]),
+        (
+            "title: x\nmodels: {a: {}}\nmethods: {grpo: {}}\nprotocol: paper8",
+            ["protocol", "paper32"],
+        ),
+        ("- a list", ["recipe.yaml", "mapping"]),
+        ("a: [", ["recipe.yaml", "cannot be read"]),
+        ("extends: ../nowhere.yaml", ["nowhere.yaml", "cannot be read"]),
+        ("_target_: nowhere.Study", ["recipe.yaml", "nowhere"]),
+        ("_target_: decimal.Decimal\nbad: 1", ["recipe.yaml", "bad"]),
+        ("_target_: decimal.Decimal", ["recipe.yaml", "Decimal", "run(folder, smoke)"]),
+        ("title: x\nmodels: {a: {}}\nmethods: {nosuch: {}}", ["a, nosuch", "method=nosuch"]),
+        (
+            "title: x\nmodels: {a: {overrides: {learner.lr: -1}}}\nmethods: {grpo: {}}",
+            ["a, grpo", "learner.lr=-1"],
+        ),
+    ],
+)
+def test_a_bad_recipe_is_told_in_words(content, fragments, tmp_path, capsys):
+    folder = written(tmp_path / "bad", content)
+    assert main(["table", str(folder), "--plan"]) == 2
+    told = capsys.readouterr().err
+    assert all(fragment in told for fragment in fragments), told
+
+
+def test_a_missing_recipe_names_those_at_hand(tmp_path, monkeypatch, capsys):
+    written(tmp_path / "recipes/one", SMALL)
+    monkeypatch.chdir(tmp_path)
+    assert main(["table", "two"]) == 2
+    assert "recipes here: one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 3, 1e-6, "a/b-c", "two words, 'quoted'", [1, "x y"], {"a": {"b": [None]}}]
+)
+def test_overrides_mean_to_hydra_what_the_file_says(value):
+    (parsed,) = OverridesParser.create().parse_overrides([override_of("key", value)])
+    assert parsed.value() == value
+
+
+def test_runs_are_models_by_methods_by_seeds_with_folders_of_their_own(tmp_path):
+    recipe = find_recipe(str(written(tmp_path / "r", SMALL))).recipe()
+    runs = plan_runs(recipe, tmp_path / "out")
+    cells = [("grpo", 4), ("grpo", 7), ("tight", 0), ("tight", 1)]
+    assert [(run.method, run.seed) for run in runs] == cells
+    assert len({run.folder for run in runs}) == 4
+    assert runs[0].config.seed == 4 and runs[0].config.method.name == "grpo"
+    assert runs[2].config.method.delta == 0.01 and runs[2].config.trainer.steps == 3
+    narrowed = plan_runs(recipe, tmp_path, Selection.of(["method=tight,seed=1"], recipe))
+    assert [(run.method, run.seed) for run in narrowed] == [("tight", 1)]
+    with pytest.raises(UserError, match=r"(?s)'delta=3'.*no model x.*no seed 9"):
+        Selection.of(["delta=3", "seed=9", "model=x"], recipe)
+
+
+@pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
+def test_every_recipe_composes_and_is_the_command_of_its_readme(folder, tmp_path):
+    found = find_recipe(str(folder))
+    recipe = found.recipe()
+    runs = plan_runs(recipe, tmp_path, ranks=8 if recipe.cluster else 1)
+    seeds = sum(len(seeds_of(recipe, method)) for method in recipe.methods)
+    assert len(runs) == len(recipe.models) * seeds
+    assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_table1_is_24_runs_a_seed_with_the_release_protocol(tmp_path):
+    recipe = find_recipe(str(ROOT / "recipes/table1")).recipe()
+    runs = plan_runs(recipe, tmp_path, Selection.of(["seed=0"], recipe), ranks=8)
+    assert len(runs) == 24
+    for run in runs:
+        c = run.config
+        assert (c.rollout.group_size, c.rollout.prompts_per_step) == (32, 256)
+        assert (c.learner.lr, c.learner.updates_per_rollout) == (1e-6, 4)
+        assert (c.data.max_prompt_tokens, c.rollout.max_tokens, c.eval.max_tokens) == (
+            1024,
+            4096,
+            4096,
+        )
+        assert (c.rollout.temperature, c.rollout.top_p, c.eval.n) == (1.0, 1.0, 32)
+        assert (c.trainer.eval_every, c.trainer.checkpoint_every) == (5, 10)
+        assert c.method.kl_coef == 0.001 and c.method.dual_clip == 10.0
+        assert c.reward["_target_"] == "bandpo.reward.release_reward"
+        assert c.data.train["name"] == "dapo_math"
+        assert c.eval.benchmarks == ("amc23", "aime24", "aime25")
+        assert c.trainer.steps == (800 if run.model.endswith(("1.5b", "3b")) else 500)
+    deltas = {run.method: run.config.model_dump()["method"].get("delta") for run in runs}
+    assert list(deltas.values()) == [None, None, 0.05, 0.03, 0.05, 0.1]
+    half = recipe.model_copy(update={"protocol": "release16"})
+    first = plan_runs(half, tmp_path, Selection.of(["model=qwen2.5-3b,method=grpo,seed=0"], half))
+    assert first[0].config.rollout.group_size == 16
