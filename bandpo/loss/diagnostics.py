@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
 import torch
 from torch import Tensor
 
+from bandpo.loss.bounds import BandKL, Capped
 from bandpo.loss.policy import LossOutput
 from bandpo.loss.ratio import LOG_RATIO_LIMIT
+from bandpo.types import TokenBatch
 
 # Edges of the bins of old probability: decades where canonical clipping leaves least room.
 EDGES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99)
 BINS = tuple(f"{low:g}_{high:g}" for low, high in itertools.pairwise((0.0, *EDGES, 1.0)))
 SIGNS = ("negative", "zero", "positive")
 RARE_BINS = EDGES.index(0.1) + 1
+# Whatever method a run has, its ratios are held against these two upper bounds as well.
 CANONICAL_HIGH = 1.2
+BAND = Capped(BandKL(0.05), 10.0)
 BLOCK = 1 << 14
 
 # What is summed over the tokens of each bin and sign. A value that a batch may lack comes with the
 # number of tokens that had it.
 STATISTICS = (
     *("tokens", "binding_high", "binding_low", "mass", "mass_removed", "low", "high"),
-    *("above_high", "above_canonical", "ratio", "kl_old", "kl_ref", "kl_ref_tokens"),
-    *("entropy", "entropy_tokens", "mismatch", "mismatch_tokens"),
+    *("above_high", "above_canonical", "above_band", "ratio", "kl_old"),
+    *("kl_ref", "kl_ref_tokens", "entropy", "entropy_tokens", "mismatch", "mismatch_tokens"),
 )
 
 
@@ -41,16 +46,14 @@ class LossDiagnostics:
         shape = (len(BINS), len(SIGNS), len(STATISTICS))
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.maxima = torch.zeros(2, dtype=torch.float64, device=device)
-        self._log_edges = torch.tensor([math.log(edge) for edge in EDGES], device=device)
 
     @torch.no_grad()
     def update(self, output: LossOutput) -> None:
         """Adds the unmasked tokens of one micro-batch."""
         batch, columns = output.batch, _columns(output)
-        bins = torch.bucketize(batch.old_logp.float(), self._log_edges, right=True)
-        cell = bins * len(SIGNS) + batch.advantages.sign().long() + 1
         values = torch.stack([columns[name].flatten() for name in STATISTICS])
-        self.sums += _sum_by_cell(values, cell.flatten(), batch.mask.flatten()).view_as(self.sums)
+        cell, mask = cell_index(batch).flatten(), batch.mask.flatten()
+        self.sums += _sum_by_cell(values, cell, mask).view_as(self.sums)
         extremes = torch.stack([(output.ratio * batch.mask).amax(), columns["mismatch"].amax()])
         self.maxima = torch.maximum(self.maxima, extremes.double())
 
@@ -68,9 +71,9 @@ class LossDiagnostics:
 
         `clip/high_frac` and `clip/low_frac` count tokens whose gradient the bounds removed,
         `clip/dual_frac` those that the dual clip did, all as shares of all tokens (of the bin's
-        tokens in `clip/bin_*`). `reach/*` tells whether a wider bound matters at all: of the rare
-        tokens (p < 0.1) with positive advantage, the share whose ratio passed the method's upper
-        bound, and the share that passed the canonical 1.2.
+        tokens in `clip/bin_*`). `reach/*` tells whether a wider bound can matter in this run: of
+        the rare tokens (p < 0.1) with positive advantage, the shares whose ratio passed the
+        method's upper bound, the canonical 1.2, and Band-KL's bound for δ = 0.05 capped at 10.
         """
         total = _named(self.sums.sum((0, 1)))
         if total["tokens"] == 0:
@@ -89,6 +92,7 @@ class LossDiagnostics:
             "reach/rare_frac": rare["tokens"] / total["tokens"],
             "reach/above_high_frac": _share(rare["above_high"], rare["tokens"]),
             "reach/above_canonical_frac": _share(rare["above_canonical"], rare["tokens"]),
+            "reach/above_band_frac": _share(rare["above_band"], rare["tokens"]),
         }
         if "kl_ref" in means:
             metrics["policy/kl_ref"] = means["kl_ref"]
@@ -101,6 +105,17 @@ class LossDiagnostics:
             metrics[f"clip/bin_{name}/count"] = _named(self.sums[i].sum(0))["tokens"]
             metrics |= _clip_metrics(f"clip/bin_{name}/", self.sums[i])
         return metrics
+
+
+def cell_index(batch: TokenBatch) -> Tensor:
+    """The index [B, T] of each token's bin and sign: that of the bin · 3 + that of the sign."""
+    bins = torch.bucketize(batch.old_logp.float(), _log_edges(batch.old_logp.device), right=True)
+    return bins * len(SIGNS) + batch.advantages.sign().long() + 1
+
+
+@functools.cache
+def _log_edges(device: torch.device) -> Tensor:
+    return torch.tensor([math.log(edge) for edge in EDGES], device=device)
 
 
 def _columns(output: LossOutput) -> dict[str, Tensor]:
@@ -122,6 +137,7 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
         "high": interval.high,
         "above_high": output.ratio > interval.high,
         "above_canonical": output.ratio > CANONICAL_HIGH,
+        "above_band": output.ratio > BAND(batch.old_logp).high,
         "ratio": output.ratio,
         "kl_old": torch.expm1(log_ratio) - log_ratio,  # k3: tokens are samples of the old policy
         "kl_ref": zeros if output.reference_kl is None else output.reference_kl,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,9 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.loss import LossDiagnostics, TokenBatch, TokenRatio
-from bandpo.loss.diagnostics import BINS, EDGES, SIGNS
+from bandpo.loss.diagnostics import BINS, EDGES, SIGNS, cell_index
 from bandpo.methods import Method
 from bandpo.replay.records import CHUNK, read_batches
-
-_LOG_EDGES = torch.tensor([math.log(edge) for edge in EDGES])
 
 
 @dataclass
@@ -114,7 +111,7 @@ def replay(
     ) as pool:
         for path, batch in batches:
             unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
-            update = partial(_update, batch=batch, cell=_cell(batch), unclipped=unclipped)
+            update = partial(_update, batch=batch, cell=cell_index(batch), unclipped=unclipped)
             for part, lack in zip(parts, pool.map(update, parts), strict=True):
                 if lack:
                     skipped[part.method.name] = f"{path}: {lack}"
@@ -136,12 +133,6 @@ def _update(part: MethodReplay, batch: TokenBatch, cell: Tensor, unclipped: Tens
     except ValueError as error:
         return str(error)
     return None
-
-
-def _cell(batch: TokenBatch) -> Tensor:
-    """The flat index [B, T] of each token's bin × sign, as in `LossDiagnostics`."""
-    bins = torch.bucketize(batch.old_logp, _LOG_EDGES, right=True)
-    return bins * len(SIGNS) + batch.advantages.sign().long() + 1
 
 
 def _clipping(row: dict[str, str | float]) -> dict[str, Any]:

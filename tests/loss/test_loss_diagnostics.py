@@ -27,7 +27,7 @@ from bandpo.loss import (
 from bandpo.loss.diagnostics import BINS, EDGES, SIGNS
 
 LOSS = PolicyLoss(
-    TokenRatio(), DualClip(Clip(Capped(BandKL(0.05), 10.0)), 3.0), TokenMean(), ReferenceKL(0.1)
+    TokenRatio(), DualClip(Clip(Capped(BandKL(0.02), 10.0)), 3.0), TokenMean(), ReferenceKL(0.1)
 )
 
 
@@ -59,6 +59,13 @@ def diagnose(*outputs: LossOutput) -> LossDiagnostics:
     return diagnostics
 
 
+def binary_kl(p: float, q: float) -> float:
+    """KL of (token, all others) from old probability p to q; no distribution has q >= 1."""
+    if q >= 1:
+        return math.inf
+    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+
 def token_records(output: LossOutput) -> list[dict[str, float]]:
     """One dictionary a token, with everything recomputed by the definitions, in Python floats."""
     batch, records = output.batch, []
@@ -66,7 +73,7 @@ def token_records(output: LossOutput) -> list[dict[str, float]]:
         if batch.mask[i, j] == 0:
             continue
         logp, old, a = (x[i, j].item() for x in (batch.logp, batch.old_logp, batch.advantages))
-        ratio = math.exp(logp - old)
+        ratio, p_new = math.exp(logp - old), math.exp(logp)
         low, high = (x[i, j].item() for x in output.interval)
         above, below = a > 0 and ratio > high, a < 0 and ratio < low
         dual = a < 0 and ratio > 3.0
@@ -81,6 +88,7 @@ def token_records(output: LossOutput) -> list[dict[str, float]]:
                 "low": below,
                 "dual": dual,
                 "ratio": ratio,
+                "above_band": ratio > 10 or (ratio > 1 and binary_kl(math.exp(old), p_new) > 0.05),
                 "bound_low": low,
                 "bound_high": high,
                 "kl_old": ratio - 1 - (logp - old),
@@ -117,6 +125,7 @@ def test_metrics():
         "reach/rare_frac": len(rare) / len(records),
         "reach/above_high_frac": sum(r["ratio"] > r["bound_high"] for r in rare) / len(rare),
         "reach/above_canonical_frac": sum(r["ratio"] > 1.2 for r in rare) / len(rare),
+        "reach/above_band_frac": mean(rare, "above_band"),
     }
     for i, name in enumerate(BINS):
         inside = [r for r in records if r["bin"] == i]
@@ -131,6 +140,8 @@ def test_metrics():
     assert metrics.keys() == expected.keys()
     assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert metrics["clip/dual_frac"] > 0 and metrics["clip/high_frac"] > 0  # the test sees them
+    reach = [metrics[f"reach/above_{name}_frac"] for name in ("band", "high", "canonical")]
+    assert 0 < reach[0] < reach[1] < reach[2] < 1  # and tells them apart
 
 
 def test_table():
