@@ -51,7 +51,8 @@ class ModelConfig(Section):
 
     path: str = Field(
         min_length=1,
-        description="`embedded` (the small policy made from a seed), a folder or a hub id.",
+        description="`embedded` (the small policy made from a seed; `embedded:worked_share=0.02` "
+        "varies `bandpo.embedded.Recipe`), a folder or a hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the learner's compute and of the engine's weights."
@@ -283,7 +284,7 @@ def _resume_exists(trainer: TrainerConfig) -> str | None:
 
 
 def _dtype_fits_engine(model: ModelConfig) -> str | None:
-    if model.path != "embedded" or model.dtype == "float32":
+    if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
         return None
     return f"model.dtype={model.dtype}: the embedded policy is made for float32"
 

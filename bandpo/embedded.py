@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Recipe:
     batch_size: int = 64
     lr: float = 5e-3
     worked_share: float = 0.2
+    # Shares of worked solutions that start at the second, third, … term instead of the first.
+    detours: tuple[float, ...] = ()
 
 
 def build_tokenizer() -> Any:
@@ -100,11 +102,12 @@ def _examples(
     rows = []
     for _ in range(recipe.batch_size):
         terms = arithmetic.draw_terms(rng, "train")
-        worked = rng.random() < worked_share
-        solve = arithmetic.worked_solution if worked else arithmetic.direct_solution
+        if rng.random() < worked_share:
+            solution = arithmetic.worked_solution(terms, _start(recipe.detours, rng))
+        else:
+            solution = arithmetic.direct_solution(terms)
         prompt = f"<|user|>{arithmetic.statement_of(terms)}<|end|><|assistant|>"
-        prompt_ids = tokenizer.encode(prompt)
-        rows.append((prompt_ids, tokenizer.encode(solve(terms) + "<|end|>")))
+        rows.append((tokenizer.encode(prompt), tokenizer.encode(solution + "<|end|>")))
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
     labels = torch.full((len(rows), width), -100)
@@ -112,6 +115,12 @@ def _examples(
         ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
     return ids, labels
+
+
+def _start(detours: Sequence[float], rng: random.Random) -> int:
+    """The term that a worked solution starts at; draws nothing where there is but one way."""
+    shares = (1 - sum(detours), *detours)
+    return rng.choices(range(len(shares)), shares)[0] if detours else 0
 
 
 def warm_up(

@@ -14,6 +14,7 @@ from rich.table import Table
 from bandpo import embedded
 from bandpo.config import Config, ModelConfig, compose, longest_sequence, world_size
 from bandpo.errors import UserError
+from bandpo.evaluation.model import embedded_recipe
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -35,8 +36,7 @@ def shape_of(model: ModelConfig) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if model.path == "embedded":
-        recipe = embedded.Recipe(seed=model.seed)
+    if recipe := embedded_recipe(model.path, model.seed):
         network: Any = embedded.build_model(recipe, len(embedded.build_tokenizer()))
         config = network.config
     else:

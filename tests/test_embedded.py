@@ -3,10 +3,14 @@
 import random
 import re
 
+import pytest
 import torch
 
 from bandpo import embedded
 from bandpo.data import arithmetic
+from bandpo.embedded import Recipe
+from bandpo.errors import UserError
+from bandpo.evaluation.model import embedded_recipe
 from bandpo.reward import MathVerifier
 
 
@@ -28,6 +32,15 @@ def test_answers_and_solutions_are_right():
         for step in solution.split(";")[:-1]:
             left, right = step.split("=")
             assert eval(left) == int(right) >= 0
+        for start in range(1, len(terms)):  # other ways to the same answer
+            detour = arithmetic.worked_solution(terms, start)
+            assert detour != solution and detour.endswith(rf"\boxed{{{answer}}}")
+            first, *_, last = detour.split(";")[:-1]
+            assert first.startswith(f"{terms[start]}") and last.endswith(f"={answer}")
+            assert all(
+                eval(left) == int(right)
+                for left, right in (step.split("=") for step in detour.split(";")[:-1])
+            )
         assert f"Compute {expression}." == arithmetic.statement_of(terms)
 
 
@@ -68,3 +81,24 @@ def test_the_warm_up_is_determined_by_the_recipe_and_cached(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     other = embedded.Recipe(hidden_size=32, heads=1, layers=1, warmup_steps=3, seed=1)
     assert embedded.ensure(other) != folder
+
+
+@pytest.mark.parametrize(
+    ("spec", "recipe"),
+    [
+        ("embedded", Recipe(seed=3)),
+        ("embedded:worked_share=0.02,layers=1", Recipe(seed=3, worked_share=0.02, layers=1)),
+        ("embedded:detours=0.1/0.05", Recipe(seed=3, detours=(0.1, 0.05))),
+        ("embedded:detours=0.1", Recipe(seed=3, detours=(0.1,))),
+        ("embedded:seed=5", Recipe(seed=5)),
+        ("somewhere/embedded", None),
+    ],
+)
+def test_a_model_path_names_variants_of_the_recipe(spec, recipe):
+    assert embedded_recipe(spec, seed=3) == recipe
+
+
+@pytest.mark.parametrize("settings", ["layer=1", "layers=two", "layers"])
+def test_a_setting_that_the_recipe_does_not_have_is_refused(settings):
+    with pytest.raises(UserError, match=rf"model=embedded:{settings}: layer"):
+        embedded_recipe(f"embedded:{settings}")

@@ -38,8 +38,12 @@ def expression_of(terms: list[int]) -> str:
     return str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:])
 
 
-def worked_solution(terms: list[int]) -> str:
-    """Every intermediate sum in order, then the boxed answer."""
+def worked_solution(terms: list[int], start: int = 0) -> str:
+    """Every intermediate sum, from term `start` on and around, then the boxed answer.
+
+    Whatever the start, the answer is the same: there are as many ways as terms.
+    """
+    terms = terms[start:] + terms[:start]
     totals = partial_sums(terms)
     steps = (
         f"{total}{term:+d}={after};"

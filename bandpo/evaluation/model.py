@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from bandpo import embedded
 from bandpo.errors import UserError
@@ -48,10 +51,12 @@ def find_model(spec: str, seed: int = 0) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
     Of a run the newest checkpoint is taken. `seed` is that of the embedded policy, which is made
-    on first use. Raises `UserError` if there is nothing of the kind.
+    on first use; `embedded:worked_share=0.9,detours=0.1/0.05` is a variant of it
+    (`bandpo.embedded.Recipe`).
+    Raises `UserError` if there is nothing of the kind.
     """
-    if spec == "embedded":
-        return ModelSource(spec, str(embedded.ensure(embedded.Recipe(seed=seed))))
+    if recipe := embedded_recipe(spec, seed):
+        return ModelSource(spec, str(embedded.ensure(recipe)))
     folder = Path(spec).expanduser()
     for candidate in (folder, folder / "hf", folder / "checkpoints" / "latest" / "hf"):
         if (candidate / "config.json").is_file():
@@ -64,6 +69,29 @@ def find_model(spec: str, seed: int = 0) -> ModelSource:
     if not _HUB_ID.fullmatch(spec):
         raise UserError(f"model={spec}: no such folder")
     return ModelSource(spec, spec)
+
+
+def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
+    """The recipe of an embedded policy that `spec` means; None where it means something else.
+
+    Raises `UserError` for a setting that the recipe does not have.
+    """
+    name, _, settings = spec.partition(":")
+    if name != "embedded":
+        return None
+    pairs = (pair.partition("=") for pair in settings.split(",") if pair)
+    given: dict[str, Any] = {key: value for key, _, value in pairs}
+    known = {field.name: field.default for field in dataclasses.fields(embedded.Recipe)}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise UserError(f"model={spec}: {unknown[0]} is none of {', '.join(known)}")
+    given = {k: v.split("/") if isinstance(known[k], tuple) else v for k, v in given.items()}
+    try:
+        return TypeAdapter(embedded.Recipe).validate_python({"seed": seed, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"model={spec}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
