@@ -46,8 +46,8 @@ class Recipe:
     batch_size: int = 64
     lr: float = 5e-3
     worked_share: float = 0.2
-    # Shares of worked solutions that start at the second, third, … term instead of the first.
-    detours: tuple[float, ...] = ()
+    # Shares of worked solutions that begin with the second, third, … of arithmetic.OPENINGS.
+    openings: tuple[float, ...] = ()
 
 
 def build_tokenizer() -> Any:
@@ -103,7 +103,7 @@ def _examples(
     for _ in range(recipe.batch_size):
         terms = arithmetic.draw_terms(rng, "train")
         if rng.random() < worked_share:
-            solution = arithmetic.worked_solution(terms, _start(recipe.detours, rng))
+            solution = arithmetic.worked_solution(terms, _opening(recipe.openings, rng))
         else:
             solution = arithmetic.direct_solution(terms)
         prompt = f"<|user|>{arithmetic.statement_of(terms)}<|end|><|assistant|>"
@@ -117,10 +117,12 @@ def _examples(
     return ids, labels
 
 
-def _start(detours: Sequence[float], rng: random.Random) -> int:
-    """The term that a worked solution starts at; draws nothing where there is but one way."""
-    shares = (1 - sum(detours), *detours)
-    return rng.choices(range(len(shares)), shares)[0] if detours else 0
+def _opening(shares: Sequence[float], rng: random.Random) -> str:
+    """How a worked solution begins; draws nothing where there is but one way."""
+    if not shares:
+        return arithmetic.OPENINGS[0]
+    weights = (1 - sum(shares), *shares)
+    return rng.choices(arithmetic.OPENINGS[: len(weights)], weights)[0]
 
 
 def warm_up(

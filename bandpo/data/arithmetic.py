@@ -16,6 +16,8 @@ from bandpo.types import Problem
 OPERANDS = 5
 LARGEST_OPERAND = 9
 HELD_OUT_SHARE = 0.05
+# What a worked solution may begin with: ways to the same answer that one token tells apart.
+OPENINGS = ("", "so ", "add ", "hence ", "now ")
 
 Split = Literal["train", "heldout"]
 
@@ -38,18 +40,14 @@ def expression_of(terms: list[int]) -> str:
     return str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:])
 
 
-def worked_solution(terms: list[int], start: int = 0) -> str:
-    """Every intermediate sum, from term `start` on and around, then the boxed answer.
-
-    Whatever the start, the answer is the same: there are as many ways as terms.
-    """
-    terms = terms[start:] + terms[:start]
+def worked_solution(terms: list[int], opening: str = "") -> str:
+    """Every intermediate sum in order, then the boxed answer, after one of `OPENINGS`."""
     totals = partial_sums(terms)
     steps = (
         f"{total}{term:+d}={after};"
         for total, term, after in zip(totals[:-1], terms[1:], totals[1:], strict=True)
     )
-    return "".join(steps) + direct_solution(terms)
+    return opening + "".join(steps) + direct_solution(terms)
 
 
 def direct_solution(terms: list[int]) -> str:

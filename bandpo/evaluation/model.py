@@ -51,7 +51,7 @@ def find_model(spec: str, seed: int = 0) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
     Of a run the newest checkpoint is taken. `seed` is that of the embedded policy, which is made
-    on first use; `embedded:worked_share=0.9,detours=0.1/0.05` is a variant of it
+    on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant of it
     (`bandpo.embedded.Recipe`).
     Raises `UserError` if there is nothing of the kind.
     """
