@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from bandpo.cache import cache_dir
 
 T = TypeVar("T")
 
@@ -87,9 +92,19 @@ def _device() -> torch.device:
     return device
 
 
+def _operators_folder() -> Path:
+    """Where DeepSpeed's CPU operator is built: a folder of this environment's own.
+
+    In PyTorch's common one it would be built again whenever another environment was there last.
+    """
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    return cache_dir() / "operators" / environment
+
+
 def _join(device: torch.device) -> None:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_operators_folder()))
     import deepspeed
 
     if not dist.is_initialized():
