@@ -17,16 +17,22 @@ class Sample:
     """One completion with its prompt and what the loss needs; per-token tensors are [T] on the CPU.
 
     `old_logp`, `entropy` and `ref_logp` are filled in by the learner; a sample without `old_logp`
-    is on policy: the learner's own forward pass gives it.
+    is on policy: the learner's own forward pass gives it. One whose `weight_version` is not the
+    learner's has the engine's log-probabilities as `old_logp`.
     """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     advantage: float
-    rollout_logp: Tensor
+    rollout_logp: Tensor | None
     old_logp: Tensor | None = None
     entropy: Tensor | None = None
     ref_logp: Tensor | None = None
+    weight_version: int = 0
+
+    def take_behaviour_policy(self) -> None:
+        """Makes the policy that sampled it, at the weights it was sampled with, the old policy."""
+        self.old_logp, self.rollout_logp = self.rollout_logp, None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -40,6 +46,7 @@ def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
             completion_ids=completion.token_ids,
             advantage=float(advantage),
             rollout_logp=torch.tensor(completion.logprobs, dtype=torch.float32),
+            weight_version=completion.weight_version,
         )
         for completion, advantage in zip(group.completions, advantages, strict=True)
     ]
@@ -140,7 +147,7 @@ class PaddedBatch:
             advantages=advantages[:, None].expand_as(self.mask),
             mask=self.mask,
             ref_logp=self.padded("ref_logp") if self.has("ref_logp") else None,
-            rollout_logp=self.padded("rollout_logp"),
+            rollout_logp=self.padded("rollout_logp") if self.has("rollout_logp") else None,
             entropy=self.padded("entropy") if self.has("entropy") else entropy,
             step=step,
         )

@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -115,6 +115,12 @@ class RolloutConfig(Section):
         False, description="Replace groups whose rewards are all equal (DAPO's dynamic sampling)."
     )
     max_refills: int = Field(100, ge=1, description="Extra batches that filter_groups may draw.")
+    lag: Literal[0, 1] = Field(
+        0, description="1: servers sample the next step while the learner updates (docs/scale.md)."
+    )
+    max_weight: float = Field(
+        2.0, ge=1.0, description="Truncates the importance ratios of lag 1; unused with lag 0."
+    )
     probe_tolerance: float | None = Field(
         None,
         gt=0.0,
@@ -256,6 +262,30 @@ def _engine_has_target(rollout: RolloutConfig) -> str | None:
     return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
 
 
+def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
+    if rollout.lag == 0 or "_target_" not in rollout.engine:
+        return None
+    try:
+        engine = get_object(rollout.engine["_target_"])
+    except Exception as error:  # whatever a user's own module raises is the user's to read
+        return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
+    if getattr(engine, "samples_apart", False):
+        return None
+    return (
+        f"rollout.lag={rollout.lag} needs an engine that samples in processes of its own while "
+        "the learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
+    )
+
+
+def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.lag == 0 or "correction" not in method.loss:
+        return None
+    return (
+        f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
+        "method.loss.correction compares with the learner's: leave it out"
+    )
+
+
 def _method_instantiates(method: MethodConfig) -> str | None:
     problem = _not_built(method.loss) or _not_built(method.advantage)
     return problem and f"method={method.name} cannot be built: {problem}"
@@ -294,6 +324,8 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _ratios_need_the_full_distribution,
     _offload_fits_stage,
     _engine_has_target,
+    _lag_needs_servers,
+    _lag_knows_no_other_old_policy,
     _method_instantiates,
     _reward_instantiates,
     _resume_exists,

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bandpo.loss import PolicyLoss
 from bandpo.replay.records import dump_path, recorded
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.judge import JudgedGroup, read_groups, write_groups
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.tracking import Tracker
 from bandpo.types import Completion, Group, Problem, Prompt
@@ -52,18 +52,26 @@ class Job:
         self.folder = Path(config.run.dir)
         torch.manual_seed(config.seed)
         loss: PolicyLoss = instantiate(config.method.loss)
+        if config.rollout.lag:
+            loss = dataclasses.replace(loss, max_weight=config.rollout.max_weight)
         self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         checkpoint = find_checkpoint(self.folder, config.trainer.resume)
         fresh: dict[str, Any] = {"step": 0, "weight_version": 0}
         state = checkpoint.state() if checkpoint else fresh
         self.start = int(state["step"])
-        self._version = int(state["weight_version"])
+        # The first sync sends the same weights again, and they are the same version.
+        self._version = int(state["weight_version"]) - (1 if checkpoint else 0)
+        self.waiting = read_groups(checkpoint.folder) if checkpoint else None
         problems = load_problems(config.data.train)
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 
         with ExitStack() as stack:  # what is open when something fails is closed
             self._host = host or stack.enter_context(Host())
             self.ranks = self._host.ranks
+            # Two threads must not share collectives.
+            self.rollout_ranks = self.ranks.apart() if config.rollout.lag else self.ranks
+            if self.waiting is not None:
+                self.waiting = self.ranks.share(self.waiting)
             model = _model(config, self.ranks)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
             dropped = self._take_prompts(problems)
@@ -173,6 +181,9 @@ class Job:
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.sampling.n)
         advantages = self.advantages(rewards).tolist()
         groups = [samples_of(item.group, row) for item, row in zip(usable, advantages, strict=True)]
+        for sample in chain.from_iterable(groups):
+            if self.config.rollout.lag and sample.weight_version != self._version:
+                sample.take_behaviour_policy()
         learner = self.config.learner
         return [
             batch
@@ -255,8 +266,8 @@ class Job:
         )
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
-    def save(self, step: int) -> Checkpoint:
-        """Writes a checkpoint of this step."""
+    def save(self, step: int, waiting: Sequence[JudgedGroup] | None = None) -> Checkpoint:
+        """Writes a checkpoint of this step, with the groups that wait for the next one."""
         state = {
             "step": step,
             "weight_version": self._version,
@@ -265,6 +276,8 @@ class Job:
         }
 
         def parts(folder: Path) -> None:
+            if waiting is not None:
+                write_groups(folder, self.ranks.rank, waiting)
             self.learner.save(folder)
             self.learner.save_hf(folder / "hf", self.tokenizer)
 

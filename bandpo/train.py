@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bandpo.config import Config, compose
 from bandpo.host import Host
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
 from bandpo.multirun import launch, sweep_of
 from bandpo.plots import plot_training
+from bandpo.rollout.ahead import Rollouts
 from bandpo.rollout.judge import JudgedGroup, rollout, rollout_metrics
 from bandpo.tracking import Clock
 
@@ -15,24 +18,29 @@ from bandpo.tracking import Clock
 def train(job: Job) -> None:
     """Trains to the last step, from the checkpoint on if there is one."""
     learner, tracker, trainer = job.learner, job.tracker, job.config.trainer
+    lag = job.config.rollout.lag
+    rollouts = Rollouts(job.engine, partial(collect, job), trainer.steps, lag, job.waiting)
     job.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
     for step in range(job.start + 1, trainer.steps + 1):
         clock = Clock()
         with clock("rollout"):
-            judged = collect(job, step)
+            judged = rollouts.next(step)
         job.engine.sleep()
         batches = job.batches(judged, step)
         with clock("logprob"):
             learner.prepare(batches)
         with clock("learn"):
             updates = [learner.update(batch, step) for batch in job.recorded(batches, step)]
+        with clock("rollout"):
+            rollouts.settle()
         with clock("sync"):
             probe = job.sync(judged)
         everyone = [item for part in job.ranks.gather(judged) for item in part]
         metrics = {
             **rollout_metrics(everyone),
+            **rollouts.metrics(),
             **learner.take_metrics(),
             **update_metrics(updates),
             **probe,
@@ -45,7 +53,7 @@ def train(job: Job) -> None:
         if last or is_due(step, trainer.sample_every):
             tracker.log_samples(step, everyone)
         if last or is_due(step, trainer.checkpoint_every):
-            job.save(step)
+            job.save(step, rollouts.waiting)
 
 
 def collect(job: Job, step: int) -> list[JudgedGroup]:
@@ -60,12 +68,12 @@ def collect(job: Job, step: int) -> list[JudgedGroup]:
     wanted = len(judged)
     for _ in range(settings.max_refills if settings.filter_groups else 0):
         useful = [item for item in judged if item.has_spread]
-        if not job.ranks.any(len(useful) < wanted):
+        if not job.rollout_ranks.any(len(useful) < wanted):
             break
         judged = useful + rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
     if settings.filter_groups:
         judged.sort(key=lambda item: not item.has_spread)  # what could not be replaced comes last
-    if not job.ranks.any(any(item.has_spread for item in judged)):
+    if not job.rollout_ranks.any(any(item.has_spread for item in judged)):
         job.tracker.say(
             f"step {step}: the rewards of every group are equal, so nothing is learned from it; "
             "the problems are too hard or too easy, or the verifier reads no answer"

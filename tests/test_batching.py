@@ -64,6 +64,20 @@ def test_padding_points_at_the_state_before_each_token(sizes):
     assert torch.equal(rollout * batch.mask, rollout)
 
 
+def test_samples_of_an_older_policy_take_their_ratios_against_it():
+    all_samples = samples([(3, 4), (2, 6)])
+    engine = [s.rollout_logp for s in all_samples]
+    logp = torch.full((2, 6), -0.7)
+    fresh = PaddedBatch.of(all_samples).token_batch(logp, None, 1)
+    assert torch.equal(fresh.old_logp, logp) and fresh.rollout_logp is not None
+    for sample in all_samples:
+        sample.take_behaviour_policy()
+    stale = PaddedBatch.of(all_samples).token_batch(logp, None, 1)
+    for row, values in enumerate(engine):
+        assert torch.equal(stale.old_logp[row, : len(values)], values)
+    assert stale.rollout_logp is None  # nothing is left to compare the old policy with
+
+
 def test_a_weightless_batch_counts_nothing():
     batch = PaddedBatch.of(samples([(3, 4)]), weightless=True)
     assert batch.mask.sum() == 0 and batch.targets.shape == (1, 4)

@@ -18,6 +18,12 @@ def names(group: str) -> list[str]:
     return [file.stem for file in files if not file.stem.startswith("_")]
 
 
+CORRECTION = (
+    "+method.loss.correction={_target_: bandpo.loss.Truncate, "
+    "mismatch: {_target_: bandpo.loss.TokenMismatch}}"
+)
+
+
 def problems_of(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         compose("train", overrides, Config)
@@ -79,6 +85,12 @@ def test_all_problems_are_told_together():
         (["learner.momentum=0.9"], "learner.momentum"),
         (["trainer.steps=many"], r"trainer\.steps='many'"),
         (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
+        (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in processes of its own"),
+        (["rollout.lag=1", "rollout=hf"], "choose rollout=vllm_server"),
+        (
+            ["rollout.lag=1", "rollout=vllm_server", CORRECTION],
+            "method.loss.correction compares with the learner's: leave it out",
+        ),
         (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
         (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),
         (["method.delta=abc"], "method=band_kl cannot be built: .*delta must be positive"),

@@ -96,9 +96,10 @@ class DeepSpeedLearner:
         """Scores the samples of a schedule of minibatches before its first update.
 
         Samples that only the first minibatch holds are left out: they are on policy when their
-        turn comes, and the update's own forward pass gives their old log-probabilities.
+        turn comes, and the update's own forward pass gives their old log-probabilities. So are
+        those of an older policy, whose log-probabilities under it only the engine knows.
         """
-        self.score(_distinct(batches[1:]))
+        self.score([sample for sample in _distinct(batches[1:]) if sample.old_logp is None])
         self.score_reference(_distinct(batches))
 
     def logprobs(self, samples: Sequence[Sample]) -> list[list[float]]:

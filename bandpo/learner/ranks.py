@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,13 @@ class Ranks:
         self.device = _device()
         _join(self.device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._group: dist.ProcessGroup | None = None  # all of them
+
+    def apart(self) -> Ranks:
+        """The same processes with collectives of their own, on the CPU, for a thread of its own."""
+        others = copy(self)
+        others._group, others.device = dist.new_group(backend="gloo"), torch.device("cpu")
+        return others
 
     @property
     def is_first(self) -> bool:
@@ -43,19 +51,19 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, self._group)
         return values
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The element-wise sum over ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.SUM)
+            dist.all_reduce(tensor, dist.ReduceOp.SUM, self._group)
         return tensor
 
     def max(self, tensor: Tensor) -> Tensor:
         """The element-wise maximum over ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, self._group)
         return tensor
 
     def any(self, here: bool) -> bool:
@@ -65,7 +73,7 @@ class Ranks:
     def barrier(self) -> None:
         """Waits for every rank."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self._group)
 
     def close(self) -> None:
         """Leaves the job."""

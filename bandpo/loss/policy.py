@@ -110,6 +110,10 @@ class PolicyLoss:
     aggregate     TokenMean, SequenceMeanTokenMean, SequenceMeanTokenSum or ConstantNorm
     reference_kl  pulls towards a frozen reference policy
     correction    weights for the gap between sampling engine and learner
+    max_weight    truncated importance sampling, for samples of an older policy: an objective whose
+                  ratio r exceeds it counts max_weight/r of itself (IMPALA, section 4.1)
+
+    Raises UserError for max_weight < 1.
     """
 
     ratio: Ratio
@@ -117,6 +121,11 @@ class PolicyLoss:
     aggregate: Aggregate
     reference_kl: ReferenceKL | None = None
     correction: Correction | None = None
+    max_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_weight is not None and not self.max_weight >= 1:
+            raise UserError(f"PolicyLoss: max_weight must be at least 1, got {self.max_weight}.")
 
     @property
     def needs_reference(self) -> bool:
@@ -138,6 +147,8 @@ class PolicyLoss:
         value = -result.objective
         if self.correction is not None:
             value = value * self.correction(batch)
+        if self.max_weight is not None:
+            value = value * (self.max_weight / ratio.detach()).clamp(max=1.0)
         divergence = None
         if self.reference_kl is not None and self.needs_reference:
             divergence = self.reference_kl(batch)

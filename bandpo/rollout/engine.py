@@ -34,6 +34,9 @@ class RolloutEngine(Protocol):
     weight_version: int
     """How many times the weights have been replaced."""
 
+    samples_apart: bool
+    """Whether it samples in other processes, so that a thread can wait for it (rollout.lag)."""
+
     @property
     def replicas(self) -> int:
         """Copies of the weights; as many completions, over all ranks, probe every one."""

@@ -17,6 +17,7 @@ class HFGenerate:
 
     name = "hf"
     replicas = 1
+    samples_apart = False
 
     def __init__(
         self,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 from statistics import fmean, pstdev
+
+from pydantic import TypeAdapter
 
 from bandpo.reward import Reward, Score, has_bad_gold, verifier_counts
 from bandpo.rollout.engine import RolloutEngine, Sampling
@@ -35,6 +39,9 @@ class JudgedGroup:
         return len(set(self.rewards)) > 1
 
 
+_GROUPS = TypeAdapter(list[JudgedGroup])
+
+
 def judged_groups(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
 ) -> Iterator[JudgedGroup]:
@@ -56,6 +63,19 @@ def rollout(
     """All groups, judged, in the order of the prompts whatever the order they finished in."""
     judged = {j.group.problem.id: j for j in judged_groups(engine, reward, prompts, sampling)}
     return [judged[prompt.problem.id] for prompt in prompts]
+
+
+def write_groups(folder: Path, rank: int, judged: Sequence[JudgedGroup]) -> None:
+    """Keeps a rank's groups, exactly as they are, in `rollout-rank….json`."""
+    (folder / f"rollout-rank{rank}.json").write_bytes(_GROUPS.dump_json(list(judged)))
+
+
+def read_groups(folder: Path) -> list[JudgedGroup] | None:
+    """The kept groups of all ranks in the order in which they had been dealt; None without any."""
+    count = len(list(folder.glob("rollout-rank*.json")))
+    files = [folder / f"rollout-rank{rank}.json" for rank in range(count)]
+    parts = [_GROUPS.validate_json(file.read_bytes()) for file in files]
+    return [item for row in zip_longest(*parts) for item in row if item] if parts else None
 
 
 def rollout_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:

@@ -74,6 +74,7 @@ class VLLMLocal:
 
     name = "vllm_local"
     replicas = 1
+    samples_apart = False
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class VLLMServer:
     """
 
     name = "vllm_server"
+    samples_apart = True
 
     def __init__(
         self,
@@ -84,6 +85,8 @@ class VLLMServer:
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
         self._portal = self._open.enter_context(start_blocking_portal())
+        # A rollout that nobody waits for any more is given up.
+        self._open.callback(self._portal.call, self._portal.stop, True)
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
         self._pool = ServerPool(servers)
         self._open.callback(self._portal.call, self._pool.close)

@@ -251,6 +251,30 @@ class TestCorrection:
         loss = dataclasses.replace(plain, reference_kl=ReferenceKL(0.1), correction=correction)
         torch.testing.assert_close(loss(batch).loss, -objective + 0.1 * kl)
 
+    @pytest.mark.parametrize("ratio", [TokenRatio(), SequenceRatio()])
+    def test_a_largest_weight_truncates_the_ratio_and_not_the_kl(self, ratio):
+        batch = self.batch()
+        batch = dataclasses.replace(batch, logp=(batch.old_logp + torch.randn(6, 4)).detach())
+        r = ratio(batch)
+        assert (r > 1.3).any() and (r < 1.3).any()
+
+        def gradient(weight):
+            """Of −Σ weight·r·A + 0.1·KL over the tokens, the weights being constants."""
+            logp = batch.logp.clone().requires_grad_()
+            moved = dataclasses.replace(batch, logp=logp)
+            value = -weight * ratio(moved) * batch.advantages + 0.1 * K3()(logp, batch.ref_logp)
+            ((value * batch.mask).sum() / batch.mask.sum()).backward()
+            return logp.grad
+
+        logp = batch.logp.clone().requires_grad_()
+        free = Clip(Fixed(1.0, 1e9))
+        loss = PolicyLoss(ratio, free, TokenMean(), ReferenceKL(0.1), max_weight=1.3)
+        loss(dataclasses.replace(batch, logp=logp)).loss.backward()
+        torch.testing.assert_close(logp.grad, gradient(torch.where(r > 1.3, 1.3 / r, 1.0)))
+        assert not torch.allclose(logp.grad, gradient(torch.ones_like(r)))
+        with pytest.raises(UserError, match="max_weight"):
+            dataclasses.replace(loss, max_weight=0.9)
+
     def test_needs_the_engine_logprobs(self):
         batch = dataclasses.replace(self.batch(), rollout_logp=None)
         with pytest.raises(ValueError, match="rollout_logp"):

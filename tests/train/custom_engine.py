@@ -1,4 +1,4 @@
-"""Engines with the faults that a weight sync can have in silence."""
+"""Engines with the faults that a weight sync can have in silence, and one for a thread."""
 
 from bandpo.rollout.hf import HFGenerate
 
@@ -25,3 +25,9 @@ class StaleHead(HFGenerate):
         kept = own["lm_head.weight"].detach().clone()
         super().load_weights(weights, version)
         own["lm_head.weight"].data.copy_(kept)
+
+
+class InAThread(HFGenerate):
+    """Samples in a thread, as if it were a process of its own."""
+
+    samples_apart = True

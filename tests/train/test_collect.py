@@ -23,7 +23,7 @@ def job(monkeypatch):
     """A job whose rollouts are the batches in `job.coming`; `job.drawn` counts them."""
     job = SimpleNamespace(
         config=SimpleNamespace(rollout=SimpleNamespace(filter_groups=True, max_refills=3)),
-        ranks=SimpleNamespace(any=lambda here: here),
+        rollout_ranks=SimpleNamespace(any=lambda here: here),
         tracker=SimpleNamespace(say=lambda text: job.said.append(text)),
         **{"engine": None, "reward": None, "sampling": None, "said": [], "drawn": 0},
         next_prompts=lambda step: None,

@@ -1,0 +1,85 @@
+"""The rollout of every step in turn, sampled when it is asked for or one step ahead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from statistics import fmean
+
+from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.judge import JudgedGroup
+
+Collect = Callable[[int], list[JudgedGroup]]
+"""Samples and judges this rank's groups of a step."""
+
+
+class Rollouts:
+    """The judged groups of each step, one step off policy with `lag` 1.
+
+    With lag 0 a step's rollout is sampled when `next` asks for it, by the newest weights. With
+    lag 1, handing out step k's starts step k+1's on a thread of its own: the engine samples it with
+    the weights of step k−1 while the learner makes those of step k, and `settle` waits for what is
+    left of it before the engine takes these.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        collect: Collect,
+        last: int,
+        lag: int = 0,
+        waiting: Sequence[JudgedGroup] | None = None,
+    ) -> None:
+        """`waiting` is what a checkpoint kept of the first step; `last` is the last step."""
+        self._engine, self._collect, self._last = engine, collect, last
+        self._thread = ThreadPoolExecutor(1, "rollout") if lag else None
+        self._coming: Future[list[JudgedGroup]] | None = None
+        self._waiting = None if waiting is None else list(waiting)
+        self._metrics: dict[str, float] = {}
+        self._seconds = 0.0
+
+    @property
+    def waiting(self) -> list[JudgedGroup] | None:
+        """The settled groups of the next step, which a checkpoint must keep; None with lag 0."""
+        return self._waiting
+
+    def next(self, step: int) -> list[JudgedGroup]:
+        """This rank's judged groups of a step; the steps are asked for in turn."""
+        self.settle()
+        judged = self._collect(step) if self._waiting is None else self._waiting
+        self._waiting = None
+        ages = [
+            self._engine.weight_version - completion.weight_version
+            for item in judged
+            for completion in item.group.completions
+        ]
+        self._metrics = {"rollout/lag": fmean(ages) if ages else 0.0}
+        if self._thread is not None and step < self._last:
+            self._coming = self._thread.submit(self._timed, step + 1)
+        return judged
+
+    def _timed(self, step: int) -> list[JudgedGroup]:
+        begun = time.perf_counter()
+        try:
+            return self._collect(step)
+        finally:
+            self._seconds = time.perf_counter() - begun
+
+    def settle(self) -> None:
+        """Waits for the rollout under way, so that the engine is idle."""
+        if self._coming is None:
+            return
+        begun = time.perf_counter()
+        self._waiting = self._coming.result()
+        self._coming = None
+        waited = time.perf_counter() - begun
+        self._metrics["rollout/overlap_s"] = max(0.0, self._seconds - waited)
+
+    def metrics(self) -> dict[str, float]:
+        """Of the step handed out last.
+
+        `rollout/lag`: weight syncs between its samples and the policy that learns from them, mean;
+        `rollout/overlap_s`, lag 1: seconds of the next rollout that the learner did not wait for.
+        """
+        return self._metrics
