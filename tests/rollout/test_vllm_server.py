@@ -533,23 +533,51 @@ def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_is_the_same_in_process_and_on_a_server_with_two_ranks(url, model, tmp_path, lm):
+def test_five_steps_are_the_same_wherever_engine_and_learner_run(tmp_path, capsys):
+    """One rank, two ranks with ZeRO-3, and these with a server: the embedded policy, float32."""
+    from bandpo.evaluation.model import find_model
+
+    policy = Path(find_model("embedded", 0).path)
+    settings = [
+        "train",
+        "reward.timeout=60",  # the machine may be busy
+        "trainer.steps=5",
+        "rollout.prompts_per_step=8",
+        "rollout.group_size=8",
+        "data.max_prompt_tokens=64",
+        "learner.updates_per_rollout=1",
+        "learner.epochs_per_rollout=2",  # the second pass is off policy
+        "eval.benchmarks=[]",
+    ]
+    in_process = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    server = ("rollout=vllm_server", f"rollout.engine.urls=[{url}]")
-    local = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
-    settings = ("trainer.steps=5",)
-    bandpo(*training(model, tmp_path / "local", *settings, *local))
-    bandpo(*training(model, tmp_path / "one", *settings, *server))
-    zero_3 = (*settings, *server, "learner.zero_stage=3")
-    bandpo(*training(model, tmp_path / "two", *zero_3), launcher=torchrun)
-    lines = [metrics_of(tmp_path / run) for run in ("local", "one", "two")]
+
+    def run(name, *overrides, launcher=()):
+        bandpo(*settings, *overrides, f"run.dir={tmp_path / name}", launcher=launcher, timeout=900)
+        return metrics_of(tmp_path / name)[1:]
+
+    one = run("one", *in_process)
+    two = run("two", *in_process, "learner.zero_stage=3", launcher=torchrun)
+    with serving(policy, tmp_path / "log") as (server, _):
+        apart = ("rollout=vllm_server", f"rollout.engine.urls=[{server}]", "learner.zero_stage=3")
+        three = run("three", *apart, launcher=torchrun)
+
+    assert [line["step"] for line in one] == [1, 2, 3, 4, 5]
     names = ("reward/mean", "loss/policy", "grad/norm", "policy/entropy", "length/mean")
-    assert [len(of_run) for of_run in lines] == [6, 6, 6]
-    for expected, *others in list(zip(*lines, strict=True))[1:]:
-        for name in names:
-            for other in others:
-                assert other[name] == pytest.approx(expected[name], abs=1e-4), name
-    assert all(line["grad/norm"] > 0 for line in lines[0][1:])
+    gaps = {
+        name: max(
+            abs(other[name] - line[name])
+            for others in (two, three)
+            for line, other in zip(one, others, strict=True)
+        )
+        for name in names
+    }
+    with capsys.disabled():
+        print(f"\nlargest difference of a step between placements: {gaps}")
+    assert max(gaps.values()) < 1e-4
+    # Something was learned from, and what was compared is not zero.
+    assert all(line["grad/norm"] > 0 and abs(line["loss/policy"]) > 1e-4 for line in one)
+    assert len({line["reward/mean"] for line in one}) > 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Starts `bandpo train` on every rank with the launcher at hand; --dry-run prints the command.
+#   bash scripts/launch.sh [--nproc N] -- OVERRIDES…           this machine, torchrun
+#   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   said on each node, torchrun
+#   bash scripts/launch.sh --hostfile FILE -- …                said on one node, deepspeed over ssh
+#   sbatch --nodes 2 --gpus-per-node 8 scripts/launch.sh --slurm -- …       in a SLURM allocation
+# A node runs one process a GPU, or --nproc of them; with --hostfile, as many as its slots.
+set -euo pipefail
+fail() { echo "launch: $*" >&2; exit 2; }
+
+nproc="" nodes="" head="" hostfile="" slurm="" dry_run=""
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in
+    --nproc | --nodes | --head | --hostfile)
+      { [ $# -gt 1 ] && [ "$2" != -- ]; } || fail "$1 needs a value"
+      declare "${1#--}=$2"; shift 2 ;;
+    --slurm) slurm=yes; shift ;;
+    --dry-run) dry_run=yes; shift ;;
+    *) fail "unknown option $1; overrides come after --" ;;
+  esac
+done
+[ $# -gt 0 ] || fail "say -- before the overrides, even if there are none"
+shift
+chosen=("$nodes" "$hostfile" "$slurm")
+[ "$(printf '%s\n' "${chosen[@]}" | grep -c .)" -le 1 ] || fail "choose one of --nodes, --hostfile and --slurm"
+[ -z "$nodes" ] || [ -n "$head" ] || fail "--nodes needs --head, a node that the others reach"
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[ -e "$root/pyproject.toml" ] || root=${SLURM_SUBMIT_DIR:-.}  # sbatch runs a copy from elsewhere
+bin=${BANDPO_VENV:-$root/.venv}/bin
+[ -x "$bin/python" ] || bin=$(dirname "$(command -v python3)")
+
+if [ -z "$hostfile" ]; then
+  gpus=$( (nvidia-smi -L 2>/dev/null || true) | wc -l)
+  : "${nproc:=${SLURM_GPUS_ON_NODE:-$((gpus > 0 ? gpus : 1))}}"
+  # torchrun would give each rank a single thread.
+  share=$(($(getconf _NPROCESSORS_ONLN) / nproc))
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
+fi
+train=(-m bandpo.cli train "$@")
+torchrun=("$bin/python" -m torch.distributed.run --nproc-per-node "$nproc")
+meeting=(--rdzv-backend c10d --rdzv-id bandpo --rdzv-endpoint)
+
+if [ -n "$hostfile" ]; then
+  [ -r "$hostfile" ] || fail "$hostfile: no such file; its lines are like: node1 slots=8"
+  command=("$bin/deepspeed" --hostfile "$hostfile" --module "${train[@]:1}")
+elif [ -n "$slurm" ]; then
+  [ -n "${SLURM_JOB_NODELIST:-}" ] || fail "--slurm needs an allocation: sbatch or salloc first"
+  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  command=(srun --nodes "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 --kill-on-bad-exit
+    "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${train[@]}")
+elif [ -n "$nodes" ]; then
+  [[ $head == *:* ]] || head=$head:29500
+  command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${train[@]}")
+else
+  command=("${torchrun[@]}" --standalone "${train[@]}")
+fi
+
+if [ -n "$dry_run" ]; then
+  printf '%q ' "${command[@]}"
+  echo
+else
+  exec "${command[@]}"
+fi

@@ -1,0 +1,152 @@
+"""scripts/launch.sh: the command of every launcher, and two nodes of one machine for real."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts/launch.sh"
+TRAIN = ["-m", "bandpo.cli", "train"]
+# A value that a shell would take apart.
+OVERRIDES = ["method=grpo", "data.train={path: my problems.jsonl}"]
+
+
+def launch(*arguments, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    bin_folder = Path(sys.executable).parent
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        env={**clean, "BANDPO_VENV": str(bin_folder.parent), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def dry(*arguments, **environment):
+    """The command's words, the interpreter left out."""
+    done = launch("--dry-run", *arguments, "--", *OVERRIDES, **environment)
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """Makes programs of a given output; returns a PATH on which they come first."""
+
+    def make(**outputs):
+        for name, output in outputs.items():
+            program = tmp_path / name.replace("_", "-")
+            program.write_text(f"#!/bin/sh\nprintf {shlex.quote(output)}\n")
+            program.chmod(0o755)
+        return os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+
+    return make
+
+
+def test_one_machine():
+    words = dry("--nproc", "2")
+    assert words[0] == sys.executable
+    assert words[1:] == [
+        *("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        *(*TRAIN, *OVERRIDES),
+    ]
+
+
+def test_a_process_a_gpu_and_one_without(programs):
+    assert "--nproc-per-node 3" in shlex.join(
+        dry(PATH=programs(nvidia_smi="GPU 0\\nGPU 1\\nGPU 2\\n"))
+    )
+    assert "--nproc-per-node 1" in shlex.join(dry(PATH=programs(nvidia_smi="")))
+
+
+def test_several_nodes_by_torchrun():
+    words = dry("--nodes", "4", "--head", "10.0.0.1", "--nproc", "8")
+    assert words[1:] == [
+        *("-m", "torch.distributed.run", "--nproc-per-node", "8", "--nnodes", "4"),
+        *("--rdzv-backend", "c10d", "--rdzv-id", "bandpo", "--rdzv-endpoint", "10.0.0.1:29500"),
+        *(*TRAIN, *OVERRIDES),
+    ]
+    assert "10.0.0.1:1234" in dry("--nodes", "4", "--head", "10.0.0.1:1234")
+
+
+def test_several_nodes_by_deepspeed(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("node1 slots=8\nnode2 slots=8\n")
+    words = dry("--hostfile", str(hosts))
+    assert words[0] == str(Path(sys.executable).with_name("deepspeed"))
+    assert words[1:] == ["--hostfile", str(hosts), "--module", *TRAIN[1:], *OVERRIDES]
+
+
+def test_several_nodes_under_slurm(programs):
+    words = dry(
+        "--slurm",
+        PATH=programs(scontrol="gpu07\\ngpu08\\n"),
+        SLURM_JOB_NODELIST="gpu[07-08]",
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_GPUS_ON_NODE="8",
+    )
+    assert words[:6] == [
+        *("srun", "--nodes", "2", "--ntasks-per-node", "1", "--kill-on-bad-exit"),
+    ]
+    assert words[6:] == [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "8", "--nnodes", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-id", "bandpo", "--rdzv-endpoint", "gpu07:29500"),
+        *(*TRAIN, *OVERRIDES),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["method=grpo"], "unknown option method=grpo; overrides come after --"),
+        (["--nproc", "2"], "say -- before the overrides"),
+        (["--nproc", "--"], "--nproc needs a value"),
+        (["--nodes", "2", "--"], "--nodes needs --head"),
+        (["--hostfile", "/not/there", "--"], "/not/there: no such file"),
+        (["--slurm", "--"], "--slurm needs an allocation"),
+        (["--slurm", "--nodes", "2", "--head", "a", "--"], "choose one of"),
+    ],
+)
+def test_what_cannot_be_launched_is_said(arguments, reason):
+    done = launch(*arguments)
+    assert done.returncode == 2 and reason in done.stderr
+
+
+def test_two_nodes_meet_and_train(untrained, tmp_path):
+    """Two launches of one rank each on this machine, as on two nodes."""
+    pytest.importorskip("deepspeed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        head = f"127.0.0.1:{probe.getsockname()[1]}"
+    few = (
+        "{name: few, source: {_target_: bandpo.data.arithmetic.problems, split: heldout, count: 4}}"
+    )
+    command = ["bash", str(SCRIPT), "--nodes", "2", "--head", head, "--nproc", "1", "--"]
+    command += ["rollout=hf", f"model.path={untrained()}", f"run.dir={tmp_path / 'run'}"]
+    command += ["trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2"]
+    command += ["rollout.max_tokens=4", "learner.updates_per_rollout=1", "learner.zero_stage=3"]
+    command += [f"eval.benchmarks=[{few}]", "eval.n=2"]
+    environment = {**os.environ, "BANDPO_VENV": str(Path(sys.executable).parents[1])}
+    environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    logs = [(tmp_path / f"node{i}").open("w+") for i in range(2)]
+    nodes = [
+        subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        for log in logs
+    ]
+    try:
+        codes = [node.wait(500) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0], "\n".join((tmp_path / f"node{i}").read_text()[-3000:] for i in range(2))
+    assert json.loads((tmp_path / "run/run.json").read_text())["ranks"] == 2
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]
+    assert json.loads(lines[1])["rollout/groups"] == 2
