@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -348,6 +349,20 @@ def longest_sequence(config: Config) -> int:
 def world_size() -> int:
     """Ranks of this job, as the launcher announced them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def announced(ranks: int) -> Iterator[None]:
+    """Configurations are checked as a launcher of so many ranks would have them checked."""
+    before = os.environ.get("WORLD_SIZE")
+    os.environ["WORLD_SIZE"] = str(ranks)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORLD_SIZE"]
+        else:
+            os.environ["WORLD_SIZE"] = before
 
 
 def config_dir() -> Path:

@@ -1,109 +1,37 @@
-"""`bandpo plan`: what a configuration means in prompts, samples, updates, tokens and memory."""
+"""`bandpo plan`: what a configuration means in prompts, samples, updates, tokens and memory.
+
+With `--cluster 8xH200` also whether it fits on such cards, and how long a step takes there.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from bandpo import embedded
-from bandpo.config import Config, ModelConfig, compose, longest_sequence, world_size
+from bandpo.architecture import Shape, shape_of
+from bandpo.config import Config, announced, compose, world_size
+from bandpo.cost import (
+    RELEASE_MODEL_CONFIG,
+    Cluster,
+    Forecast,
+    fitted_rates,
+    forecast,
+    machine_memory,
+)
 from bandpo.errors import UserError
-from bandpo.evaluation.model import embedded_recipe
-
-GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
+from bandpo.tracking import hardware
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a network that its memory depends on."""
-
-    parameters: int
-    vocabulary: int
-    layers: int
-    hidden: int
-    kv_width: int
-
-
-def shape_of(model: ModelConfig) -> Shape:
-    """Sizes from the model's config alone; weights are neither read nor made."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if recipe := embedded_recipe(model.path, model.seed):
-        network: Any = embedded.build_model(recipe, len(embedded.build_tokenizer()))
-        config = network.config
-    else:
-        try:
-            config = AutoConfig.from_pretrained(
-                model.path, trust_remote_code=model.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.path={model.path}: no config could be read: {error}") from None
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Shape(
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        vocabulary=config.vocab_size,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        kv_width=2 * head_size * (getattr(config, "num_key_value_heads", None) or heads),
-    )
-
-
-def memory_gib(config: Config, shape: Shape, ranks: int) -> dict[str, float]:
-    """Estimated peak memory of one rank by part, in GiB.
-
-    Weights, gradients and AdamW's two moments (with a float32 master copy under bfloat16) are
-    sharded as the ZeRO stage says; activations count 2 floats of hidden size × 17 a token and
-    layer, or one with gradient checkpointing; logits are those of one chunk, three times; the KV
-    cache is that of the engine's concurrent sequences at full length.
-    """
-    learner, width = config.learner, BYTES[config.model.dtype]
-    stage = learner.zero_stage
-    master = 4 if config.model.dtype == "bfloat16" else 0
-    on_gpu = learner.offload == "none"
-    per_token = (
-        shape.layers * shape.hidden * width * (1 if config.model.gradient_checkpointing else 34)
-    )
-    parts = {
-        "weights": shape.parameters * width / (ranks if stage == 3 else 1),
-        "gradients": shape.parameters * width / (ranks if stage >= 2 else 1),
-        "optimizer": on_gpu * shape.parameters * (8 + master) / (ranks if stage >= 1 else 1),
-        "activations": learner.micro_batch_tokens * per_token,
-        "logits": 3 * 4 * min(learner.logits_chunk, learner.micro_batch_tokens) * shape.vocabulary,
-        "engine weights": shape.parameters * width,
-        "engine KV cache": _concurrent(config)
-        * longest_sequence(config)
-        * shape.layers
-        * shape.kv_width
-        * width,
-    }
-    if instantiate(config.method.loss).needs_reference:
-        parts["reference"] = shape.parameters * width / (ranks if stage == 3 else 1)
-    return {name: size / GIB for name, size in parts.items()}
-
-
-def _concurrent(config: Config) -> int:
-    samples = config.rollout.prompts_per_step * config.rollout.group_size // world_size()
-    return min(samples, int(config.rollout.engine.get("max_num_seqs", samples)))
-
-
-def plan(config: Config) -> Mapping[str, str]:
+def plan(config: Config, shape: Shape) -> dict[str, str]:
     """What follows from a configuration, as lines of a table."""
     rollout, learner, ranks = config.rollout, config.learner, world_size()
     samples = rollout.prompts_per_step * rollout.group_size
     updates = learner.updates_per_rollout * learner.epochs_per_rollout
-    shape = shape_of(config.model)
-    memory = memory_gib(config, shape, ranks)
     steps = config.trainer.steps
     benchmarks = ", ".join(map(_benchmark_name, config.eval.benchmarks))
     return {
@@ -121,8 +49,6 @@ def plan(config: Config) -> Mapping[str, str]:
         "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples a problem, "
         f"every {config.trainer.eval_every or 'first and last'} step(s)",
         "checkpoints": f"every {config.trainer.checkpoint_every or 'last'} step(s)",
-        "memory a rank": f"about {sum(memory.values()):.2f} GiB: "
-        + ", ".join(f"{name} {size:.2f}" for name, size in memory.items()),
     }
 
 
@@ -130,13 +56,53 @@ def _benchmark_name(spec: str | Mapping[str, Any]) -> str:
     return spec if isinstance(spec, str) else str(spec.get("name"))
 
 
+def forecast_lines(found: Forecast) -> Mapping[str, str]:
+    """A forecast as lines of a table."""
+    learner, engine = found.memory.learner, found.memory.engine
+    return {
+        "cluster": str(found.cluster),
+        "a card's memory": f"{found.memory.peak:.0f} of {found.memory.card:.0f} GiB usable",
+        "the learner's turn": f"{sum(learner.values()):.1f} GiB: {_parts(learner)}",
+        "the engine's turn": f"{found.memory.resident + sum(engine.values()):.1f} GiB: "
+        f"{_parts({'learner': found.memory.resident, **engine})}",
+        "tokens of a step": f"{found.work.tokens / 1e6:.2f} M, {found.work.length:.0f} a sequence",
+        "seconds a step": f"{found.step:.0f}: {_parts(found.seconds)}",
+        "hours of the run": f"{found.hours:.0f}, with its evaluations",
+    }
+
+
+def _parts(parts: Mapping[str, float], digits: int = 1) -> str:
+    return ", ".join(f"{name} {size:.{digits}f}" for name, size in parts.items())
+
+
 def main(argv: list[str]) -> int:
     """Prints the plan of `bandpo train` with the same overrides; loads no weights."""
-    config = compose("train", argv, Config)
+    parser = argparse.ArgumentParser(prog="bandpo plan", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="as for bandpo train")
+    parser.add_argument("--cluster", type=Cluster.of, help="such as 8xH200: does it fit, how long")
+    parser.add_argument("--mean-tokens", type=float, help="expected completion; else the longest")
+    arguments = parser.parse_intermixed_args(argv)
+    cluster: Cluster | None = arguments.cluster
+    with announced(cluster.count if cluster else world_size()):
+        config = compose("train", arguments.overrides, Config)
+        shape = shape_of(config.model)
+        lines = plan(config, shape)
+        if not cluster:
+            memory = machine_memory(config, shape, world_size(), hardware()["memory_gib"])
+            parts = _parts({**memory.learner, **memory.engine}, 2)
+            lines["memory a rank"] = f"about {memory.peak:.2f} GiB: {parts}"
+    shortage = None
+    if cluster:
+        rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG))
+        found = forecast(config, shape, cluster, rates, arguments.mean_tokens)
+        lines |= forecast_lines(found)
+        shortage = found.shortage
     table = Table(title="bandpo plan", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in plan(config).items():
+    for name, value in lines.items():
         table.add_row(name, value)
     Console().print(table)
+    if shortage:
+        raise UserError(f"it does not fit on {cluster}: {shortage}")
     return 0

@@ -12,7 +12,9 @@ LAYERS = (
     {"rollout", "learner", "weight_sync"},
     {"evaluation", "tracking", "embedded"},
     {
+        "architecture",
         "cli",
+        "cost",
         "doctor",
         "explain",
         "host",

@@ -82,6 +82,24 @@ class Recipe(Section):
     )
     smoke: Smoke | None = None
 
+    def smoked(self) -> Recipe:
+        """The small version; raises UserError where the file has none."""
+        if self.smoke is None:
+            raise UserError("this recipe has no `smoke`: nothing says what its small version is")
+        smoke = self.smoke
+        return self.model_copy(
+            update={
+                "models": {k: v for k, v in self.models.items() if k in (smoke.models or (k,))},
+                "methods": {
+                    name: row.model_copy(update={"seeds": None})
+                    for name, row in self.methods.items()
+                    if name in (smoke.methods or (name,))
+                },
+                "seeds": smoke.seeds,
+                "overrides": {**self.overrides, **smoke.overrides},
+            }
+        )
+
     @field_validator("seeds")
     @classmethod
     def _has_seeds(cls, seeds: Seeds) -> Seeds:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bandpo.config import Config, EvalConfig, RunConfig, compose_seeds, defaults
+from bandpo.config import Config, EvalConfig, RunConfig, announced, compose_seeds, defaults
 from bandpo.errors import UserError
 from bandpo.plots.training import read_metrics
 from bandpo.resume import config_hash
@@ -150,7 +149,7 @@ def plan_runs(
     """
     runs: list[PlannedRun] = []
     problems: dict[str, str] = {}
-    with _announced(ranks):
+    with announced(ranks):
         for model, method in ((m, x) for m in recipe.models for x in recipe.methods):
             seeds = [
                 seed
@@ -204,17 +203,3 @@ def _placed(
         config=config.model_copy(update={"run": run}),
         ranks=ranks,
     )
-
-
-@contextmanager
-def _announced(ranks: int) -> Iterator[None]:
-    """Configurations are checked as a launcher of so many ranks would have them checked."""
-    before = os.environ.get("WORLD_SIZE")
-    os.environ["WORLD_SIZE"] = str(ranks)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WORLD_SIZE"]
-        else:
-            os.environ["WORLD_SIZE"] = before

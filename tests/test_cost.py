@@ -1,0 +1,152 @@
+"""The cost model by hand-computed values, and against the one log that was published."""
+
+import dataclasses
+
+import pytest
+
+from bandpo.architecture import KNOWN, Shape, shape_of
+from bandpo.cli import main
+from bandpo.config import Config, ModelConfig, announced, compose
+from bandpo.cost import (
+    CARDS,
+    PERFECT,
+    RELEASE_LOG,
+    RELEASE_MODEL_CONFIG,
+    Cluster,
+    Workload,
+    card_memory,
+    fitted_rates,
+    forecast,
+    release_workload,
+    step_seconds,
+)
+from bandpo.errors import UserError
+
+# As the models' own pages and checkpoint indices state them.
+PARAMETERS = {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": 8_030_261_248,
+}
+# 1e9 parameters, all multiplied with; no attention to speak of; 1e5 bytes of KV cache a token.
+TOY = Shape(10**9, 10**9, 1000, 1, 1000, attention_width=0, kv_width=50_000)
+CARD = dataclasses.replace(CARDS["H200"], flops=1e15, bandwidth=1e12, link=1e15)
+
+
+def toy_work(**changes) -> Workload:
+    work = Workload(
+        samples=800, updates=4, prompt_tokens=100, mean_tokens=100, longest_tokens=1000,
+        concurrency=100,
+    )  # fmt: skip
+    return dataclasses.replace(work, **changes)
+
+
+def test_the_papers_models_have_their_published_sizes():
+    assert PARAMETERS.keys() == KNOWN.keys()
+    for path, parameters in PARAMETERS.items():
+        shape = shape_of(ModelConfig(path=path))
+        assert shape.parameters == parameters
+        tied = path.startswith("Qwen/")
+        embedding = 0 if tied else shape.vocabulary * shape.hidden
+        assert shape.matmul_parameters == parameters - embedding
+
+
+def test_a_step_by_hand():
+    seconds = step_seconds(TOY, toy_work(), Cluster(8, CARD), PERFECT)
+    # 160,000 tokens × 2e9 operations, over 8 × 1e15 a second.
+    assert seconds["reference"] == pytest.approx(0.04)
+    assert seconds["old_logprob"] == pytest.approx(0.04)
+    assert seconds["update"] == pytest.approx(4 * 0.04)
+    # 1,000 decoding steps read 2e9 bytes each; 100 samples × 100 tokens read 150 tokens of cache
+    # on average; their arithmetic takes 2e9 operations each.
+    assert seconds["generation"] == pytest.approx(1000 * 2e-3 + 100 * 100 * 150 * 1e5 / 1e12 + 0.02)
+
+
+def test_more_samples_than_slots_wait():
+    one = step_seconds(TOY, toy_work(), Cluster(8, CARD), PERFECT)["generation"]
+    two = step_seconds(TOY, toy_work(samples=1600), Cluster(8, CARD), PERFECT)["generation"]
+    # 100 further samples of 100 tokens in 100 slots: 100 decoding steps, and as much cache again.
+    assert two - one == pytest.approx(100 * 2e-3 + 0.15 + 0.02)
+
+
+def test_slow_links_bound_what_is_sharded():
+    slow = Cluster(8, dataclasses.replace(CARD, link=1e9))
+    seconds = step_seconds(TOY, toy_work(micro_batch_tokens=5000), slow, PERFECT)
+    # 20,000 tokens a card are 4 micro-batches; 7/8 of 2e9 bytes are gathered in 1.75 s.
+    assert seconds["reference"] == pytest.approx(4 * 1.75)
+    assert seconds["update"] == pytest.approx(3 * 4 * 1.75)
+
+
+def test_fitted_phases_are_the_logs_and_the_others_come_near():
+    shape = shape_of(RELEASE_MODEL_CONFIG)
+    rates, log, work = fitted_rates(shape), RELEASE_LOG, release_workload()
+    assert work.tokens == log.tokens
+    seconds = step_seconds(shape, work, log.cluster, rates)
+    for phase in ("update", "generation", "reward"):
+        assert seconds[phase] == pytest.approx(log.phases[phase]), phase
+    for phase in ("old_logprob", "reference"):  # not used in the fit
+        assert seconds[phase] == pytest.approx(log.phases[phase], rel=0.2), phase
+    assert sum(seconds.values()) == pytest.approx(log.step, rel=0.1)
+    # Data sheets alone bound the log from below, in every phase.
+    ideal = step_seconds(shape, work, log.cluster, PERFECT)
+    assert all(ideal[phase] < measured for phase, measured in log.phases.items())
+
+
+def config_on(ranks: int, *overrides: str) -> Config:
+    with announced(ranks):
+        return compose("train", ["+protocol=paper32", *overrides], Config)
+
+
+def test_memory_by_hand():
+    config = config_on(8, "model.path=Qwen/Qwen2.5-3B-Instruct")
+    memory = card_memory(config, shape_of(config.model), Cluster.of("8xH200"))
+    gib = 2**30
+    n = PARAMETERS["Qwen/Qwen2.5-3B-Instruct"]
+    assert memory.learner["weights"] == pytest.approx(2 * n / 8 / gib)
+    assert memory.learner["optimizer"] == pytest.approx(12 * n / 8 / gib)
+    assert memory.learner["logits"] == pytest.approx(12 * 2048 * 151_936 / gib)
+    kept = 36 * 2048 * 2 + 34 * 2048
+    assert memory.learner["activations"] == pytest.approx(16384 * kept / gib)
+    assert memory.engine["KV cache"] == pytest.approx(0.6 * 140 - 2 * n / gib)
+    # 36 layers × 2 × 2 heads × 128 × 2 bytes a token.
+    assert memory.sequences(5120) == pytest.approx(memory.engine["KV cache"] * gib / 5120 / 36_864)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "overrides", "fragments"),
+    [
+        ("8xA100-40", ["learner.zero_stage=0"], ["the learner needs", "learner.zero_stage=3"]),
+        (
+            "8xH200",
+            ["rollout.engine.gpu_memory_utilization=0.95"],
+            ["while the engine generates", "gpu_memory_utilization=0.8"],
+        ),
+        ("8xL40S", ["rollout.engine.gpu_memory_utilization=0.32"], ["not hold one", "=0.5"]),
+        ("1xL40S", [], ["the learner needs", "take more or larger cards"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(cluster, overrides, fragments, capsys):
+    model = "model.path=deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
+    command = ["plan", "+protocol=paper32", model, "--cluster", cluster, *overrides]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert all(fragment in told for fragment in fragments), told
+
+
+def test_the_settings_advised_do_fit():
+    cluster = Cluster.of("8xA100-40")
+    model = "model.path=deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+    config = config_on(8, model, "learner.zero_stage=0")
+    shape = shape_of(config.model)
+    rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG))
+    shortage = forecast(config, shape, cluster, rates).shortage
+    advised = shortage.partition("it would fit with ")[2].split()
+    better = config_on(8, model, *advised)
+    assert forecast(better, shape, cluster, rates).shortage is None
+
+
+@pytest.mark.parametrize("text", ["8", "8xQ1", "0xH200", "H200", "8xH200x"])
+def test_a_cluster_that_is_none_is_told_in_words(text):
+    with pytest.raises(UserError, match="such as 8xH200"):
+        Cluster.of(text)
