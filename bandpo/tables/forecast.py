@@ -26,6 +26,7 @@ from bandpo.cost import (
     machine_memory,
 )
 from bandpo.data.benchmarks import benchmark_spec
+from bandpo.evaluation.model import embedded_recipe
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun
 from bandpo.tracking import hardware
@@ -170,7 +171,7 @@ def _packages(runs: Sequence[PlannedRun]) -> list[str]:
 def _repositories(config: Config) -> Iterator[tuple[str, str]]:
     """(model | dataset, hub id) of all that a run loads from the hub."""
     path = config.model.path
-    if path != "embedded" and not Path(path).expanduser().exists():
+    if embedded_recipe(path) is None and not Path(path).expanduser().exists():
         yield "model", path
     yield from (("dataset", name) for name in _hub_ids(config.data.train))
     root = Path(config.data.root) if config.data.root else None

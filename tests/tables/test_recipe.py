@@ -79,9 +79,15 @@ def test_a_study_is_instantiated_and_run(tmp_path, monkeypatch):
 )
 def test_a_bad_recipe_is_told_in_words(content, fragments, tmp_path, capsys):
     folder = written(tmp_path / "bad", content)
-    assert main(["table", str(folder), "--plan"]) == 2
+    assert main(["table", str(folder), *([] if "_target_" in content else ["--plan"])]) == 2
     told = capsys.readouterr().err
     assert all(fragment in told for fragment in fragments), told
+
+
+def test_a_study_has_no_plan(tmp_path, capsys):
+    folder = written(tmp_path / "study", "_target_: decimal.Decimal")
+    assert main(["table", str(folder), "--plan", "--at-once", "2"]) == 2
+    assert "it has no --plan, --at-once" in capsys.readouterr().err
 
 
 def test_a_missing_recipe_names_those_at_hand(tmp_path, monkeypatch, capsys):
