@@ -97,10 +97,12 @@ class RolloutConfig(Section):
         json_schema_extra={
             "resume": {
                 "max_num_seqs": "rounding",
+                "tensor_parallel_size": "rounding",
                 "enforce_eager": "rounding",
                 "gpu_memory_utilization": "rounding",
                 "urls": "rounding",
                 "model": "harmless",
+                "transfer": "harmless",
                 "exchange": "harmless",
                 "timeout_s": "harmless",
             }

@@ -36,7 +36,8 @@ def bandpo_arguments(command: str) -> list[str]:
     return words[1:]
 
 
-OWN = [command for command in COMMANDS if not command.startswith(ELSEWHERE)]
+LAUNCH = "bash scripts/launch.sh"
+OWN = [command for command in COMMANDS if not command.startswith((*ELSEWHERE, LAUNCH))]
 
 
 def test_the_readme_has_commands():
@@ -63,6 +64,23 @@ def test_a_command_of_the_readme_is_true(command, tmp_path, monkeypatch):
     )
     # `doctor` exits with 1 where it finds something to mend.
     assert done.returncode == 0 or (name == "doctor" and done.returncode == 1), done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(LAUNCH)])
+def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
+    (tmp_path / "hosts").write_text("node1 slots=8\n")
+    options = shlex.split(command)[2:]
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/launch.sh"), "--dry-run", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    launched = shlex.split(done.stdout)
+    overrides = launched[launched.index("train") + 1 :]
+    assert overrides == options[options.index("--") + 1 :]
+    compose("train", overrides, Config)
 
 
 def test_the_page_of_keys_is_in_step_with_the_schema():

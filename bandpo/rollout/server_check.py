@@ -31,6 +31,7 @@ class Requirements:
     model: str
     dtype: str
     max_model_len: int
+    transfer: str
     may_be_paused: bool = False
 
 
@@ -101,6 +102,7 @@ async def faults_of(server: Server, required: Requirements) -> list[str]:
         return [
             *_unfit_model(models.json()["data"][0], required),
             *_unfit_settings(config, required),
+            *_unfit_transfer(settings.json(), required),
             *_unfit_state(paused and not required.may_be_paused, generate.status_code),
         ]
     except ServerLost as loss:
@@ -135,6 +137,17 @@ def _unfit_settings(config: dict[str, Any], required: Requirements) -> Iterator[
         yield f"computes in {model['dtype']}: start it with --dtype {required.dtype}"
     if config["device_config"]["device"] == "cpu" and scheduler["enable_chunked_prefill"]:
         yield "cannot seed samples on a CPU: start it with --no-enable-chunked-prefill"
+
+
+def _unfit_transfer(info: dict[str, Any], required: Requirements) -> Iterator[str]:
+    if required.transfer == "folder":
+        return
+    backend = (info["vllm_config"]["weight_transfer_config"] or {}).get("backend")
+    if backend != required.transfer:
+        wanted = f"""--weight-transfer-config '{{"backend": "{required.transfer}"}}'"""
+        yield f"takes weights from {backend or 'folders alone'}: start it with {wanted}"
+    if required.transfer == "ipc" and not info["vllm_env"]["VLLM_ALLOW_INSECURE_SERIALIZATION"]:
+        yield "was started without VLLM_ALLOW_INSECURE_SERIALIZATION=1 in its environment"
 
 
 def _unfit_state(paused: bool, generate_status: int) -> Iterator[str]:

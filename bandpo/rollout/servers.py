@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
+from anyio.from_thread import BlockingPortal
 
 from bandpo.errors import UserError
 
@@ -72,7 +73,13 @@ class Server:
 
         Raises ServerLost where the server failed (5xx), RuntimeError where it refused (4xx).
         """
-        reply = await self.request("POST", path, json=body, params=query)
+        return self._content(path, await self.request("POST", path, json=body, params=query))
+
+    async def get(self, path: str) -> Any:
+        """The JSON of a successful reply; raises as `post` does."""
+        return self._content(path, await self.request("GET", path))
+
+    def _content(self, path: str, reply: httpx.Response) -> Any:
         if reply.is_server_error:
             raise ServerLost(f"{path}: {reply.status_code} {reply.text[:500]}")
         if reply.is_error:
@@ -178,20 +185,48 @@ class ServerPool:
             self.lost[server] = f"{server.url}: {loss}"
             log.warning("vLLM server left out: %s", self.lost[server])
 
-    async def tell(self, path: str, body: Any = None, **query: str) -> list[Any]:
-        """Posts the same to every server in use and returns the replies of those not lost."""
+    async def of_each(self, call: Callable[[Server], Awaitable[Any]]) -> dict[str, Any]:
+        """What the call gives for every server in use, by URL, those left out that are lost."""
 
-        async def told(server: Server) -> Any:
+        async def called(server: Server) -> Any:
             try:
-                return await server.post(path, body, **query)
+                return await call(server)
             except ServerLost as loss:
                 self._leave_out(server, loss)
 
         servers = self.alive
-        replies = await asyncio.gather(*map(told, servers))
-        return [r for s, r in zip(servers, replies, strict=True) if s in self.alive]
+        replies = await asyncio.gather(*map(called, servers))
+        return {s.url: r for s, r in zip(servers, replies, strict=True) if s in self.alive}
 
     async def close(self) -> None:
         """Closes all connections."""
         for server in self.servers:
             await server.close()
+
+
+class Fleet:
+    """The servers in use, commanded from outside the event loop, by the one rank that `speaks`."""
+
+    def __init__(self, portal: BlockingPortal, pool: ServerPool, speaks: bool) -> None:
+        """On ranks that do not speak every method does nothing."""
+        self._portal, self._pool, self.speaks = portal, pool, speaks
+
+    def tell(self, path: str, body: Any = None, **query: str) -> list[Any]:
+        """Posts the same to every server and returns the replies."""
+        return list(self._of_each(lambda server: server.post(path, body, **query)).values())
+
+    def tell_each(self, path: str, bodies: Mapping[str, Any]) -> None:
+        """Posts to every server its own, by URL."""
+        self._of_each(lambda server: server.post(path, bodies[server.url]))
+
+    def look(self, path: str) -> dict[str, Any]:
+        """What every server answers to a GET, by URL."""
+        return self._of_each(lambda server: server.get(path))
+
+    def readmit(self, faults_of: Callable[[Server], Awaitable[list[str]]]) -> None:
+        """As the pool's."""
+        if self.speaks:
+            self._portal.call(self._pool.readmit, faults_of)
+
+    def _of_each(self, call: Callable[[Server], Awaitable[Any]]) -> dict[str, Any]:
+        return self._portal.call(self._pool.of_each, call) if self.speaks else {}

@@ -1,4 +1,4 @@
-"""vLLM in the trainer's own process, one engine on each rank (colocated).
+"""vLLM in the trainer's own process, one engine on each rank or split over several (colocated).
 
 Construct it after the learner: vLLM would otherwise make a process group of size 1, and
 DeepSpeed then fails to make its own. Construction is collective over the ranks.
@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.errors import UserError
@@ -21,6 +22,8 @@ from bandpo.rollout.engine import Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
+
+T = TypeVar("T")
 
 
 def vllm_version() -> str | None:
@@ -33,17 +36,17 @@ def vllm_version() -> str | None:
     return None
 
 
-def require_vllm() -> None:
-    """Raises UserError where vLLM is missing or older than the interfaces used here."""
+def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
+    """Raises UserError where vLLM is missing or older than the interfaces used."""
     found = vllm_version()
     if found is None:
         raise UserError(
             "rollout.engine: vLLM is not installed; run scripts/setup.sh (or install the extra "
             "bandpo[cpu] or bandpo[gpu]), or choose rollout=hf"
         )
-    if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < OLDEST_VLLM:
-        oldest = ".".join(map(str, OLDEST_VLLM))
-        raise UserError(f"rollout.engine: vLLM {found} is too old, {oldest} is the oldest usable")
+    if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < oldest:
+        usable = ".".join(map(str, oldest))
+        raise UserError(f"rollout.engine: vLLM {found} is too old, {usable} is the oldest usable")
 
 
 def _prepare_environment(threads: int) -> None:
@@ -69,7 +72,9 @@ def _untouched_random_state() -> Iterator[None]:
 class VLLMLocal:
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
-    Arguments beyond the named ones go to `vllm.LLM`.
+    With `tensor_parallel_size` t, t consecutive ranks hold one engine: its parts take the same
+    requests in the same order, those of all of them, and each rank yields its own. Arguments beyond
+    the named ones go to `vllm.LLM`.
     """
 
     name = "vllm_local"
@@ -86,9 +91,17 @@ class VLLMLocal:
         max_model_len: int = 2048,
         max_num_seqs: int = 512,
         threads: int = 1,
+        tensor_parallel_size: int = 1,
         **llm_arguments: Any,
     ) -> None:
+        """Raises UserError without a vLLM new enough, and where the ranks are no whole engines."""
         require_vllm()
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if tensor_parallel_size < 1 or ranks % tensor_parallel_size:
+            raise UserError(
+                f"rollout.engine.tensor_parallel_size={tensor_parallel_size} must divide the "
+                f"{ranks} rank(s)"
+            )
         _prepare_environment(threads)
         # vLLM's own use of torch; nothing that a user could mend.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
@@ -97,9 +110,10 @@ class VLLMLocal:
         self.weight_version = 0
         self._requests = 0
         on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            # `uni` would put every rank's engine on device 0.
+        if on_gpu or tensor_parallel_size > 1:
+            # `uni` would put every rank's engine on device 0, and knows no other rank.
             llm_arguments.setdefault("distributed_executor_backend", "external_launcher")
+        if on_gpu:
             llm_arguments.setdefault("enable_sleep_mode", True)
         else:
             llm_arguments.pop("gpu_memory_utilization", None)
@@ -117,6 +131,7 @@ class VLLMLocal:
                 trust_remote_code=trust_remote_code,
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
+                tensor_parallel_size=tensor_parallel_size,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
@@ -126,6 +141,7 @@ class VLLMLocal:
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
         self._tokenizer = self._llm.get_tokenizer()
         self._weight_names: frozenset[str] | None = None
+        self._parts = _Parts(tensor_parallel_size)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields the groups in the order they finish; text is decoded outside the engine."""
@@ -133,9 +149,9 @@ class VLLMLocal:
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        waiting: dict[str, Prompt] = {}
+        waiting: dict[str, Prompt | None] = {}  # None: another rank's
         engine = self._llm.llm_engine
-        for prompt in prompts:
+        for prompt, own in self._parts.gather(prompts):
             self._requests += 1
             parameters = SamplingParams(
                 n=sampling.n,
@@ -148,7 +164,7 @@ class VLLMLocal:
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            waiting[str(self._requests)] = prompt
+            waiting[str(self._requests)] = prompt if own else None
             engine.add_request(
                 str(self._requests),
                 TokensPrompt(prompt_token_ids=list(prompt.token_ids)),
@@ -159,8 +175,10 @@ class VLLMLocal:
                 with _untouched_random_state():
                     outputs = engine.step()
                 for output in outputs:
-                    if output.finished:
-                        yield self._group(waiting.pop(output.request_id), output)
+                    if not output.finished:
+                        continue
+                    if (asked := waiting.pop(output.request_id)) is not None:
+                        yield self._group(asked, output)
         finally:
             if waiting:  # the consumer gave up: leave no request behind
                 engine.abort_request(list(waiting))
@@ -192,14 +210,16 @@ class VLLMLocal:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        sequences = [list(prompt.token_ids + c.token_ids) for c in completions]
+        asked = self._parts.gather([list(prompt.token_ids + c.token_ids) for c in completions])
         with _untouched_random_state():
-            outputs = self._llm.generate(
-                [TokensPrompt(prompt_token_ids=tokens) for tokens in sequences],
+            every = self._llm.generate(
+                [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
                 SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False),
                 use_tqdm=False,
             )
         start = len(prompt.token_ids)
+        sequences = [tokens for tokens, own in asked if own]
+        outputs = [output for output, (_, own) in zip(every, asked, strict=True) if own]
         return [
             [
                 entry[token].logprob
@@ -247,3 +267,23 @@ class VLLMLocal:
     def close(self) -> None:
         """Ends the engine core."""
         self._llm.llm_engine.engine_core.shutdown()
+
+
+class _Parts:
+    """The ranks that hold one engine between them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def gather(self, items: Sequence[T]) -> list[tuple[T, bool]]:
+        """The items of all parts in the same order on each, and whether they are this rank's."""
+        if self._count == 1:
+            return [(item, True) for item in items]
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+        rows: list[Any] = [None] * self._count
+        dist.all_gather_object(rows, list(items), group.cpu_group)
+        return [
+            (item, part == group.rank_in_group) for part, row in enumerate(rows) for item in row
+        ]

@@ -14,7 +14,7 @@ from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch.distributed as dist
 from anyio.from_thread import start_blocking_portal
@@ -29,8 +29,8 @@ from bandpo.rollout.server_check import (
     faults_of,
     normalised,
 )
-from bandpo.rollout.servers import Server, ServerLost, ServerPool
-from bandpo.rollout.weight_exchange import FolderExchange, WeightExchange
+from bandpo.rollout.servers import Fleet, Server, ServerLost, ServerPool
+from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
@@ -45,8 +45,9 @@ class VLLMServer:
     """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
 
     `urls` are the servers'; `model` is what they call the model where that is not the trainer's
-    `model_path`; `exchange` is a folder that servers and the first rank share for weights (null:
-    shared memory); a request that takes longer than `timeout_s` counts its server as lost.
+    `model_path`; a request that takes longer than `timeout_s` counts its server as lost. Weights
+    travel as `transfer` says: `folder`, which the servers and the first rank share and `exchange`
+    names (null: shared memory), or `nccl` or `ipc` between GPUs.
     The API key, if the servers want one, is read from the variable VLLM_API_KEY.
     """
 
@@ -59,6 +60,7 @@ class VLLMServer:
         *,
         urls: Sequence[str],
         model: str | None = None,
+        transfer: Literal["folder", "nccl", "ipc"] = "folder",
         exchange: str | None = None,
         timeout_s: float = 1800.0,
         dtype: str = "float32",
@@ -76,10 +78,12 @@ class VLLMServer:
         self._rank, self._ranks = 0, 1
         if dist.is_initialized():
             self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        # Weights are sent once, whatever the number of ranks.
-        self._exchange: WeightExchange | None = (
-            FolderExchange(model_path, exchange) if self._rank == 0 else None
-        )
+        self._exchange: WeightExchange
+        if transfer == "folder":
+            # Only the first rank writes; other nodes may lack the folder.
+            self._exchange = FolderExchange(model_path, exchange if self._rank == 0 else None)
+        else:
+            self._exchange = DeviceExchange(model_path, transfer, self._rank)
         urls = normalised(urls)
         start = self._rank % len(urls)  # each rank prefers another server where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
@@ -90,7 +94,9 @@ class VLLMServer:
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
         self._pool = ServerPool(servers)
         self._open.callback(self._portal.call, self._pool.close)
-        self._required = Requirements(model or model_path, dtype, max_model_len)
+        # Weights are sent once, whatever the number of ranks.
+        self._fleet = Fleet(self._portal, self._pool, speaks=self._rank == 0)
+        self._required = Requirements(model or model_path, dtype, max_model_len, transfer)
         try:
             self._portal.call(check_servers, servers, self._required)
         except BaseException:
@@ -206,27 +212,15 @@ class VLLMServer:
         """
         # Says whose weights they are too: another run that uses the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
-        if self._exchange is not None:
-            required = replace(self._required, may_be_paused=True)
-            self._portal.call(self._pool.readmit, partial(faults_of, required=required))
-            self._exchange.send(weights, self._tell)
-            self._tell("/update_weight_version", {"new_version": label})
-            if not all(reply["success"] for reply in self._tell("/reset_prefix_cache")):
-                raise RuntimeError("a vLLM server did not reset its prefix cache")
-            self._tell("/resume")
-        else:
-            for _ in weights:
-                pass
+        required = replace(self._required, may_be_paused=True)
+        self._fleet.readmit(partial(faults_of, required=required))
+        self._exchange.send(weights, self._fleet, label)
+        if not all(reply["success"] for reply in self._fleet.tell("/reset_prefix_cache")):
+            raise RuntimeError("a vLLM server did not reset its prefix cache")
+        self._fleet.tell("/resume")
         self._label, slots = _of_first_rank((label, self._pool.slots))
         self._pool.use_only(slots)
         self.weight_version = version
-
-    def _tell(self, path: str, body: dict[str, Any] | None = None, **query: str) -> list[Any]:
-        async def tell() -> list[Any]:
-            return await self._pool.tell(path, body, **query)
-
-        replies: list[Any] = self._portal.call(tell)
-        return replies
 
     def sleep(self) -> None:
         """Nothing: the servers have devices of their own."""

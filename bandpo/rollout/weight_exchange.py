@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import pickle
+import socket
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
+import httpx
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.rollout.servers import Fleet
+from bandpo.rollout.vllm_local import require_vllm
 
 Weights = Iterable[tuple[str, Tensor]]
-Tell = Callable[..., object]
-"""Posts to a path of every server, (path, JSON body, **query), and returns when all answered."""
 
 SHARED_MEMORY = Path("/dev/shm")
 BUCKET_BYTES = 1 << 29
+OLDEST_VLLM_WITH_TRANSFER = (0, 32, 0)  # whose trainer side was read
 
 
 class WeightExchange(Protocol):
-    """Brings a stream of weights into the servers; used by the first rank only."""
+    """Brings a stream of weights into the servers; collective over the ranks."""
 
-    def send(self, weights: Weights, tell: Tell) -> None:
-        """Pauses the servers and replaces all their weights; they are resumed by the caller.
+    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
+        """Pauses the servers, replaces all their weights and labels these; the caller resumes.
 
         Raises RuntimeError for an incomplete stream.
         """
@@ -49,23 +55,162 @@ class FolderExchange:
             )
         self._names = _checkpoint_names(Path(model_path))
 
-    def send(self, weights: Weights, tell: Tell) -> None:
+    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
         """Writes the whole stream before the servers hear of it, and removes it afterwards."""
+        if not fleet.speaks:
+            for _ in weights:
+                pass
+            return
         with TemporaryDirectory(prefix="bandpo-weights-", dir=self.folder) as folder:
-            names = write_weights(weights, Path(folder))
-            # vLLM keeps what a stream lacks, and only logs it.
-            if missing := self._names - names:
-                raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
-            self._names = names
-            tell("/pause", mode="wait")
+            self._names = _whole(write_weights(weights, Path(folder)), self._names)
+            fleet.tell("/pause", mode="wait")
             body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             try:
-                tell("/collective_rpc", body)
+                fleet.tell("/collective_rpc", body)
             except UserError as error:
                 raise UserError(
                     f"{error}\nIf a server does not see {self.folder} of this machine, name a "
                     "folder that it sees under the same path: rollout.engine.exchange"
                 ) from None
+        fleet.tell("/update_weight_version", {"new_version": label})
+
+
+class DeviceExchange:
+    """From GPU to GPU by vLLM's own weight transfer, a bucket at a time.
+
+    `nccl` broadcasts from the first rank to servers on any GPUs of any node; `ipc` hands over the
+    memory of GPUs that learner ranks and servers share. Its calls are tested; it has not yet run
+    on GPUs.
+    """
+
+    def __init__(self, model_path: str, backend: Literal["nccl", "ipc"], rank: int) -> None:
+        """Raises UserError without a GPU, or where vLLM has no such transfer."""
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"rollout.engine.transfer={backend} needs an NVIDIA GPU in the learner's process "
+                "too; rollout.engine.transfer=folder does not"
+            )
+        require_vllm(OLDEST_VLLM_WITH_TRANSFER)
+        self._backend, self._rank = backend, rank
+        self._names = _checkpoint_names(Path(model_path))
+        self._engine: Any = None
+        self._connected: dict[str, Any] | None = None
+        self._label = ""
+
+    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
+        """Start, one update a bucket, finish."""
+        self._connect(fleet)
+        fleet.tell("/pause", mode="wait")
+        fleet.tell("/start_weight_update")
+        names: set[str] = set()
+        for bucket in _buckets(weights):
+            names |= {name for name, _ in bucket}
+            self._engine.source = bucket
+            self._engine.send_weights()
+        self._names = _whole(frozenset(names), self._names)
+        fleet.tell("/finish_weight_update", {"weight_version": label})
+        self._label = label
+
+    def _connect(self, fleet: Fleet) -> None:
+        """Makes the transfer's group anew unless all servers took part in the last sync.
+
+        One that was started again since then has lost the label with the connection.
+        """
+        from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+
+        sizes = {url: reply["world_size"] for url, reply in fleet.look("/get_world_size").items()}
+        labels = {reply["weight_version"] for reply in fleet.look("/weight_info").values()}
+        if sizes == self._connected and labels <= {self._label}:
+            return
+        if self._connected is not None:
+            self._engine.shutdown()
+            fleet.tell("/shutdown_weight_transfer_engine")
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            self._trainer(sizes), client=_Client(fleet, sizes), source=_Bucket()
+        )
+        self._connected = sizes
+
+    def _trainer(self, sizes: Mapping[str, int]) -> Any:
+        if self._backend == "ipc":
+            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+            return IPCTrainerInitInfo(rank=self._rank)
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        host, port = _meeting_point(sizes)
+        return NCCLTrainerInitInfo(
+            rank=self._rank,
+            master_address=host,
+            master_port=port,
+            world_size=1 + sum(sizes.values()),
+        )
+
+
+class _Client:
+    """What vLLM's trainer side says to an inference server, said to all of them.
+
+    A session of updates spans all buckets, so that it begins and ends outside.
+    """
+
+    def __init__(self, fleet: Fleet, sizes: Mapping[str, int]) -> None:
+        self._fleet, self._sizes = fleet, sizes
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Every server's workers follow those of the server before it."""
+        bodies, offset = {}, init_info.get("rank_offset")
+        for url, size in self._sizes.items():
+            own = init_info if offset is None else init_info | {"rank_offset": offset}
+            bodies[url] = {"init_info": own}
+            offset = None if offset is None else offset + size
+        self._fleet.tell_each("/init_weight_transfer_engine", bodies)
+
+    def start_weight_update(self) -> None:
+        """Said once for all buckets."""
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Handles of shared memory are no JSON; servers unpickle them if they were told to."""
+        if (handles := update_info.pop("ipc_handles", None)) is not None:
+            pickled = b64encode(pickle.dumps(handles)).decode()
+            update_info = update_info | {"ipc_handles_pickled": pickled}
+        self._fleet.tell("/update_weights", {"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Said once for all buckets."""
+
+
+class _Bucket(list[tuple[str, Tensor]]):
+    """A part of the stream, as vLLM's trainer side takes weights."""
+
+    def metadata(self) -> list[Any]:
+        """Name, dtype and shape of every tensor."""
+        from vllm.distributed.weight_transfer import ParamMeta
+
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+
+
+def _buckets(weights: Weights, bucket_bytes: int = BUCKET_BYTES) -> Iterator[_Bucket]:
+    """The stream in parts of about `bucket_bytes`, copied: ZeRO-3 takes a gathered layer back."""
+    bucket = _Bucket()
+    for name, tensor in weights:
+        bucket.append((name, tensor.detach().clone(memory_format=torch.contiguous_format)))
+        if sum(t.nbytes for _, t in bucket) >= bucket_bytes:
+            yield bucket
+            bucket = _Bucket()
+    if bucket:
+        yield bucket
+
+
+def _meeting_point(urls: Iterable[str]) -> tuple[str, int]:
+    """This machine's address as the first server sees it, and a free port."""
+    url = next(iter(urls), None)
+    host = "127.0.0.1"
+    if url is not None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((httpx.URL(url).host, 9))  # sends nothing
+            host = probe.getsockname()[0]
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return host, probe.getsockname()[1]
 
 
 def write_weights(
@@ -92,6 +237,13 @@ def write_weights(
     if bucket:
         write()
     return frozenset(names)
+
+
+def _whole(names: frozenset[str], expected: frozenset[str]) -> frozenset[str]:
+    """The names, if none is missing: vLLM keeps what a stream lacks, and only logs it."""
+    if missing := expected - names:
+        raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
+    return names
 
 
 def _checkpoint_names(folder: Path) -> frozenset[str]:

@@ -3,9 +3,15 @@
 The real engine is tested in tests/learner/test_weight_sync.py; here only what a CPU cannot show.
 """
 
+import os
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from hydra.utils import instantiate
 
+from bandpo.config import Config, compose
 from bandpo.errors import UserError
 from bandpo.rollout import vllm_local
 from bandpo.rollout.vllm_local import VLLMLocal
@@ -70,6 +76,40 @@ def test_a_stream_that_lost_a_name_or_a_cache_that_stays_is_fatal():
         made.load_weights(weights("a"), 2)
     with pytest.raises(RuntimeError, match="prefix cache"):
         engine(sleeps=False, resets=False).load_weights(weights("a"), 1)
+
+
+@pytest.fixture
+def on_gpus(monkeypatch):
+    """Four ranks on GPUs as far as the engine sees; gives the arguments that vLLM was made with."""
+    made = {}
+
+    def llm(**arguments):
+        made.update(arguments)
+        return SimpleNamespace(get_tokenizer=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
+    monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # no random state to keep
+    ranks = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 4)
+    monkeypatch.setattr(vllm_local, "dist", ranks)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    return made
+
+
+def test_on_gpus_engines_are_parts_of_the_launchers_job_and_keep_their_graphs(on_gpus):
+    config = compose("train", ["rollout.engine.tensor_parallel_size=2"], Config)
+    instantiate(config.rollout.engine, model_path="a/model", dtype="bfloat16")
+    assert on_gpus["distributed_executor_backend"] == "external_launcher"
+    assert on_gpus["tensor_parallel_size"] == 2 and on_gpus["enable_sleep_mode"] is True
+    assert on_gpus["enforce_eager"] is False and on_gpus["gpu_memory_utilization"] == 0.6
+    assert on_gpus["logprobs_mode"] == "processed_logprobs"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # what external_launcher asks for
+
+
+def test_engines_are_whole(on_gpus):
+    with pytest.raises(UserError, match=r"tensor_parallel_size=3 must divide the 4 rank\(s\)"):
+        VLLMLocal("a/model", tensor_parallel_size=3)
 
 
 def test_missing_and_old_versions_are_told(monkeypatch):

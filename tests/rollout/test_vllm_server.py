@@ -1,5 +1,6 @@
 """The engine against a real vLLM server process; faults come from a proxy in front of it."""
 
+import asyncio
 import json
 import logging
 import os
@@ -19,7 +20,8 @@ import torch
 
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.server_check import GENERATE
+from bandpo.rollout.server_check import GENERATE, Requirements, faults_of
+from bandpo.rollout.servers import Server
 from bandpo.types import Completion, Problem, Prompt
 from bandpo.weight_sync import weight_stream
 
@@ -384,7 +386,20 @@ def test_a_consumer_that_gives_up_leaves_nothing_open(url, connect):
     assert len(groups(engine)) == len(PROMPTS)
 
 
-def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, connect, monkeypatch):
+def _faults(url, required):
+    """The faults of one server."""
+
+    async def found():
+        server = Server(url, KEY, 60)
+        try:
+            return await faults_of(server, required)
+        finally:
+            await server.close()
+
+    return asyncio.run(found())
+
+
+def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, model, connect, monkeypatch):
     def wrong(path, body, reply):
         status, content = reply
         if path.startswith("/server_info"):
@@ -421,6 +436,10 @@ def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, connect, monkeypa
         f"{nobody}: does not answer",
     ):
         assert part in message
+    required = Requirements(str(model), "float32", LENGTH, transfer="ipc")
+    faults = _faults(url, required)
+    assert [fault for fault in faults if "--weight-transfer-config" in fault]
+    assert [fault for fault in faults if "VLLM_ALLOW_INSECURE_SERIALIZATION=1" in fault]
     monkeypatch.setenv("VLLM_API_KEY", "wrong")
     with pytest.raises(UserError, match="wants an API key: set VLLM_API_KEY"):
         connect(url)

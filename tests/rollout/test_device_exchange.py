@@ -1,0 +1,179 @@
+"""Weights from GPU to GPU: what is said to the servers, in which order, without a GPU.
+
+vLLM's own trainer side runs; only what touches devices is replaced.
+"""
+
+import pickle
+from base64 import b64decode
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bandpo.errors import UserError
+from bandpo.rollout import weight_exchange
+from bandpo.rollout.weight_exchange import DeviceExchange
+
+pytest.importorskip("vllm")
+ipc = pytest.importorskip("vllm.distributed.weight_transfer.ipc_engine")
+nccl = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
+
+
+STREAM = [(f"model.layers.{i}.w", torch.full((2, 3), float(i))) for i in range(5)]
+ONE_AND_TWO = {"http://10.0.0.7:8000": 2, "http://10.0.0.8:8000": 1}
+
+
+class RecordingFleet:
+    """Servers of given world sizes that take everything; `said` is what they were told."""
+
+    def __init__(self, sizes, speaks=True):
+        self.sizes, self.speaks, self.said = sizes, speaks, []
+        self.labels = dict.fromkeys(sizes, "default")
+
+    def look(self, path):
+        if path == "/weight_info":
+            return {url: {"weight_version": self.labels[url]} for url in self.sizes}
+        assert path == "/get_world_size"
+        return {url: {"world_size": size} for url, size in self.sizes.items()}
+
+    def tell(self, path, body=None, **query):
+        self.said.append((path, body))
+        if path == "/finish_weight_update":
+            self.labels = dict.fromkeys(self.sizes, body["weight_version"])
+        return []
+
+    def tell_each(self, path, bodies):
+        self.said.append((path, bodies))
+
+    @property
+    def paths(self):
+        return [path for path, _ in self.said]
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What crosses from GPU to GPU, with every device function of both transfers replaced."""
+    sent = []
+
+    def broadcast(iterator, group, src, post_iter_func, buffer_size_bytes, num_buffers):
+        sent.append([name for name, tensor in iterator])
+
+    group = SimpleNamespace(destroy=lambda: sent.append("destroyed"))
+    monkeypatch.setattr(nccl, "open_trainer_endpoint", lambda info: group)
+    monkeypatch.setattr(nccl, "packed_nccl_broadcast_producer", broadcast)
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+    properties = SimpleNamespace(uuid="GPU-7")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
+    monkeypatch.setattr(
+        ipc, "reduce_tensor", lambda tensor: (None, tuple(tensor.flatten().tolist()))
+    )
+    return sent
+
+
+@pytest.fixture
+def exchange(monkeypatch, tmp_path):
+    """Exchanges whose buckets hold two tensors."""
+    monkeypatch.setattr(weight_exchange, "_buckets", _pairs(weight_exchange._buckets))
+
+    def make(backend, rank=0):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            return DeviceExchange(str(tmp_path), backend, rank)
+
+    return make
+
+
+def _pairs(buckets):
+    return lambda weights: buckets(weights, bucket_bytes=2 * 6 * 4)
+
+
+SESSION = ["/pause", "/start_weight_update", *["/update_weights"] * 3, "/finish_weight_update"]
+
+
+def test_nccl_pauses_starts_updates_and_finishes_with_the_version(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    assert fleet.paths == ["/init_weight_transfer_engine", *SESSION]
+    assert fleet.said[-1] == ("/finish_weight_update", {"weight_version": "run/1"})
+    names = [name for name, _ in STREAM]
+    assert sent == [names[:2], names[2:4], names[4:]]
+    told = [body["update_info"] for path, body in fleet.said if path == "/update_weights"]
+    for info, batch in zip(told, sent, strict=True):
+        parsed = nccl.NCCLWeightTransferUpdateInfo(**info)  # as a server's worker reads it
+        assert parsed.names == batch and set(parsed.dtype_names) == {"float32"}
+        assert parsed.shapes == [[2, 3]] * len(batch)
+
+
+def test_nccl_places_the_workers_of_all_servers_behind_the_trainer(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    bodies = dict(fleet.said)["/init_weight_transfer_engine"]
+    infos = {
+        url: nccl.NCCLWeightTransferInitInfo(**body["init_info"]) for url, body in bodies.items()
+    }
+    assert [info.rank_offset for info in infos.values()] == [1, 3]  # two workers, then one
+    assert {info.world_size for info in infos.values()} == {4}
+    assert len({(info.master_address, info.master_port) for info in infos.values()}) == 1
+
+
+def test_nccl_meets_again_only_when_other_servers_are_in_use(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    fleet.said.clear()
+    made.send(iter(STREAM), fleet, "run/2")
+    assert fleet.paths == SESSION
+    fleet.said.clear()
+    fleet.sizes = {"http://10.0.0.8:8000": 1}  # the other was lost
+    made.send(iter(STREAM), fleet, "run/3")
+    assert fleet.paths == [
+        *("/shutdown_weight_transfer_engine", "/init_weight_transfer_engine", *SESSION),
+    ]
+    assert "destroyed" in sent
+    (body,) = dict(fleet.said)["/init_weight_transfer_engine"].values()
+    assert (body["init_info"]["rank_offset"], body["init_info"]["world_size"]) == (1, 2)
+
+
+def test_nccl_meets_again_after_a_server_was_started_again(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    fleet.said.clear()
+    fleet.labels["http://10.0.0.8:8000"] = "default"
+    made.send(iter(STREAM), fleet, "run/2")
+    assert fleet.paths[1:] == ["/init_weight_transfer_engine", *SESSION]
+
+
+def test_ipc_hands_over_handles_that_a_worker_can_read(exchange, sent, monkeypatch):
+    made, fleet = exchange("ipc"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    assert fleet.paths == ["/init_weight_transfer_engine", *SESSION]
+    (init, _) = dict(fleet.said)["/init_weight_transfer_engine"].values()
+    assert ipc.IPCWeightTransferInitInfo(**init["init_info"]).packed is False
+    told = [body["update_info"] for path, body in fleet.said if path == "/update_weights"]
+    handles = [pickle.loads(b64decode(info["ipc_handles_pickled"])) for info in told]
+    flat = [values["GPU-7"] for part in handles for values in part]
+    assert flat == [(float(i),) * 6 for i in range(5)]
+    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    assert ipc.IPCWeightTransferUpdateInfo(**told[0]).ipc_handles == handles[0]
+
+
+def test_other_ranks_say_nothing_and_exhaust_the_stream(exchange, sent):
+    silent, stream = RecordingFleet({}, speaks=False), iter(STREAM)
+    made = exchange("nccl", rank=1)
+    silent.tell = lambda *_, **__: []
+    made.send(stream, silent, "run/1")
+    assert next(stream, None) is None and silent.said == [] and sent == []
+
+
+def test_a_stream_that_lost_a_name_is_never_finished(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    made.send(iter(STREAM), fleet, "run/1")
+    fleet.said.clear()
+    with pytest.raises(RuntimeError, match=r"the weight stream lacks .*layers\.0"):
+        made.send(iter(STREAM[1:]), fleet, "run/2")
+    assert "/finish_weight_update" not in fleet.paths
+
+
+def test_a_machine_without_a_gpu_is_told_what_to_use(tmp_path):
+    with pytest.raises(UserError, match=r"rollout\.engine\.transfer=folder"):
+        DeviceExchange(str(tmp_path), "nccl", 0)
