@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from pydantic import BaseModel
 from torch import Tensor
 
+from bandpo.advantage import group_advantages
 from bandpo.config import MethodConfig, compose, config_dir
 from bandpo.errors import UserError
 from bandpo.loss import (
@@ -45,11 +46,12 @@ class Method:
     """A file of configs/method under the name it was asked for, such as `band_kl:delta=0.03`.
 
     Only ratio, bounds and surrogate are looked at: aggregation, reference KL and correction weigh
-    tokens by other things than their trust region.
+    tokens by other things than their trust region. `advantage` maps rewards [P, G] to advantages.
     """
 
     name: str
     loss: PolicyLoss
+    advantage: Callable[[Tensor], Tensor] = group_advantages
 
     def judge(self, batch: TokenBatch) -> Verdict:
         """The method on a batch, with gradients by autograd through ratio and surrogate.
@@ -162,12 +164,14 @@ def _load(name: str, configs: Path | None) -> Method:
         if not (key.strip() and value.strip()):
             raise UserError(f"{parameter!r} is not key=value, such as delta=0.03")
         overrides.append(f"method.{key.strip()}={value.strip()}")
-    loss: PolicyLoss = instantiate(compose("train", overrides, _MethodAlone).method.loss)
+    config = compose("train", overrides, _MethodAlone).method
+    loss: PolicyLoss = instantiate(config.loss)
     made = Method(
         name,
         dataclasses.replace(
             loss, aggregate=SequenceMeanTokenSum(), reference_kl=None, correction=None
         ),
+        instantiate(config.advantage),
     )
     try:
         made.judge(single_tokens(torch.tensor([0.5]), 1.0, 1.0, entropy=1.0))

@@ -26,6 +26,7 @@ LAYERS = (
         "replay",
         "series",
         "tables",
+        "tabular",
         "train",
     },
 )
