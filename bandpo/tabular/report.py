@@ -32,8 +32,12 @@ def _lines(results: Results) -> Iterable[str]:
     yield "# Tabular study"
     yield ""
     yield (
-        f"`{results['command']}`, {results['date']}, {results['seconds']:.0f} s ({results['cpu_seconds']:.0f} s "
-        f"of CPU) on {results['hardware']['cpu']} with one thread, torch {results['versions']['torch']}. "
+        f"`{results['command']}`, {results['date']}: {results['seconds']:.0f} s, "
+        f"{results['cpu_seconds']:.0f} s of one core's time, on {results['hardware']['cpu']}, "
+        f"torch {results['versions']['torch']}."
+    )
+    yield ""
+    yield (
         f"Changes (Δ) are against `{baseline}`, paired by seed; ± is half a 95% interval of the "
         f"mean; brackets hold the quantiles 10%, 50%, 90% over seeds. Every policy is compared "
         f"where it first is {accuracy:.0%} accurate; the columns at the end are those of the last "
@@ -92,8 +96,8 @@ def _turn_lines(turns: Mapping[str, Any]) -> Iterable[str]:
     yield "\n## Where the change turns positive\n"
     yield (
         "The reach from which on the change is positive, by mean and by median over seeds, with "
-        "the 95% interval of the mean's; `below` and `above`: not within the sweep. Expected: see "
-        "docs/tabular.md, for one success alone and beside the incumbent's.\n"
+        "the 95% interval of the mean's; `below` and `above`: not within the sweep. Expected: for "
+        "one success alone and beside the incumbent's, by bandpo/tabular/theory.py.\n"
     )
     columns = ("varied", "value", "Δ coverage, mean", "median", "Δ entropy, last", "expected")
     yield _row(columns)

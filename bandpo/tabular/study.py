@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from bandpo.tabular.theory import turning_point
 from bandpo.tabular.training import Course, Update, train
 from bandpo.tracking import git_commit, hardware, versions
 
+T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 MEASURES = ("entropy", "correct_entropy", "coverage")
 RESAMPLES = 1000
@@ -104,7 +108,7 @@ class Study:
         finally:
             torch.set_num_threads(threads)
         results["command"] = "bandpo table tabular" + (" --smoke" if smoke else "")
-        (folder / "results.json").write_text(json.dumps(_rounded(results), indent=1) + "\n")
+        (folder / "results.json").write_text(json.dumps(_rounded(results)) + "\n")
         write_table(results, folder / "table.md")
         draw_settings(results, folder / "settings.png")
         draw_phase(results, folder / "phase.png")
@@ -131,21 +135,12 @@ class Study:
         asked = sorted(load_methods(self.methods), key=lambda method: method.name)
         others = [method for method in asked if method.name != self.baseline]
         methods, left_out = applicable([baseline, *others], self.phase_group_size)
-        jobs: list[tuple[str, str, Any]] = [
-            *(("settings", name, setting) for name, setting in self.settings.items()),
-            ("phase", "phase", self.phase),
-            *(("turns", name, sweep) for name, sweep in self.turns.items()),
-        ]
-        found: dict[str, Any] = {"settings": {}, "phase": {}, "turns": {}}
-        for part, name, job in jobs:
-            if isinstance(job, Setting):
-                every = [*methods, *ablations(self.ablations)]
-                found[part][name] = self._setting(job, every)
-            else:
-                names = methods if job.methods == "all" else load_methods(job.methods)
-                others = [method for method in names if method.name != self.baseline]
-                found[part][name] = self._sweep(job, baseline, others)
-            print(f"{part}: {name} ({time.perf_counter() - start:.0f} s so far)", flush=True)
+        every = [*methods, *ablations(self.ablations)]
+        settings = {name: self._setting(setting, every) for name, setting in _timed(self.settings)}
+        sweeps = {
+            name: self._sweep(sweep, baseline, methods)
+            for name, sweep in _timed({"phase": self.phase, **self.turns})
+        }
         return {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "seconds": time.perf_counter() - start,
@@ -157,9 +152,9 @@ class Study:
             "baseline": self.baseline,
             "accuracy": self.accuracy,
             "left_out": left_out,
-            "settings": found["settings"],
-            "phase": found["phase"]["phase"],
-            "turns": found["turns"],
+            "settings": settings,
+            "phase": sweeps.pop("phase"),
+            "turns": sweeps,
         }
 
     @property
@@ -189,8 +184,10 @@ class Study:
             }
         return {"description": _described(setting), "methods": rows}
 
-    def _sweep(self, sweep: Sweep, baseline: Method, methods: Sequence[Method]) -> dict[str, Any]:
-        """Curves over the reaches, each with its turning points."""
+    def _sweep(self, sweep: Sweep, baseline: Method, every: Sequence[Method]) -> dict[str, Any]:
+        """Curves over the reaches, each with its turning points; `every` is what `all` means."""
+        asked = every if sweep.methods == "all" else load_methods(sweep.methods)
+        methods = [method for method in asked if method.name != self.baseline]
         curves = []
         for labels, bandit, update in _combinations(sweep):
             rows: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
@@ -234,19 +231,30 @@ class Study:
         )
 
     def _compared(self, course: Course, base: Course) -> dict[str, Any]:
+        """At equal accuracy, and where both have as many rollouts after the last one too."""
         when = course.when(self.accuracy).double()
-        return {
+        found = {
             "learned": (course.states.accuracy >= self.accuracy).any(0).double().mean().item(),
             "rollouts": when.mean().item(),
             "at_accuracy": _paired(course.at(self.accuracy), base.at(self.accuracy)),
-            "last": _paired(course.last(), base.last()),
         }
+        if len(course.states.accuracy) == len(base.states.accuracy):
+            found["last"] = _paired(course.last(), base.last())
+        return found
 
     def _changes(self, course: Course, base: Course) -> Tensor:
         """Per seed, what turns are looked for in, [2, S]: see `_turns`."""
         at, last = course.at(self.accuracy), course.last()
         base_at, base_last = base.at(self.accuracy), base.last()
         return torch.stack([at.coverage - base_at.coverage, last.entropy - base_last.entropy])
+
+
+def _timed(jobs: Mapping[str, T]) -> Iterator[tuple[str, T]]:
+    """The jobs in turn; says how long each took."""
+    for name, job in jobs.items():
+        start = time.perf_counter()
+        yield name, job
+        LOG.info("%s: %.0f s", name, time.perf_counter() - start)
 
 
 def _combinations(sweep: Sweep) -> Iterator[tuple[dict[str, str], Bandit, Update]]:
@@ -336,13 +344,13 @@ def _reach_metrics(diagnostics: LossDiagnostics) -> dict[str, float]:
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits for floats, plain containers for all else."""
+    """Five digits for floats, plain containers for all else."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return _rounded({"class": type(value).__name__, **fields})
     match value:
         case float():
-            return float(f"{value:.6g}")
+            return float(f"{value:.5g}")
         case Mapping():
             return {str(key): _rounded(inner) for key, inner in value.items()}
         case list() | tuple():

@@ -1,4 +1,4 @@
-"""How far one rare success can rise in a rollout: what docs/tabular.md derives."""
+"""How far one rare success can rise in a rollout, and past whom."""
 
 from __future__ import annotations
 

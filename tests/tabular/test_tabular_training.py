@@ -136,7 +136,7 @@ def test_states_at_equal_accuracy():
 
 
 def test_the_only_success_of_a_group_is_pushed_by_the_reach():
-    """docs/tabular.md's derivation: one step moves by the reach, many by −ln(1 − reach)."""
+    """One step moves its logit by the reach, many by −ln(1 − reach)."""
     (method,) = load_methods("grpo:eps_low=1:eps_high=1e9:dual_clip=1e9")
     size, actions = 32, torch.arange(32)[None]  # the first of 32 different actions is the success
     advantages = method.advantage((actions == 0).float())
