@@ -168,12 +168,27 @@ class TrainerConfig(Section):
     steps: int = Field(ge=1, description="Rollout steps.")
     checkpoint_every: int = Field(ge=0, description="Steps between checkpoints; 0: only the last.")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the newest are kept.")
+    keep_best: str | None = Field(
+        None,
+        description="A metric, such as `eval/arithmetic/mean@32`: the checkpoint where it is "
+        "largest is kept as well; only steps that measure it count.",
+    )
+    save_hf_every: int = Field(
+        1,
+        ge=0,
+        description="Steps between checkpoints with an `hf/` folder; 1: all, 0: only the last "
+        "step's, which always has one.",
+    )
     eval_every: int = Field(ge=0, description="Steps between evaluations; 0: first and last only.")
     sample_every: int = Field(10, ge=1, description="Steps between tables of sampled completions.")
     dump_tokens_every: int = Field(
         0, ge=0, description="Steps between parquet dumps of token records for `bandpo replay`."
     )
-    resume: str = Field("auto", description="`auto`, `never`, or a checkpoint folder.")
+    resume: str = Field(
+        "auto",
+        description="`auto` (from the newest sound checkpoint of the folder), `never`, or a "
+        "checkpoint folder.",
+    )
 
 
 class EvalConfig(Section):
@@ -316,6 +331,17 @@ def _resume_exists(trainer: TrainerConfig) -> str | None:
     return f"trainer.resume={trainer.resume} is neither auto, never nor a checkpoint folder"
 
 
+def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
+    kind, _, rest = (trainer.keep_best or "").partition("/")
+    names = [b if isinstance(b, str) else str(b.get("name")) for b in eval.benchmarks]
+    if kind != "eval" or rest.rpartition("/")[0] in names:
+        return None
+    return (
+        f"trainer.keep_best={trainer.keep_best}: no such benchmark is evaluated "
+        f"(eval.benchmarks: {', '.join(names) or 'none'})"
+    )
+
+
 def _dtype_fits_engine(model: ModelConfig) -> str | None:
     if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
         return None
@@ -332,6 +358,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _method_instantiates,
     _reward_instantiates,
     _resume_exists,
+    _best_is_measured,
     _dtype_fits_engine,
 )
 

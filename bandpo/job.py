@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -15,24 +17,29 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.batching import Sample, minibatches, samples_of
+from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
+from bandpo.errors import UserError
 from bandpo.evaluation.evaluate import Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.host import Host
-from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, write_checkpoint
+from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner
+from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
 from bandpo.loss import PolicyLoss
+from bandpo.model_card import model_card
 from bandpo.replay.records import dump_path, recorded
+from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import JudgedGroup, read_groups, write_groups
 from bandpo.rollout.seeds import prompt_seed
-from bandpo.tracking import Tracker
+from bandpo.tracking import Tracker, git_commit
 from bandpo.types import Completion, Group, Problem, Prompt
 
 PROBE_SAMPLES = 4
@@ -40,28 +47,24 @@ PROBE_TOKENS = 64
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 
 
+logger = logging.getLogger(__name__)
+
+
 class Job:
     """The parts of a run on one rank, ready for the loop; close it to end engine and workers."""
 
-    def __init__(self, config: Config, host: Host | None = None) -> None:
+    def __init__(self, config: Config, host: Host | None = None, command: str = "") -> None:
         """Builds everything that can fail on bad input before anything that is expensive.
 
-        A `host` that is given stays open when the job closes, for the next one.
+        A `host` that is given stays open when the job closes, for the next one. `command` is what
+        model cards say of how the run was started.
         """
-        self.config = config
+        self.config, self._command = config, command
         self.folder = Path(config.run.dir)
-        torch.manual_seed(config.seed)
         loss: PolicyLoss = instantiate(config.method.loss)
         if config.rollout.lag:
             loss = dataclasses.replace(loss, max_weight=config.rollout.max_weight)
         self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
-        checkpoint = find_checkpoint(self.folder, config.trainer.resume)
-        fresh: dict[str, Any] = {"step": 0, "weight_version": 0}
-        state = checkpoint.state() if checkpoint else fresh
-        self.start = int(state["step"])
-        # The first sync sends the same weights again, and they are the same version.
-        self._version = int(state["weight_version"]) - (1 if checkpoint else 0)
-        self.waiting = read_groups(checkpoint.folder) if checkpoint else None
         problems = load_problems(config.data.train)
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 
@@ -70,32 +73,37 @@ class Job:
             self.ranks = self._host.ranks
             # Two threads must not share collectives.
             self.rollout_ranks = self.ranks.apart() if config.rollout.lag else self.ranks
-            if self.waiting is not None:
-                self.waiting = self.ranks.share(self.waiting)
+            beginning = find_beginning(config, self.ranks)
+            checkpoint, self.start = beginning.checkpoint, beginning.step
+            waiting = read_groups(checkpoint.folder) if checkpoint else None
+            self.waiting = None if waiting is None else self.ranks.share(waiting)
             model = _model(config, self.ranks)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
             dropped = self._take_prompts(problems)
             if checkpoint:
-                self.sampler.load_state_dict(state["sampler"])
+                self.sampler.load_state_dict(beginning.state["sampler"])
             limit = config.data.max_prompt_tokens
             self.tasks = [
                 Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
             ]
-            self.tracker = self._tracker()
+            kept = beginning.prepare_folder() if self.ranks.is_first else None
+            self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
-            self.tracker.forget_after(self.start if checkpoint else -1)
-            self._announce(dropped, resumed=checkpoint is not None)
+            self._announce(dropped, [*beginning.notes, *([kept] if kept else [])])
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 *(config.learner, config.model, model.path, loss, self.ranks),
                 temperature=config.rollout.temperature,
             )
             if checkpoint:
-                self.learner.load(checkpoint.folder)
+                self.learner.load(checkpoint.folder, beginning.state["ranks"])
             self.engine = self._host.engine(config, model)
             self.reward: Reward = instantiate(config.reward)
             stack.callback(self.reward.close)
             self._describe(dropped)
+            # The first sync hands the engine these weights under the version that they have.
+            self._version = int(beginning.state["weight_version"]) - 1
+            self._restore_random_state(checkpoint)
             self._open = stack.pop_all()
 
     def _take_prompts(self, problems: Sequence[Problem]) -> int:
@@ -108,7 +116,13 @@ class Job:
         self.sampler = PromptSampler(prompts, self.config.seed)
         return len(dropped)
 
-    def _tracker(self) -> Tracker:
+    def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:
+        """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
+        seed_everything(self.config.seed)
+        if checkpoint and (file := random_file(checkpoint.folder, self.ranks.rank)).exists():
+            restore_random_state(json.loads(file.read_text()))
+
+    def _tracker(self, beginning: Beginning) -> Tracker:
         config = self.config
         return Tracker(
             self.folder,
@@ -118,13 +132,17 @@ class Job:
             project=config.tracking.project,
             name=config.run.name,
             settings=config.model_dump(mode="json"),
+            ids=beginning.tracker_ids,
+            after=self.start,
         )
 
-    def _announce(self, dropped: int, resumed: bool) -> None:
+    def _announce(self, dropped: int, notes: Sequence[str]) -> None:
         config, say = self.config, self.tracker.say
+        for note in notes:
+            say(note)
         if dropped:
             say(f"dropped {dropped} prompts longer than {config.data.max_prompt_tokens} tokens")
-        if resumed:
+        if self.start:
             say(f"resuming {config.run.name} after step {self.start}")
         say(
             f"{config.method.name} on {config.model.path}: "
@@ -263,26 +281,97 @@ class Job:
             # Samples of a step that is redone may be those of other weights.
             resume=False,
             ranks=self.ranks,
+            give_up=logger.warning,
         )
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
-    def save(self, step: int, waiting: Sequence[JudgedGroup] | None = None) -> Checkpoint:
-        """Writes a checkpoint of this step, with the groups that wait for the next one."""
-        state = {
+    def save(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        waiting: Sequence[JudgedGroup] | None = None,
+    ) -> bool:
+        """Writes a checkpoint of this step and drops those that are not kept; whether it could.
+
+        `waiting` are the groups that wait for the next step. A full disk fails the checkpoint and
+        not the run: the ones before are untouched and the next due step tries again. Raises
+        UserError when it was the last step's.
+        """
+        trainer, folder = self.config.trainer, self.folder / "checkpoints"
+        best = trainer.keep_best
+        scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
+        if best and best in metrics:
+            scores[best] = metrics[best]
+        elif best:
+            self.tracker.say(f"step {step} has no {best}: its checkpoint cannot be the best")
+        try:
+            write_checkpoint(
+                folder,
+                self._state(step) | {"scores": scores},
+                self.config.model_dump(mode="json"),
+                self._parts(step, scores, waiting),
+                self.ranks,
+            )
+            self.ranks.on_first(lambda: keep_checkpoints(folder, trainer.keep_checkpoints, best))
+        except OSError as error:
+            problem = f"the checkpoint of step {step} could not be written: {error}"
+            if step == trainer.steps:
+                raise UserError(
+                    f"{problem}. Make room and start the run again: it goes on from the checkpoint "
+                    "before this one"
+                ) from None
+            self.tracker.say(f"{problem}; those before it are kept, and the next due step tries")
+            return False
+        return True
+
+    def _state(self, step: int) -> dict[str, Any]:
+        """What the loop needs to go on after a step, as plain JSON values."""
+        return {
             "step": step,
             "weight_version": self._version,
+            "ranks": self.ranks.size,
             "sampler": self.sampler.state_dict(),
-            "config": "../../config.yaml",
+            "config_hash": config_hash(self.config),
+            "trackers": self.tracker.ids(),
         }
 
-        def parts(folder: Path) -> None:
-            if waiting is not None:
-                write_groups(folder, self.ranks.rank, waiting)
-            self.learner.save(folder)
-            self.learner.save_hf(folder / "hf", self.tokenizer)
+    def _parts(
+        self, step: int, scores: Mapping[str, float], waiting: Sequence[JudgedGroup] | None
+    ) -> list[Callable[[Path], None]]:
+        """What every rank writes into a checkpoint, in this order."""
+        trainer = self.config.trainer
+        parts: list[Callable[[Path], None]] = [
+            # A run that goes on from here would have a gap without the record up to it.
+            lambda _: self.tracker.flush(),
+            self.learner.save,
+            self._save_random_state,
+        ]
+        if waiting is not None:
+            parts.append(lambda folder: write_groups(folder, self.ranks.rank, waiting))
+        every = trainer.save_hf_every
+        if step == trainer.steps or (every and step % every == 0):
+            parts += [self._save_policy, lambda folder: self._save_card(folder, step, scores)]
+        return parts
 
-        keep = self.config.trainer.keep_checkpoints
-        return write_checkpoint(self.folder / "checkpoints", state, parts, self.ranks, keep)
+    def _save_random_state(self, folder: Path) -> None:
+        file = random_file(folder, self.ranks.rank)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(random_state()))
+
+    def _save_policy(self, folder: Path) -> None:
+        self.learner.save_hf(folder / "hf", self.tokenizer)
+
+    def _save_card(self, folder: Path, step: int, scores: Mapping[str, float]) -> None:
+        if not self.ranks.is_first:
+            return
+        facts = {"train problems": len(self.sampler), "bandpo commit": git_commit() or "unknown"}
+        card = model_card(self.config, step, scores, self._command, facts)
+        (folder / "hf" / "README.md").write_text(card)
+
+
+def random_file(checkpoint: Path, rank: int) -> Path:
+    """Where a checkpoint holds a rank's random state."""
+    return checkpoint / "random" / f"rank_{rank}.json"
 
 
 def _path(text: str | None) -> Path | None:

@@ -6,8 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -62,8 +61,7 @@ def config_hash(settings: Config | Settings) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(NamedTuple):
     """`key: was → is` of two configurations, by what a change does to a run that goes on."""
 
     determining: tuple[str, ...]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bandpo.errors import UserError
+from bandpo.journal import Journal
+from bandpo.resume import flat
 from bandpo.rollout.judge import JudgedGroup
 
 PACKAGES = (
@@ -80,19 +81,28 @@ class Tracker:
         project: str = "bandpo",
         name: str = "",
         settings: Mapping[str, Any] | None = None,
+        ids: Mapping[str, str] | None = None,
+        after: int = 0,
     ) -> None:
+        """`ids`: what `ids()` said in the part of the run that this one goes on with, and
+        `after` the step that it had reached.
+        """
         self.folder, self._active = folder, active
         self._trackers: list[Any] = []
         self._console = Console(stderr=False)
         self._progress: Progress | None = None
         self._steps = steps
+        self._journal = Journal(self.say)
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings or {}), sort_keys=False))
-        self._trackers = [_tracker(kind, project, name, folder) for kind in trackers]
+        self._trackers = [
+            _tracker(kind, project, name, folder, (ids or {}).get(kind), after) for kind in trackers
+        ]
+        values = {k: _plain_value(v) for k, v in flat(settings or {}).items()}
         for tracker in self._trackers:
-            tracker.store_init_configuration(_flat(settings or {}))
+            tracker.store_init_configuration(values)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -117,28 +127,25 @@ class Tracker:
             description |= {"hardware": hardware(), **facts}
             (self.folder / "run.json").write_text(json.dumps(description, indent=2) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Cuts metrics and samples of steps after a checkpoint, which are about to be redone."""
-        path = self.folder / "metrics.jsonl"
-        if not self._active or not path.exists():
-            return
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(aside, path)
-        for pattern in ("samples/step_*.jsonl", "tokens/step_*.parquet"):
-            for file in self.folder.glob(pattern):
-                if int(file.stem.split("-")[0].removeprefix("step_")) > step:
-                    file.unlink()
+    def ids(self) -> dict[str, str]:
+        """What the trackers call this run, for a later part of it to go on under the same name."""
+        return {t.name: str(_ID[t.name](t)) for t in self._trackers if t.name in _ID}
+
+    def flush(self) -> None:
+        """Raises OSError unless all that was logged is on the disk."""
+        self._journal.flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step."""
         if not self._active:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}, allow_nan=True) + "\n")
+        line = json.dumps({"step": step, **metrics}, allow_nan=True)
+        self._journal.append(self.folder / "metrics.jsonl", f"{line}\n")
         for tracker in self._trackers:
-            tracker.log(dict(metrics), step=step)
+            try:
+                tracker.log(dict(metrics), step=step)
+            except OSError as error:
+                self.say(f"{tracker.name} could not log step {step}: {error}")
         shown = {short: metrics[name] for short, name in SHOWN.items() if name in metrics}
         shown |= {k.split("/")[-1]: v for k, v in metrics.items() if _is_headline(k)}
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
@@ -151,25 +158,8 @@ class Tracker:
         """Writes every completion of the step to samples/ and prints a few with their rewards."""
         if not self._active:
             return
-        folder = self.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        with (folder / f"step_{step:06d}.jsonl").open("w") as file:
-            for item in judged:
-                for completion, score in zip(item.group.completions, item.scores, strict=True):
-                    record = {
-                        "step": step,
-                        "problem_id": item.group.problem.id,
-                        "prompt": item.group.prompt.text,
-                        "completion": completion.text,
-                        "answer": item.group.problem.answer,
-                        "tokens": len(completion.token_ids),
-                        "truncated": completion.truncated,
-                        "weight_version": completion.weight_version,
-                        **asdict(score),
-                    }
-                    # The seconds of a verification differ from run to run.
-                    record.pop("seconds")
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, judged)]
+        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
         self._console.print(_sample_table(step, judged[:shown]))
 
     def close(self) -> None:
@@ -178,6 +168,25 @@ class Tracker:
             self._progress.stop()
         for tracker in self._trackers:
             tracker.finish()
+
+
+def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[str, Any]]:
+    for item in judged:
+        for completion, score in zip(item.group.completions, item.scores, strict=True):
+            record = {
+                "step": step,
+                "problem_id": item.group.problem.id,
+                "prompt": item.group.prompt.text,
+                "completion": completion.text,
+                "answer": item.group.problem.answer,
+                "tokens": len(completion.token_ids),
+                "truncated": completion.truncated,
+                "weight_version": completion.weight_version,
+                **asdict(score),
+            }
+            # The seconds of a verification differ from run to run.
+            record.pop("seconds")
+            yield record
 
 
 def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
@@ -205,24 +214,14 @@ def _is_headline(metric: str) -> bool:
     return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a line cut off by a crash belongs to no step
+# How a tracker names a run; those that are not here begin a new one when a run goes on.
+_ID: dict[str, Callable[[Any], str]] = {"wandb": lambda tracker: tracker.run.id}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
-    return flat
-
-
-def _tracker(kind: str, project: str, name: str, folder: Path) -> Any:
+def _tracker(
+    kind: str, project: str, name: str, folder: Path, run_id: str | None, after: int
+) -> Any:
+    """A started tracker of accelerate's, which goes on with the run `run_id` after a step."""
     from accelerate.state import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -232,7 +231,12 @@ def _tracker(kind: str, project: str, name: str, folder: Path) -> Any:
     PartialState(cpu=not torch.cuda.is_available())
     tracker = LOGGER_TYPE_TO_CLASS[kind]
     if kind == "wandb":
-        made = tracker(project, name=name, dir=str(folder))
+        goes_on = {"id": run_id, "resume": "allow"} if run_id else {}
+        made = tracker(project, name=name, dir=str(folder), **goes_on)
+    elif kind == "tensorboard":
+        # Hides what a part of the run that was lost has logged.
+        purge = {"purge_step": after + 1} if after else {}
+        made = tracker(name, logging_dir=str(folder / kind), **purge)
     elif tracker.requires_logging_directory:
         made = tracker(name, logging_dir=str(folder / kind))
     else:
@@ -240,6 +244,10 @@ def _tracker(kind: str, project: str, name: str, folder: Path) -> Any:
     if hasattr(made, "start"):
         made.start()
     return made
+
+
+def _plain_value(value: Any) -> int | float | str:
+    return value if isinstance(value, int | float | str) else str(value)
 
 
 def git_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 
 from bandpo.config import Config, compose
@@ -53,7 +54,7 @@ def train(job: Job) -> None:
         if last or is_due(step, trainer.sample_every):
             tracker.log_samples(step, everyone)
         if last or is_due(step, trainer.checkpoint_every):
-            job.save(step, rollouts.waiting)
+            job.save(step, metrics, rollouts.waiting)
 
 
 def collect(job: Job, step: int) -> list[JudgedGroup]:
@@ -90,13 +91,16 @@ def main(argv: list[str]) -> int:
     """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
     if sweep := sweep_of(argv):
         return launch(sweep)
-    run(compose("train", argv, Config))
+    run(compose("train", argv, Config), command=shlex.join(["bandpo", "train", *argv]))
     return 0
 
 
-def run(config: Config, host: Host | None = None) -> None:
-    """Trains one run from its configuration, on the engine of `host` where one is given."""
-    with Job(config, host) as job:
+def run(config: Config, host: Host | None = None, command: str = "") -> None:
+    """Trains one run from its configuration, on the engine of `host` where one is given.
+
+    `command` is what model cards say of how it was started.
+    """
+    with Job(config, host, command) as job:
         train(job)
         if job.ranks.is_first:
             figure = plot_training(job.folder)

@@ -10,9 +10,10 @@ LAYERS = (
     {"config", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},
-    {"evaluation", "tracking", "embedded"},
+    {"evaluation", "tracking", "embedded", "journal", "model_card", "run_folder"},
     {
         "architecture",
+        "beginning",
         "cli",
         "cost",
         "doctor",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
-from bandpo.evaluation.samples import Sample, SampleLog, judged
+from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
 from bandpo.rollout.engine import RolloutEngine, Sampling
@@ -85,19 +85,22 @@ def evaluate(
     resume: bool = True,
     ranks: Ranks | None = None,
     progress: Progress = _silent,
+    give_up: Callable[[str], None] | None = None,
 ) -> Summary:
     """Samples `sampling.n` completions a problem, judges them and sums up; same on every rank.
 
     Samples go to `folder/<benchmark>.jsonl` as they finish. With `resume`, groups already there
     are kept, and `UserError` is raised if they were made with other settings; without, they are
-    forgotten. `model` identifies the weights in the settings, `scoring` the reward.
+    forgotten. `model` identifies the weights in the settings, `scoring` the reward. Samples that
+    cannot be written raise OSError, or are given up where `give_up` is there to be told.
     """
     ranks = ranks or Alone()
     settings = evaluation_settings(engine, task, sampling, seed) | {
         "model": dict(model),
         "scoring": dict(scoring),
     }
-    log = SampleLog(folder / f"{task.benchmark.name}.jsonl")
+    path = folder / f"{task.benchmark.name}.jsonl"
+    log = SampleLog(path) if give_up is None else ExpendableLog(path, give_up)
     done = _done_before(log, settings, sampling.n, resume, ranks)
     prompts = [
         dataclasses.replace(prompt, seed=prompt_seed(seed, "eval", prompt.problem.id))
@@ -131,6 +134,7 @@ def evaluate_all(
     resume: bool = True,
     ranks: Ranks | None = None,
     progress: Progress = _silent,
+    give_up: Callable[[str], None] | None = None,
 ) -> list[Summary]:
     """`evaluate` on several benchmarks, and `summary.json` with all of them."""
     ranks = ranks or Alone()
@@ -147,11 +151,17 @@ def evaluate_all(
             resume=resume,
             ranks=ranks,
             progress=progress,
+            give_up=give_up,
         )
         for task in tasks
     ]
     if ranks.rank == 0 and summaries:
-        write_summaries(folder, summaries)
+        try:
+            write_summaries(folder, summaries)
+        except OSError as error:
+            if give_up is None:
+                raise
+            give_up(f"the summary in {folder} is not kept: {error}")
     return summaries
 
 

@@ -50,15 +50,17 @@ class ModelSource:
 def find_model(spec: str, seed: int = 0) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
-    Of a run the newest checkpoint is taken. `seed` is that of the embedded policy, which is made
-    on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant of it
-    (`bandpo.embedded.Recipe`).
-    Raises `UserError` if there is nothing of the kind.
+    Of a run the newest checkpoint with an hf/ folder is taken. `seed` is that of the embedded
+    policy, which is made on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant
+    of it (`bandpo.embedded.Recipe`). Raises `UserError` if there is nothing of the kind.
     """
     if recipe := embedded_recipe(spec, seed):
         return ModelSource(spec, str(embedded.ensure(recipe)))
     folder = Path(spec).expanduser()
-    for candidate in (folder, folder / "hf", folder / "checkpoints" / "latest" / "hf"):
+    # Not every checkpoint of a run has an hf/ folder (trainer.save_hf_every).
+    in_run = sorted(folder.glob("checkpoints/step_*/hf"), reverse=True)
+    newest = folder / "checkpoints" / "latest" / "hf"
+    for candidate in (folder, folder / "hf", newest, *in_run):
         if (candidate / "config.json").is_file():
             return ModelSource(spec, str(candidate.resolve()))
     if folder.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,36 @@ class SampleLog:
                 "or delete this one. What differs:",
                 changed,
             )
+
+
+class ExpendableLog(SampleLog):
+    """A log that is given up, with a message, when the disk refuses it."""
+
+    def __init__(self, path: Path, give_up: Callable[[str], None]) -> None:
+        super().__init__(path)
+        self._give_up, self._given_up = give_up, False
+
+    def restart(self, settings: Mapping[str, Any]) -> None:
+        """As the base class does, or gives up."""
+        self._try(super().restart, settings)
+
+    def append(self, group: Sequence[Sample]) -> None:
+        """As the base class does, or gives up: a part of the samples would look like all."""
+        self._try(super().append, group)
+
+    def of_rank(self, rank: int) -> SampleLog:
+        """As the base class does."""
+        return self if rank == 0 else ExpendableLog(super().of_rank(rank).path, self._give_up)
+
+    def _try(self, write: Callable[[Any], None], what: Any) -> None:
+        if self._given_up:
+            return
+        try:
+            write(what)
+        except OSError as error:
+            self._given_up = True
+            self.path.unlink(missing_ok=True)
+            self._give_up(f"{self.path} is not kept: {error}")
 
 
 def differences(

@@ -17,6 +17,7 @@ from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import UserError
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
+from bandpo.learner.shards import failing_last, loadable
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
@@ -189,12 +190,19 @@ class DeepSpeedLearner:
         return weight_stream(self.lm)
 
     def save(self, folder: Path) -> None:
-        """Writes the engine's state (weights, optimizer, schedule) below `folder`."""
-        self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+        """Writes the engine's state (weights, optimizer, schedule) below `folder`.
 
-    def load(self, folder: Path) -> None:
-        """Restores what `save` wrote, bitwise, for the same number of ranks and ZeRO stage."""
-        loaded, _ = self.engine.load_checkpoint(str(folder), tag="engine")
+        Raises OSError, when all ranks are done, on those that could not write their part.
+        """
+        with failing_last(self.engine):
+            self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+
+    def load(self, folder: Path, saved_ranks: int) -> None:
+        """Restores what `saved_ranks` ranks wrote: bitwise by as many, else up to rounding."""
+        reshape = saved_ranks != self.ranks.size and self.config.zero_stage > 0
+        with loadable(folder / "engine", self.ranks, reshape) as shards:
+            self.engine._config.load_universal_checkpoint = reshape
+            loaded, _ = self.engine.load_checkpoint(str(shards.parent), tag=shards.name)
         if loaded is None:
             raise UserError(
                 f"{folder}/engine cannot be loaded with {self.ranks.size} rank(s) and ZeRO stage "
@@ -202,8 +210,12 @@ class DeepSpeedLearner:
             )
 
     def save_hf(self, folder: Path, tokenizer: Any) -> None:
-        """Writes the policy as a transformers folder with safetensors, on the first rank."""
+        """Writes the policy as a transformers folder with safetensors, on the first rank.
+
+        Raises OSError there, when the other ranks have given their part.
+        """
         from huggingface_hub import save_torch_state_dict
+        from safetensors import SafetensorError
 
         tied = self.lm.config.tie_word_embeddings
         weights = {
@@ -214,7 +226,10 @@ class DeepSpeedLearner:
         if not self.ranks.is_first:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        save_torch_state_dict(weights, str(folder))
+        try:
+            save_torch_state_dict(weights, str(folder))
+        except SafetensorError as error:  # a full disk, said in its own way
+            raise OSError(str(error)) from error
         self.lm.config.save_pretrained(folder)
         if self.lm.generation_config is not None:
             self.lm.generation_config.save_pretrained(folder)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +69,26 @@ class Ranks:
     def any(self, here: bool) -> bool:
         """Whether it is so on any rank."""
         return bool(self.max(torch.tensor(float(here), device=self.device)))
+
+    def agree(self, action: Callable[[], T]) -> list[T]:
+        """Takes an action that may meet a full disk; every rank's result, on every rank.
+
+        Raises OSError on all ranks where it was raised on any, with the first of the messages.
+        """
+        result: Any = None
+        problem: str | None = None
+        try:
+            result = action()
+        except OSError as error:
+            problem = str(error) or repr(error)
+        outcomes = self.gather((result, problem))
+        if first := next((problem for _, problem in outcomes if problem), None):
+            raise OSError(first)
+        return [result for result, _ in outcomes]
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """The result, on every rank, of an action that the first alone takes; else as `agree`."""
+        return self.agree(lambda: action() if self.is_first else None)[0]  # type: ignore
 
     def barrier(self) -> None:
         """Waits for every rank."""

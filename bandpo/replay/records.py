@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ PADDED = 1 << 16  # tokens of a batch with its padding; smaller ones waste less 
 ROUNDING = 1e-3
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 # --- Writing -----------------------------------------------------------------------------------
@@ -69,7 +71,8 @@ class TokenRecorder:
     """Writes the unmasked tokens of loss outputs to one file; `update` numbers those to come.
 
     The file is written aside and renamed when the `with` block ends well, so that a run that is
-    killed leaves no half of one. Equal outputs give equal bytes.
+    killed leaves no half of one. Where the disk refuses it, the file is given up with a warning
+    and training goes on. Equal outputs give equal bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,9 +80,14 @@ class TokenRecorder:
         self._sequences = self._rows = 0
         self._waiting: list[pa.Table] = []
         self._aside = path.with_name(f".{path.name}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._given_up = False
+        with self._expendable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._open()
+
+    def _open(self) -> pq.ParquetWriter:
         coded = [name for name in SCHEMA.names if name not in ("old_logp", "logp", "entropy")]
-        self._writer = pq.ParquetWriter(
+        return pq.ParquetWriter(
             self._aside,
             SCHEMA,
             compression="zstd",
@@ -89,8 +97,20 @@ class TokenRecorder:
             write_page_checksum=True,
         )
 
+    @contextmanager
+    def _expendable(self) -> Iterator[None]:
+        """A disk that refuses ends the recording, not the block's caller."""
+        try:
+            yield
+        except OSError as error:
+            self._given_up = True
+            self._aside.unlink(missing_ok=True)
+            logger.warning("%s is not kept: %s", self.path, error)
+
     def __call__(self, output: LossOutput) -> None:
         """Records one micro-batch, in the order of its sequences."""
+        if self._given_up:
+            return
         batch = output.batch
         kept = batch.mask.bool()
         present = kept.any(-1)
@@ -113,7 +133,8 @@ class TokenRecorder:
         )
         self._rows += rows
         if self._rows >= CHUNK:
-            self._write()
+            with self._expendable():
+                self._write()
 
     def _write(self) -> None:
         if self._waiting:
@@ -124,13 +145,16 @@ class TokenRecorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._write()
-        self._writer.close()
-        if kind is None:
-            os.replace(self._aside, self.path)
-        else:
-            self._aside.unlink()
+        if self._given_up:
+            return
+        with self._expendable():
+            if kind is None:
+                self._write()
+            self._writer.close()
+            if kind is None:
+                os.replace(self._aside, self.path)
+        if kind is not None:
+            self._aside.unlink(missing_ok=True)
 
 
 def _arrow(values: Tensor | None, rows: int, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,65 @@
+"""The record on a disk that refuses: the kernel's own limit on file sizes stands in for it."""
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+
+from bandpo import journal
+from bandpo.errors import UserError
+from bandpo.journal import Journal
+
+
+@contextmanager
+def at_most(size):
+    """No file may grow beyond `size` bytes: what is beyond is refused in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def test_lines_wait_for_room_and_none_is_cut_in_half(tmp_path, said):
+    log, metrics = Journal(said.append), tmp_path / "metrics.jsonl"
+    log.append(metrics, "step 1\n")
+    with at_most(10):
+        log.append(metrics, "step 2\n")
+        log.append(metrics, "step 3\n")
+        log.write(tmp_path / "samples/step_3", "much of it\n" * 9)
+        assert metrics.read_text() == "step 1\n"
+        assert not (tmp_path / "samples/step_3").exists()
+        with pytest.raises(OSError):
+            log.flush()
+    assert len(said) == 1 and "metrics.jsonl" in said[0] and "waits in memory" in said[0]
+    log.append(metrics, "step 4\n")
+    assert metrics.read_text() == "".join(f"step {i}\n" for i in (1, 2, 3, 4))
+    assert (tmp_path / "samples/step_3").read_text() == "much of it\n" * 9
+    assert "is on the disk now" in said[1]
+    log.flush()
+
+
+def test_a_file_is_replaced_whole(tmp_path, said):
+    path = tmp_path / "samples"
+    Journal(said.append).write(path, "old")
+    with at_most(5):
+        log = Journal(said.append)
+        log.write(path, "newer than that")
+        assert path.read_text() == "old"
+    log.flush()
+    assert path.read_text() == "newer than that"
+
+
+def test_what_waits_is_bounded(tmp_path, said, monkeypatch):
+    monkeypatch.setattr(journal, "MOST_WAITING", 100)
+    log = Journal(said.append)
+    with at_most(10):
+        log.append(tmp_path / "x", "a" * 60)
+        with pytest.raises(UserError, match="goes on from its last checkpoint"):
+            log.append(tmp_path / "x", "b" * 60)
