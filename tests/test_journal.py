@@ -1,8 +1,5 @@
 """The record on a disk that refuses: the kernel's own limit on file sizes stands in for it."""
 
-import resource
-from contextlib import contextmanager
-
 import pytest
 
 from bandpo import journal
@@ -10,23 +7,12 @@ from bandpo.errors import UserError
 from bandpo.journal import Journal
 
 
-@contextmanager
-def at_most(size):
-    """No file may grow beyond `size` bytes: what is beyond is refused in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.fixture
 def said():
     return []
 
 
-def test_lines_wait_for_room_and_none_is_cut_in_half(tmp_path, said):
+def test_lines_wait_for_room_and_none_is_cut_in_half(tmp_path, said, at_most):
     log, metrics = Journal(said.append), tmp_path / "metrics.jsonl"
     log.append(metrics, "step 1\n")
     with at_most(10):
@@ -45,7 +31,7 @@ def test_lines_wait_for_room_and_none_is_cut_in_half(tmp_path, said):
     log.flush()
 
 
-def test_a_file_is_replaced_whole(tmp_path, said):
+def test_a_file_is_replaced_whole(tmp_path, said, at_most):
     path = tmp_path / "samples"
     Journal(said.append).write(path, "old")
     with at_most(5):
@@ -56,7 +42,7 @@ def test_a_file_is_replaced_whole(tmp_path, said):
     assert path.read_text() == "newer than that"
 
 
-def test_what_waits_is_bounded(tmp_path, said, monkeypatch):
+def test_what_waits_is_bounded(tmp_path, said, at_most, monkeypatch):
     monkeypatch.setattr(journal, "MOST_WAITING", 100)
     log = Journal(said.append)
     with at_most(10):

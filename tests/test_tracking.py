@@ -7,6 +7,7 @@ import pytest
 from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.judge import JudgedGroup
+from bandpo.run_folder import cut_after
 from bandpo.tracking import Clock, Tracker
 from bandpo.types import Completion, Group, Problem, Prompt
 
@@ -47,7 +48,6 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     t.say("hello")
     t.describe(a=1)
     t.log_samples(1, [judged("x")])
-    t.forget_after(0)
     t.close()
     assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
 
@@ -59,7 +59,7 @@ def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
         t.log_samples(step, [judged("text")])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "x"')
-    t.forget_after(1)
+    cut_after(tmp_path, 1)
     steps = [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1]
     names = sorted(p.name for p in (tmp_path / "samples").iterdir())

@@ -195,6 +195,16 @@ def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_pat
     assert run(tmp_path) == whole
 
 
+def test_a_full_disk_costs_the_samples_and_not_the_numbers(tmp_path, at_most):
+    whole, told = run(tmp_path / "whole"), []
+    with at_most(6000), pytest.raises(OSError):
+        run(tmp_path / "alone")
+    with at_most(6000):
+        assert run(tmp_path / "training", resume=False, give_up=told.append) == whole
+    assert len(told) == 1 and "toy.jsonl is not kept" in told[0]
+    assert not (tmp_path / "training/toy.jsonl").exists()
+
+
 def test_progress_counts_the_ranks_own_problems(tmp_path):
     calls = []
     run(tmp_path, progress=lambda *call: calls.append(call))

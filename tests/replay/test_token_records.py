@@ -13,6 +13,7 @@ from token_dumps import output_of, random_batch, sequences_of, write_dump
 
 from bandpo.errors import UserError
 from bandpo.replay.records import (
+    CHUNK,
     SCHEMA,
     TokenRecorder,
     count_tokens,
@@ -21,7 +22,7 @@ from bandpo.replay.records import (
     read_batches,
     recorded,
 )
-from bandpo.tracking import Tracker
+from bandpo.run_folder import cut_after
 
 BATCHES = [random_batch(seed) for seed in range(3)]
 
@@ -104,6 +105,18 @@ def test_an_error_leaves_neither_a_file_nor_an_observer(path):
     assert list(path.parent.iterdir()) == [] and observers == []
 
 
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_a_full_disk_ends_the_record_and_not_the_step(size, path, at_most, caplog):
+    observers = []
+    batches = [random_batch(0, sequences=64, tokens=1 + CHUNK // 16), *BATCHES]
+    with at_most(size):
+        for batch in recorded(batches, path, observers):
+            for observe in observers:
+                observe(output_of(batch))
+    assert f"{path} is not kept" in caplog.text
+    assert list(path.parent.iterdir()) == [] and observers == []
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -130,9 +143,8 @@ def test_steps_that_are_redone_are_forgotten(tmp_path):
     paths = [dump_path(tmp_path, step, rank) for step in (9, 10, 11) for rank in (0, 1)]
     for path in paths:
         write_dump(path, BATCHES[:1])
-    tracker = Tracker(tmp_path, active=True, steps=20)
     (tmp_path / "metrics.jsonl").write_text("")
-    tracker.forget_after(10)
+    cut_after(tmp_path, 10)
     assert find_dumps([tmp_path]) == paths[:4]
 
 
