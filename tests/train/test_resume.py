@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from killing import kill_when
 
 HERE = Path(__file__).parent
 TINY = [
@@ -44,18 +43,12 @@ def trained(folder: Path, *overrides: str, ranks: int = 1) -> str:
 
 def killed(folder: Path, step: int, *overrides: str, ranks: int = 1) -> None:
     """A run whose processes all get SIGKILL as soon as a step is on its record."""
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command(folder, *overrides, ranks=ranks),
-            **{"env": ENVIRONMENT, "stdout": log, "stderr": log, "start_new_session": True},
-        )
-        try:
-            while f'"step": {step},' not in read(folder / "metrics.jsonl"):
-                assert process.poll() is None, Path(log.name).read_text()[-4000:]
-                time.sleep(0.01)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
+    kill_when(
+        lambda: f'"step": {step},' in read(folder / "metrics.jsonl"),
+        command(folder, *overrides, ranks=ranks),
+        folder.parent / f"{folder.name}.log",
+        ENVIRONMENT,
+    )
 
 
 def read(path: Path) -> str:

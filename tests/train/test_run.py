@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killing import kill_when
 
 pytest.importorskip("vllm")
 
@@ -147,14 +148,18 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, model, t
     assert timeless(other)[1:] != timeless(again)[1:]
 
 
-def test_a_resumed_run_continues_the_one_that_stopped(run, model, tmp_path):
-    folder = tmp_path / "stopped"
-    trained(folder, model, "method=grpo", "trainer.steps=1")
-    resumed = trained(folder, model, "method=grpo")
-    stopped, whole = timeless(resumed), timeless(metrics_of(run))
-    # The stopped run evaluated after its last step, the whole one did not.
-    stopped[1] = {k: v for k, v in stopped[1].items() if not k.startswith("eval/")}
-    assert stopped == whole
+def test_a_run_goes_on_after_sigkill_as_if_nothing_had_been(run, model, tmp_path):
+    folder = tmp_path / "killed"
+    arguments = [*FAST, f"model.path={model}", f"run.dir={folder}", "method=grpo"]
+    kill_when(
+        (folder / "checkpoints/latest").exists,
+        [sys.executable, "-m", "bandpo.cli", "train", *arguments],
+        tmp_path / "killed.log",
+        {**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    assert timeless(trained(folder, model, "method=grpo")) == timeless(metrics_of(run))
+    hf = "checkpoints/latest/hf/model.safetensors"
+    assert (folder / hf).read_bytes() == (run / hf).read_bytes()
 
 
 def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
