@@ -58,8 +58,8 @@ class Beginning:
             before = yaml.safe_load((folder / "config.yaml").read_text())
         except (OSError, yaml.YAMLError):
             return False
-        wanted = self.config.trainer.resume == "auto"
-        return wanted and not any(changes(before, self.config))
+        goes_on = self.config.trainer.resume == "auto" and isinstance(before, dict)
+        return goes_on and not any(changes(before, self.config))
 
 
 def find_beginning(config: Config, ranks: Ranks) -> Beginning:

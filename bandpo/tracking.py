@@ -96,7 +96,8 @@ class Tracker:
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings or {}), sort_keys=False))
+        text = yaml.safe_dump(dict(settings or {}), sort_keys=False)
+        self._journal.write(folder / "config.yaml", text)
         self._trackers = [
             _tracker(kind, project, name, folder, (ids or {}).get(kind), after) for kind in trackers
         ]
@@ -125,7 +126,8 @@ class Tracker:
         if self._active:
             description = {"git_commit": git_commit(), "versions": versions()}
             description |= {"hardware": hardware(), **facts}
-            (self.folder / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+            text = json.dumps(description, indent=2) + "\n"
+            self._journal.write(self.folder / "run.json", text)
 
     def ids(self) -> dict[str, str]:
         """What the trackers call this run, for a later part of it to go on under the same name."""
@@ -166,6 +168,10 @@ class Tracker:
         """Ends the progress display and the trackers."""
         if self._progress is not None:
             self._progress.stop()
+        try:
+            self._journal.flush()
+        except OSError as error:
+            self.say(f"the end of the record in {self.folder} is lost: {error}")
         for tracker in self._trackers:
             tracker.finish()
 

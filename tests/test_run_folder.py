@@ -8,6 +8,7 @@ import yaml
 from bandpo.beginning import Beginning
 from bandpo.config import Config, compose
 from bandpo.learner.checkpoint import Checkpoint
+from bandpo.plots.training import read_metrics
 from bandpo.run_folder import cut_after, holds_a_run
 
 
@@ -46,6 +47,10 @@ KEPT = [
 
 def lines(folder):
     return [json.loads(x)["step"] for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_folder_of_a_killed_run_opens(run):
+    assert [line["step"] for line in read_metrics(run)] == [0, 1, 2, 3, 4]
 
 
 def test_later_steps_are_cut(run):

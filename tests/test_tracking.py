@@ -91,3 +91,22 @@ def test_the_clock_sums_phases():
     metrics = clock.metrics(tokens=100)
     assert set(metrics) == {"time/learn_s", "time/step_s", "throughput/tokens_per_s"}
     assert metrics["throughput/tokens_per_s"] == pytest.approx(100 / metrics["time/step_s"])
+
+
+def test_the_record_waits_for_a_full_disk_and_its_end_is_not_lost_silently(
+    tmp_path, capsys, at_most
+):
+    t = tracker(tmp_path)
+    t.log(1, {"x": 1.0})
+    with at_most(30):
+        t.log(2, {"x": 2.0})
+        t.log_samples(2, [judged("text")])
+        with pytest.raises(OSError):
+            t.flush()
+        t.close()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "waits in memory" in shown and "is lost" in shown
+    t.flush()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert (tmp_path / "samples/step_000002.jsonl").exists()

@@ -19,12 +19,16 @@ PANELS = (
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; raises UserError where there are none."""
+    """The lines of a run's metrics.jsonl, but for a last one that a kill cut in half.
+
+    Raises UserError where there are none.
+    """
     path = folder / "metrics.jsonl"
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text().splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; is {folder} the folder of a run?") from None
+    lines = [line for line in lines if line.endswith("\n")]
     if not lines:
         raise UserError(f"{path} is empty: the run has not finished a step")
     return [json.loads(line) for line in lines]
