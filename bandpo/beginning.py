@@ -10,7 +10,7 @@ import yaml
 
 from bandpo.config import Config
 from bandpo.errors import UserError
-from bandpo.learner.checkpoint import Checkpoint, find_checkpoint
+from bandpo.learner.checkpoint import Checkpoint, find_checkpoint, point
 from bandpo.learner.ranks import Ranks
 from bandpo.resume import changes
 from bandpo.run_folder import cut_after, holds_a_run, set_aside
@@ -44,6 +44,8 @@ class Beginning:
         folder = Path(self.config.run.dir)
         if self._is_the_run_of(folder):
             kept = cut_after(folder, self.step if self.checkpoint else -1)
+            if self.checkpoint:
+                point(folder / "checkpoints" / "latest", self.checkpoint)
         else:
             kept = set_aside(folder) if holds_a_run(folder) else None
         if kept is None:

@@ -85,8 +85,10 @@ def changed(config, **trainer):
 
 
 def test_a_run_that_goes_on_in_its_folder_leaves_nothing_aside(run, config):
+    (run / "checkpoints/latest").symlink_to("step_000004")  # damaged, and gone
     assert begin(config, Checkpoint(run.resolve() / "checkpoints/step_000002")) is None
     assert files(run) == KEPT
+    assert (run / "checkpoints/latest").resolve().name == "step_000002"
 
 
 def test_a_run_killed_before_its_first_sound_checkpoint_begins_again(run, config):

@@ -101,7 +101,7 @@ def write_checkpoint(
             shutil.rmtree(final)
         aside.rename(final)
         flush_folder(folder)
-        _point(folder / "latest", final.name)
+        point(folder / "latest", Checkpoint(final))
 
     try:
         ranks.on_first(begin)
@@ -130,15 +130,18 @@ def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint 
     for checkpoint in found[:-newest]:
         if checkpoint != top:
             shutil.rmtree(checkpoint.folder, ignore_errors=True)
-    if top is not None:
-        _point(folder / "best", top.folder.name)
+    if top is None:
+        (folder / "best").unlink(missing_ok=True)
+    else:
+        point(folder / "best", top)
     return top
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, checkpoint: Checkpoint) -> None:
+    """Makes `link` lead to a checkpoint beside it, in one move."""
     fresh = link.with_name(f".{link.name}")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
+    fresh.symlink_to(checkpoint.folder.name)
     os.replace(fresh, link)
     flush_folder(link.parent)
 
