@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from threading import Lock
@@ -17,25 +18,38 @@ from bandpo.errors import UserError
 from bandpo.host import Host
 from bandpo.train import run
 
+Task = Callable[[Host], None]
+"""A run, or what surrounds one; it travels to a worker, and so must be picklable."""
+
 _host: Host | None = None
 
 
+@dataclass(frozen=True)
+class Training:
+    """The task of one run of `bandpo train` with these hydra overrides."""
+
+    overrides: tuple[str, ...]
+
+    def __call__(self, host: Host) -> None:
+        run(compose("train", self.overrides, Config), host)
+
+
 def launch_series(
-    runs: Sequence[Sequence[str]],
+    tasks: Sequence[Task],
     processes: int = 1,
-    report: Callable[[Sequence[str], int], None] = lambda overrides, code: None,
+    report: Callable[[int, int], None] = lambda index, code: None,
 ) -> list[int]:
-    """Trains every run (its hydra overrides) in `processes` workers that share the cores.
+    """Does every task in one of `processes` workers, which share the cores.
 
     Returns the exit codes in order: 0, 2 for bad input, 1 for anything else. A worker in which a
-    run fails unexpectedly, or that dies, is replaced, and the next run has a fresh one. `report`
-    hears of each run that ended.
+    task fails unexpectedly, or that dies, is replaced, and the next task has a fresh one. `report`
+    hears the index and exit code of each task that ended.
     """
-    codes = [1] * len(runs)
-    waiting = iter(enumerate(runs))
+    codes = [1] * len(tasks)
+    waiting = iter(enumerate(tasks))
     turn = Lock()
 
-    def take() -> Iterator[tuple[int, Sequence[str]]]:
+    def take() -> Iterator[tuple[int, Task]]:
         while True:
             with turn:
                 item = next(waiting, None)
@@ -44,17 +58,17 @@ def launch_series(
             yield item
 
     def work() -> None:
-        pool = _worker(processes)
+        worker = _worker(processes)
         try:
-            for index, overrides in take():
+            for index, task in take():
                 try:
-                    codes[index] = pool.submit(_train, list(overrides)).result()
+                    codes[index] = worker.submit(_do, task).result()
                 except BrokenProcessPool:
-                    pool.shutdown(wait=False)
-                    pool = _worker(processes)
-                report(overrides, codes[index])
+                    worker.shutdown(wait=False)
+                    worker = _worker(processes)
+                report(index, codes[index])
         finally:
-            pool.shutdown(wait=True)
+            worker.shutdown(wait=True)
 
     with ThreadPoolExecutor(processes) as threads:
         for future in [threads.submit(work) for _ in range(processes)]:
@@ -63,7 +77,7 @@ def launch_series(
 
 
 def _worker(processes: int) -> ProcessPoolExecutor:
-    """One fresh process; a worker that breaks takes only its own run with it."""
+    """One fresh process; a worker that breaks takes only its own task with it."""
     share = max(1, (os.cpu_count() or 1) // processes)
     return ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), initializer=partial(_take_threads, share)
@@ -78,15 +92,14 @@ def _take_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _train(overrides: list[str]) -> int:
-    """In a worker: one run on the worker's host."""
+def _do(task: Task) -> int:
+    """In a worker: one task on the worker's host."""
     global _host
     try:
-        config = compose("train", overrides, Config)
         _host = _host or Host()
-        run(config, _host)
+        task(_host)
     except UserError as error:
-        print(f"bandpo train {' '.join(overrides)}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 2
     except Exception:
         # What the engine holds is not known any more: end this process, and the engine with it.

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("deepspeed")
 
-from bandpo.series import launch_series
+from bandpo.series import Training, launch_series
 
 HERE = Path(__file__).parent
 BASE = [
@@ -31,20 +31,19 @@ def timeless(folder: Path) -> list[dict]:
     ]
 
 
-def runs_of(folder: Path, model: Path, *overrides: str) -> list[list[str]]:
+def runs_of(folder: Path, model: Path, *overrides: str) -> list[Training]:
     """Three runs: a method, bad input, and another method with the first one's leftovers."""
     variants = {"first": "method=grpo", "bad": "learner.lr=-1", "second": "method=band_kl"}
     return [
-        [*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant]
+        Training((*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant))
         for name, variant in variants.items()
     ]
 
 
 def check(folder: Path, model: Path, *overrides: str) -> None:
-    heard: list[int] = []
-    runs = runs_of(folder / "together", model, *overrides)
-    codes = launch_series(runs, report=lambda run, code: heard.append(code))
-    assert codes == heard == [0, 2, 0]
+    heard: dict[int, int] = {}
+    codes = launch_series(runs_of(folder / "together", model, *overrides), report=heard.__setitem__)
+    assert codes == list(heard.values()) == [0, 2, 0]
     alone = runs_of(folder / "alone", model, *overrides)[2:]
     assert launch_series(alone) == [0]
     together = timeless(folder / "together/second")
@@ -65,10 +64,11 @@ def test_a_shared_vllm_changes_no_run(untrained, tmp_path):
 
 def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
     broken, good = tmp_path / "broken", tmp_path / "good"
-    base = [*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1"]
+    base = (*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1")
     runs = [
-        [*base, f"run.dir={broken}", "rollout.probe_tolerance=1e-30"],  # never met: the job raises
-        [*base, f"run.dir={good}"],
+        # A tolerance that no probe meets: the job raises.
+        Training((*base, f"run.dir={broken}", "rollout.probe_tolerance=1e-30")),
+        Training((*base, f"run.dir={good}")),
     ]
     assert launch_series(runs) == [1, 0]
     assert len(timeless(good)) == 2
