@@ -31,6 +31,7 @@ from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkp
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
+from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
 from bandpo.model_card import model_card
 from bandpo.replay.records import dump_path, recorded
@@ -71,6 +72,8 @@ class Job:
         with ExitStack() as stack:  # what is open when something fails is closed
             self._host = host or stack.enter_context(Host())
             self.ranks = self._host.ranks
+            if self.ranks.is_first:
+                stack.enter_context(only_one(self.folder))
             # Two threads must not share collectives.
             self.rollout_ranks = self.ranks.apart() if config.rollout.lag else self.ranks
             beginning = find_beginning(config, self.ranks)

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
-    {"errors", "types", "cache"},
+    {"errors", "types", "cache", "lock"},
     {"config", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},

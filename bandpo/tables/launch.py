@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import torch
 
 from bandpo.errors import UserError
+from bandpo.lock import is_held, wait_until_free
+from bandpo.series import launch_series
 from bandpo.tables.runs import PlannedRun
 
 LOG = "train.log"
@@ -42,6 +44,14 @@ def train_command(run: PlannedRun, hostfile: Path | None = None) -> list[str]:
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.ranks)]
         return [sys.executable, "-m", *torchrun, "-m", "bandpo.cli", *arguments]
     return [sys.executable, "-m", "bandpo.cli", *arguments]
+
+
+def finished_elsewhere(run: PlannedRun) -> bool:
+    """Waits for a process that is at the run, left over from a call that was killed, say."""
+    if is_held(run.folder):
+        print(f"{run.label}: another process is at it; waiting", flush=True)
+        wait_until_free(run.folder)
+    return run.is_finished()
 
 
 @dataclass
@@ -90,17 +100,18 @@ class Processes:
     def _run(self, run: PlannedRun, number: str, slots: SimpleQueue[int]) -> None:
         slot = slots.get()
         try:
-            with run.claim() as lock:
-                if run.is_finished():  # by the process that held the lock
-                    return
+            while not finished_elsewhere(run):
                 print(f"run {number}: {run.label} → {run.folder}", flush=True)
-                code = self._wait(run, slot, lock)
-                if not run.is_finished():
-                    print(f"run {number} failed with exit code {code}: {run.folder / LOG}")
+                code = self._wait(run, slot)
+                if run.is_finished() or not is_held(run.folder):
+                    break  # else another process took the folder while ours was starting
+            if not run.is_finished():
+                print(f"run {number} failed with exit code {code}: {run.folder / LOG}", flush=True)
         finally:
             slots.put(slot)
 
-    def _wait(self, run: PlannedRun, slot: int, lock: int) -> int:
+    def _wait(self, run: PlannedRun, slot: int) -> int:
+        run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 train_command(run, self.hostfile),
@@ -108,7 +119,6 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._cards(run, slot)},
-                pass_fds=(lock,),
             )
             with self._lock:
                 self._running.append(process)
@@ -119,6 +129,28 @@ class Processes:
             return {}
         first = slot * run.ranks
         return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(first, first + run.ranks)))}
+
+
+@dataclass
+class Series:
+    """`processes` workers on this machine's CPU that keep their engine from one run to the next.
+
+    It saves the start of an engine for every run, which is most of the time of a short one.
+    """
+
+    processes: int = 1
+
+    def __call__(self, runs: Sequence[PlannedRun]) -> None:
+        """Goes on after a failure."""
+        left = [run for run in runs if not finished_elsewhere(run)]
+        labels = {run.overrides: run for run in left}
+
+        def report(overrides: Sequence[str], code: int) -> None:
+            run = labels[tuple(overrides)]
+            outcome = "finished" if run.is_finished() else f"failed with exit code {code}"
+            print(f"{run.label}: {outcome}, {run.folder}", flush=True)
+
+        launch_series([run.overrides for run in left], self.processes, report)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bandpo.cost import CARDS_A_NODE, Cluster
 from bandpo.errors import UserError
+from bandpo.tables.figures import accuracy_figures, entropy_figure
 from bandpo.tables.forecast import (
     RowPlan,
     missing,
@@ -24,6 +25,8 @@ from bandpo.tables.forecast import (
 )
 from bandpo.tables.launch import LOG, Launcher, Processes, write_slurm
 from bandpo.tables.recipe import Recipe, RecipeFolder, find_recipe
+from bandpo.tables.report import accuracy_blocks, training_blocks, write_numbers, write_report
+from bandpo.tables.results import accuracy_lines, collect, training_lines
 from bandpo.tables.runs import PlannedRun, Selection, plan_runs
 
 ONLY_FOR_TABLES = ("plan", "report", "only", "cluster", "slurm", "hostfile", "at_once")
@@ -146,7 +149,20 @@ def _launcher(recipe: Recipe, arguments: argparse.Namespace) -> Launcher:
 
 
 def _report(found: RecipeFolder, recipe: Recipe, runs: Sequence[PlannedRun], out: Path) -> int:
-    failed = [run for run in runs if not run.is_finished()]
-    for run in failed:
+    """Tables and figures of what is finished; 1 where something is not."""
+    unfinished = [run for run in runs if not run.is_finished()]
+    if len(unfinished) < len(runs):
+        cells = collect(runs)
+        accuracies = accuracy_lines(cells, found.expected())
+        trained = training_lines(cells)
+        blocks = [*accuracy_blocks(accuracies), *training_blocks(trained)]
+        entropy = entropy_figure(runs, out)
+        figures = [*accuracy_figures(accuracies, out), *([entropy] if entropy else [])]
+        written = write_report(out, recipe.title, blocks, figures)
+        written.append(write_numbers(out, [*accuracies, *trained]))
+        print(written[0].read_text(encoding="utf-8"))
+        for path in (*written, *figures):
+            print(f"wrote {path}")
+    for run in unfinished:
         print(f"not finished: {run.label} ({run.folder / LOG})")
-    return 1 if failed else 0
+    return 1 if unfinished else 0

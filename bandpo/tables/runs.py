@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,22 +54,6 @@ class PlannedRun:
     def summary(self) -> Path:
         """The evaluation after the last step, which is what tables report."""
         return self.folder / "eval" / f"{self.config.trainer.steps:06d}" / "summary.json"
-
-    @contextmanager
-    def claim(self) -> Iterator[int]:
-        """Holds the run's lock, waiting for it; yields the lock's file descriptor.
-
-        A process that inherits the descriptor keeps the lock alive: when `bandpo table` is killed
-        and its training process is not, the next call waits for that process.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{self.label}: another process is at it; waiting", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield lock.fileno()
 
 
 def table_hash(settings: Config | Mapping[str, Any]) -> str:

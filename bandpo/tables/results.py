@@ -1,0 +1,215 @@
+"""What finished runs found: values by seed and problem, rows of the table, effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from bandpo.errors import UserError
+from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
+from bandpo.plots.training import read_metrics
+from bandpo.tables.runs import PlannedRun
+from bandpo.tables.statistics import Effect, Values, crossed_mean, effects
+
+AVERAGE = "average"
+# Of training, as means over the last fifth of the steps; in the units of metrics.jsonl.
+TRAINING = (
+    *("policy/entropy", "reward/mean", "clip/high_frac", "clip/low_frac"),
+    *("length/mean", "policy/kl_ref"),
+)
+LAST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of the table: what the paper says, what came out, and against the first row."""
+
+    obtained: Estimate | None
+    paper: float | None = None
+    effect: Effect | None = None
+
+    @property
+    def to_paper(self) -> Estimate | None:
+        """Obtained − paper; the interval is that of what was obtained."""
+        if self.obtained is None or self.paper is None:
+            return None
+        value, low, high = self.obtained.value, self.obtained.low, self.obtained.high
+        return Estimate(value - self.paper, low - self.paper, high - self.paper)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method on a benchmark (or on their average), for one model; percent, by metric."""
+
+    model: str
+    method: str
+    benchmark: str
+    finished: int
+    planned: int
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of a model and a method, by seed."""
+
+    model: str
+    method: str
+    planned: int
+    runs: Mapping[int, PlannedRun]
+    evaluations: Mapping[int, Mapping[str, Summary]]
+    training: Mapping[int, Mapping[str, float]]
+
+    def values(self, benchmark: str, metric: str, seeds: Sequence[int]) -> Values:
+        """A metric in percent by seed and problem, [S, P]."""
+        rows = [per_problem_values(self.evaluations[seed][benchmark], metric) for seed in seeds]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise UserError(f"{self.model}, {self.method}: {benchmark} has not one set of problems")
+        return 100 * np.array([[row[problem] for problem in rows[0]] for row in rows])
+
+    def problems(self, benchmark: str) -> list[str]:
+        """The ids of a benchmark's problems, in their order."""
+        first = next(iter(self.evaluations.values()))
+        return [problem.id for problem in first[benchmark].problems]
+
+
+def collect(runs: Sequence[PlannedRun]) -> list[Cell]:
+    """The finished runs as cells, in the recipe's order; cells may be empty."""
+    planned: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        planned.setdefault((run.model, run.method), []).append(run)
+    cells = []
+    for (model, method), seeds in planned.items():
+        done = {run.seed: run for run in seeds if run.is_finished()}
+        cells.append(
+            Cell(
+                model=model,
+                method=method,
+                planned=len(seeds),
+                runs=done,
+                evaluations={
+                    seed: read_summaries(run.summary)
+                    for seed, run in done.items()
+                    if run.config.eval.benchmarks
+                },
+                training={seed: late_training(run) for seed, run in done.items()},
+            )
+        )
+    return cells
+
+
+def late_training(run: PlannedRun) -> dict[str, float]:
+    """Means of `TRAINING` over the last fifth of a run's steps."""
+    lines = [line for line in read_metrics(run.folder) if line["step"] > 0]
+    late = lines[-max(1, round(LAST_SHARE * len(lines))) :]
+    return {
+        name: fmean(line[name] for line in late if name in line)
+        for name in TRAINING
+        if any(name in line for line in late)
+    }
+
+
+def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
+    """Benchmark → samples a problem, of whatever is finished.
+
+    Raises UserError where runs of one table were evaluated with different numbers.
+    """
+    found: dict[str, int] = {}
+    for cell in cells:
+        for summaries in cell.evaluations.values():
+            for name, summary in summaries.items():
+                if found.setdefault(name, summary.n) != summary.n:
+                    raise UserError(f"{name}: n = {found[name]} in one run, {summary.n} in another")
+    return found
+
+
+def accuracy_lines(cells: Sequence[Cell], expected: Mapping[str, Any]) -> list[Line]:
+    """Every method on every benchmark, and on their average where there are several."""
+    sizes = benchmarks_of(cells)
+    columns = [[name] for name in sizes] + ([list(sizes)] if len(sizes) > 1 else [])
+    if len(set(sizes.values())) > 1:
+        columns = columns[: len(sizes)]  # mean@32 and mean@8 have no average
+    lines: list[Line] = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        rows = [cell for cell in cells if cell.model == model]
+        for names in columns:
+            lines += _column(rows, names, sizes[names[0]], expected.get(model, {}))
+    return lines
+
+
+def _column(
+    rows: Sequence[Cell], names: Sequence[str], n: int, expected: Mapping[str, Any]
+) -> list[Line]:
+    """All methods of a model on one benchmark, or on the average of several."""
+    title = names[0] if len(names) == 1 else AVERAGE
+    found: list[dict[str, Entry]] = [{} for _ in rows]
+    for metric in (f"mean@{n}", f"best@{n}", f"pass@{n}"):
+        entries = [_obtained(cell, names, metric) for cell in rows]
+        differences = {
+            i: _differences(rows[0], cell, names, metric) for i, cell in enumerate(rows[1:], 1)
+        }
+        compared = {i: strata for i, strata in differences.items() if strata}
+        tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+        for i, cell in enumerate(rows):
+            published = (expected.get(cell.method) or {}).get(title) or {}
+            found[i][metric] = replace(
+                entries[i], paper=published.get(metric), effect=tested.get(i)
+            )
+    return [
+        Line(cell.model, cell.method, title, len(cell.runs), cell.planned, entries)
+        for cell, entries in zip(rows, found, strict=True)
+    ]
+
+
+def _obtained(cell: Cell, names: Sequence[str], metric: str) -> Entry:
+    seeds = sorted(cell.runs)
+    if not seeds:
+        return Entry(None)
+    return Entry(crossed_mean([cell.values(name, metric, seeds) for name in names]).interval)
+
+
+def _differences(first: Cell, cell: Cell, names: Sequence[str], metric: str) -> list[Values]:
+    """cell − first for the seeds that both have, on the same problems; empty: no such seed."""
+    seeds = sorted(first.runs.keys() & cell.runs.keys())
+    if not seeds:
+        return []
+    for name in names:
+        if first.problems(name) != cell.problems(name):
+            raise UserError(f"{name}: {first.method} and {cell.method} saw different problems")
+    return [cell.values(name, metric, seeds) - first.values(name, metric, seeds) for name in names]
+
+
+def training_lines(cells: Sequence[Cell]) -> list[Line]:
+    """How every method trained, with intervals over seeds, and against the first row."""
+    lines = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        rows = [cell for cell in cells if cell.model == model]
+        found: list[dict[str, Entry]] = [{} for _ in rows]
+        for name in TRAINING:
+            by_seed = [
+                {seed: values[name] for seed, values in cell.training.items() if name in values}
+                for cell in rows
+            ]
+            shared = {
+                i: sorted(by_seed[0].keys() & own.keys()) for i, own in enumerate(by_seed[1:], 1)
+            }
+            compared = {
+                i: [np.array([[by_seed[i][seed] - by_seed[0][seed]] for seed in seeds])]
+                for i, seeds in shared.items()
+                if seeds
+            }
+            tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+            for i, own in enumerate(by_seed):
+                values = np.array([[value] for value in own.values()])
+                obtained = crossed_mean([values]).interval if own else None
+                found[i][name] = Entry(obtained, effect=tested.get(i))
+        lines += [
+            Line(cell.model, cell.method, "training", len(cell.runs), cell.planned, entries)
+            for cell, entries in zip(rows, found, strict=True)
+        ]
+    return lines
