@@ -66,6 +66,7 @@ class Processes:
     hostfile: Path | None = None
     _running: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def __call__(self, runs: Sequence[PlannedRun]) -> None:
         """Goes on after a failure; ends its processes when it is ended itself."""
@@ -83,9 +84,7 @@ class Processes:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                with self._lock:
-                    for process in self._running:
-                        process.terminate()
+                self._end()
                 raise
 
     def _check_cards(self, runs: Sequence[PlannedRun]) -> None:
@@ -113,16 +112,24 @@ class Processes:
     def _wait(self, run: PlannedRun, slot: int) -> int:
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                train_command(run, self.hostfile),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._cards(run, slot)},
-            )
-            with self._lock:
+            with self._lock:  # so that what is being started is not overlooked by `_end`
+                if self._ended:
+                    return -signal.SIGTERM
+                process = subprocess.Popen(
+                    train_command(run, self.hostfile),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **self._cards(run, slot)},
+                )
                 self._running.append(process)
             return process.wait()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
 
     def _cards(self, run: PlannedRun, slot: int) -> dict[str, str]:
         if self.at_once == 1 or not torch.cuda.is_available():
