@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bandpo import lock
+
 PREVIOUS = "previous"
 
 
@@ -24,7 +26,7 @@ def set_aside(folder: Path) -> Path:
     """Moves all that the folder holds to `previous/<number>/`, which is returned."""
     target = _next_previous(folder)
     for entry in sorted(folder.iterdir()):
-        if entry.name != PREVIOUS:
+        if entry.name not in (PREVIOUS, lock.NAME):
             entry.rename(target / entry.name)
     return target
 

@@ -20,7 +20,7 @@ import torch
 
 from bandpo.errors import UserError
 from bandpo.lock import is_held, wait_until_free
-from bandpo.series import launch_series
+from bandpo.series import Training, launch_series
 from bandpo.tables.runs import PlannedRun
 
 LOG = "train.log"
@@ -150,14 +150,13 @@ class Series:
     def __call__(self, runs: Sequence[PlannedRun]) -> None:
         """Goes on after a failure."""
         left = [run for run in runs if not finished_elsewhere(run)]
-        labels = {run.overrides: run for run in left}
 
-        def report(overrides: Sequence[str], code: int) -> None:
-            run = labels[tuple(overrides)]
+        def report(index: int, code: int) -> None:
+            run = left[index]
             outcome = "finished" if run.is_finished() else f"failed with exit code {code}"
             print(f"{run.label}: {outcome}, {run.folder}", flush=True)
 
-        launch_series([run.overrides for run in left], self.processes, report)
+        launch_series([Training(run.overrides) for run in left], self.processes, report)
 
 
 @contextmanager

@@ -98,7 +98,9 @@ def test_several_runs_go_side_by_side(trained_at_once, capsys):
 
 def test_a_recipe_may_bring_its_own_launcher(trained_at_once, monkeypatch):
     folder, out = trained_at_once
-    (folder / "recipe.yaml").write_text(RECIPE + "launcher: {_target_: test_launch.Recorder}\n")
+    (folder / "recipe.yaml").write_text(
+        RECIPE + "launcher: {_target_: test_table_launch.Recorder}\n"
+    )
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     assert main(["table", str(folder), "--out", str(out)]) == 0
     assert not list(times_trained(out))
