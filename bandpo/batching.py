@@ -16,6 +16,7 @@ from bandpo.types import BatchTotals, Group, TokenBatch
 class Sample:
     """One completion with its prompt and what the loss needs; per-token tensors are [T] on the CPU.
 
+    `id` names it in messages: the problem's id and the completion's place in its group.
     `old_logp`, `entropy` and `ref_logp` are filled in by the learner; a sample without `old_logp`
     is on policy: the learner's own forward pass gives it. One whose `weight_version` is not the
     learner's has the engine's log-probabilities as `old_logp`.
@@ -29,6 +30,7 @@ class Sample:
     entropy: Tensor | None = None
     ref_logp: Tensor | None = None
     weight_version: int = 0
+    id: str = ""
 
     def take_behaviour_policy(self) -> None:
         """Makes the policy that sampled it, at the weights it was sampled with, the old policy."""
@@ -47,8 +49,11 @@ def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
             advantage=float(advantage),
             rollout_logp=torch.tensor(completion.logprobs, dtype=torch.float32),
             weight_version=completion.weight_version,
+            id=f"{group.problem.id}/{index}",
         )
-        for completion, advantage in zip(group.completions, advantages, strict=True)
+        for index, (completion, advantage) in enumerate(
+            zip(group.completions, advantages, strict=True)
+        )
     ]
 
 

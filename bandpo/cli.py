@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import textwrap
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from bandpo.errors import UserError
+from hydra.errors import InstantiationException
+
+from bandpo.errors import RunHalted, UserError
+from bandpo.launcher import die_with_launcher, tell_launcher
+from bandpo.redaction import RedactingFormatter, redact
 
 # command -> (module:function, one line of help). A function takes the arguments after the
 # command and returns an exit code; modules are imported only when their command runs.
@@ -38,12 +46,25 @@ def _show_own_log() -> None:
     """What bandpo has to say at INFO goes to stderr; other packages' loggers are left alone."""
     log = logging.getLogger("bandpo")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(RedactingFormatter())
+        log.addHandler(handler)
     log.setLevel(logging.INFO)
 
 
+@contextmanager
+def _without_wrapping() -> Iterator[None]:
+    """Raises the UserError that hydra wraps when a class that it builds refuses its arguments."""
+    try:
+        yield
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; bad input ends with a message on stderr and exit code 2."""
+    """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # DeepSpeed's launcher adds --local_rank, which the environment says as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
@@ -59,16 +80,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
     # PyTorch's C++ warnings speak of its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    die_with_launcher()
     _show_own_log()
     module, function = COMMANDS[command][0].split(":")
     try:
-        return int(getattr(importlib.import_module(module), function)(rest) or 0)
+        with _without_wrapping():
+            return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
-        print(f"bandpo {command}: {error}", file=sys.stderr)
+        print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
         return 2
+    except RunHalted as error:
+        if os.environ.get("RANK", "0") == "0":  # all ranks say the same
+            print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"bandpo {command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception:
+        text = redact(traceback.format_exc())
+        rank = f"[rank{os.environ['RANK']}]: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        sys.stderr.write(textwrap.indent(text, rank, lambda line: True))
+        sys.stderr.flush()
+        tell_launcher(text)
+        return 1
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ class ModelConfig(Section):
         False, description="Recompute activations backward.", json_schema_extra=HARMLESS
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
+    allow_pickle: bool = Field(
+        False,
+        description="Convert weights that are pickles; without it only safetensors are read.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the embedded policy's warm-up.")
 
 
@@ -184,6 +188,17 @@ class TrainerConfig(Section):
     dump_tokens_every: int = Field(
         0, ge=0, description="Steps between parquet dumps of token records for `bandpo replay`."
     )
+    max_hours: float | None = Field(
+        None,
+        gt=0.0,
+        description="Hours since its start after which the run saves and ends; null: no limit.",
+    )
+    max_skipped_updates: int = Field(
+        3,
+        ge=1,
+        description="Updates skipped in a row, since loss or gradient was not finite, after which "
+        "the run ends.",
+    )
     resume: str = Field(
         "auto",
         description="`auto` (from the newest sound checkpoint of the folder), `never`, or a "
@@ -237,6 +252,11 @@ class Config(Section):
     trainer: TrainerConfig = Field(json_schema_extra=HARMLESS)
     eval: EvalConfig = Field(json_schema_extra=HARMLESS)
     tracking: TrackingConfig = Field(json_schema_extra=HARMLESS)
+    alarms: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="hydra `_target_`s of `bandpo.alarms`: Below, Above, StuckAt.",
+        json_schema_extra=HARMLESS,
+    )
 
 
 # --- Cross-checks: each names the sections it needs and yields problems in words ---------------
@@ -314,6 +334,11 @@ def _reward_instantiates(reward: dict[str, Any]) -> str | None:
     return problem and f"reward cannot be built: {problem}"
 
 
+def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
+    problems = [problem for problem in map(_not_built, alarms) if problem]
+    return f"alarms cannot be built: {'; '.join(problems)}" if problems else None
+
+
 def _not_built(target: Mapping[str, Any]) -> str | None:
     """Why hydra cannot build a `_target_` tree; None where it can."""
     try:
@@ -342,6 +367,14 @@ def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
     )
 
 
+def _run_dir_is_usable(run: RunConfig) -> str | None:
+    folder = Path(run.dir).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        return f"run.dir={run.dir}: {nearest} is a file, not a folder"
+    return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
+
+
 def _dtype_fits_engine(model: ModelConfig) -> str | None:
     if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
         return None
@@ -357,9 +390,11 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _lag_knows_no_other_old_policy,
     _method_instantiates,
     _reward_instantiates,
+    _alarms_instantiate,
     _resume_exists,
     _best_is_measured,
     _dtype_fits_engine,
+    _run_dir_is_usable,
 )
 
 # --- Composition and validation ----------------------------------------------------------------

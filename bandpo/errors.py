@@ -16,3 +16,11 @@ class UserError(Exception):
     def join(cls, heading: str, problems: Sequence[str]) -> UserError:
         """One error out of several problems, so that a user mends them in one go."""
         return cls("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
+
+
+class RunHalted(Exception):
+    """A run that ends itself because going on would waste it or do harm.
+
+    Raised on every rank. The command line prints the message without a traceback, and exits with
+    code 1.
+    """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from hydra.utils import instantiate
 
 from bandpo.config import Config, longest_sequence
 from bandpo.evaluation.model import ModelSource
+from bandpo.learner.neighbours import Neighbours
 from bandpo.learner.ranks import Ranks
 from bandpo.rollout.engine import RolloutEngine
 
@@ -23,7 +25,10 @@ class Host:
     """
 
     def __init__(self) -> None:
-        self.ranks = Ranks()
+        self._open = ExitStack()
+        self.ranks = self._open.enter_context(Ranks())
+        self._open.enter_context(Neighbours(self.ranks))
+        self._open.callback(self._end_engine)
         self._engine: RolloutEngine | None = None
         self._made_with: dict[str, Any] = {}
 
@@ -47,6 +52,12 @@ class Host:
             self._engine, self._made_with = engine, made_with
         return self._engine
 
+    def bury_engine(self) -> None:
+        """Drops an engine that has died, so that the next one is new."""
+        with suppress(Exception):  # what is dead may not be able to close either
+            self._end_engine()
+        self._engine = None
+
     def _end_engine(self) -> None:
         if self._engine is not None:
             self._engine.close()
@@ -55,10 +66,9 @@ class Host:
     def __enter__(self) -> Host:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     def close(self) -> None:
         """Ends the engine and leaves the ranks."""
-        self._end_engine()
-        self.ranks.close()
+        self._open.close()

@@ -6,16 +6,18 @@ import dataclasses
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain, cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
+from bandpo.alarms import AlarmPanel
 from bandpo.batching import Sample, minibatches, samples_of
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
@@ -23,32 +25,40 @@ from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
-from bandpo.errors import UserError
+from bandpo.errors import RunHalted, UserError
 from bandpo.evaluation.evaluate import Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.host import Host
 from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkpoint
-from bandpo.learner.deepspeed import DeepSpeedLearner
+from bandpo.learner.deepspeed import DeepSpeedLearner, UpdateResult
 from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
 from bandpo.model_card import model_card
+from bandpo.redaction import redact, redacted
+from bandpo.refusals import Refusals
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import JudgedGroup, read_groups, write_groups
+from bandpo.rollout.judge import (
+    EngineDied,
+    JudgedGroup,
+    RewardDied,
+    read_groups,
+    rollout,
+    write_groups,
+)
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.tracking import Tracker, git_commit
 from bandpo.types import Completion, Group, Problem, Prompt
 
+logger = logging.getLogger(__name__)
+
 PROBE_SAMPLES = 4
 PROBE_TOKENS = 64
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
-
-
-logger = logging.getLogger(__name__)
 
 
 class Job:
@@ -60,6 +70,8 @@ class Job:
         A `host` that is given stays open when the job closes, for the next one. `command` is what
         model cards say of how the run was started.
         """
+        self.started = time.time()
+        self._died: set[str] = set()
         self.config, self._command = config, command
         self.folder = Path(config.run.dir)
         loss: PolicyLoss = instantiate(config.method.loss)
@@ -100,10 +112,16 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, beginning.state["ranks"])
+            self._model = model
             self.engine = self._host.engine(config, model)
             self.reward: Reward = instantiate(config.reward)
-            stack.callback(self.reward.close)
+            stack.callback(lambda: self.reward.close())  # the one in use at the end
             self._describe(dropped)
+            self._refusals = Refusals(
+                config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
+            )
+            alarms = [instantiate(alarm) for alarm in config.alarms]
+            self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             # The first sync hands the engine these weights under the version that they have.
             self._version = int(beginning.state["weight_version"]) - 1
             self._restore_random_state(checkpoint)
@@ -185,8 +203,8 @@ class Job:
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     def next_prompts(self, step: int) -> list[Prompt]:
         """This rank's share of the step's prompts, with their seeds."""
@@ -195,6 +213,50 @@ class Job:
             dataclasses.replace(p, seed=prompt_seed(self.config.seed, step, p.problem.id))
             for p in self.ranks.share(prompts)
         ]
+
+    def rollout(self, prompts: Sequence[Prompt]) -> list[JudgedGroup]:
+        """The judged groups of this rank's prompts.
+
+        An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
+        seeds, so that the groups are those that it would have given. With `rollout.lag` that
+        cannot be done beside the learner's updates: the run ends.
+        """
+        judged: list[JudgedGroup] | None = None
+        while True:
+            death: EngineDied | RewardDied | None = None
+            if judged is None:
+                try:
+                    judged = rollout(self.engine, self.reward, prompts, self.sampling)
+                except (EngineDied, RewardDied) as error:
+                    if self.config.rollout.lag:
+                        raise
+                    death = error
+            if not self.rollout_ranks.any(judged is None):
+                assert judged is not None
+                return judged
+            if self.ranks.any(isinstance(death, EngineDied)):
+                self._replace("engine", death)
+            if isinstance(death, RewardDied):
+                self._replace("reward", death)
+
+    def _replace(self, part: Literal["engine", "reward"], death: Exception | None) -> None:
+        """Starts an engine (collective, with the current weights and a probe) or a reward anew.
+
+        Raises the cause of the death if it is the second one.
+        """
+        if part in self._died:
+            raise RuntimeError(f"the {part} died a second time") from death
+        self._died.add(part)
+        logger.warning("the %s died and is started once more: %s", part, death or "on another rank")
+        if part == "reward":
+            with suppress(Exception):  # what is dead may not be able to close either
+                self.reward.close()
+            self.reward = instantiate(self.config.reward)
+            return
+        self._host.bury_engine()
+        self.engine = self._host.engine(self.config, self._model)
+        self._version -= 1  # the same weights are sent once more
+        self.sync()
 
     def batches(self, judged: Sequence[JudgedGroup], step: int) -> list[list[Sample]]:
         """The minibatches of a step's updates: usable groups with their advantages."""
@@ -221,6 +283,25 @@ class Job:
             return batches
         path = dump_path(self.folder, step, self.ranks.rank)
         return recorded(batches, path, self.learner.observers)
+
+    def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
+        """One optimizer update; raises RunHalted when too many in a row had to be refused."""
+        result = self.learner.update(batch, step)
+        self._refusals.note(result, batch, step)
+        return result
+
+    def check_alarms(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raises RunHalted on every rank where the first hears an alarm that stops the run."""
+        if not self.config.alarms:
+            return
+        halt = None
+        if self.ranks.is_first:
+            try:
+                self._alarms.check(step, metrics)
+            except RunHalted as error:
+                halt = error
+        if halt := self.ranks.gather(halt)[0]:
+            raise halt
 
     def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
@@ -311,7 +392,7 @@ class Job:
             write_checkpoint(
                 folder,
                 self._state(step) | {"scores": scores},
-                self.config.model_dump(mode="json"),
+                redacted(self.config.model_dump(mode="json")),
                 self._parts(step, scores, waiting),
                 self.ranks,
             )
@@ -369,7 +450,7 @@ class Job:
             return
         facts = {"train problems": len(self.sampler), "bandpo commit": git_commit() or "unknown"}
         card = model_card(self.config, step, scores, self._command, facts)
-        (folder / "hf" / "README.md").write_text(card)
+        (folder / "hf" / "README.md").write_text(redact(card))
 
 
 def random_file(checkpoint: Path, rank: int) -> Path:
@@ -390,8 +471,9 @@ def _cut(completion: Completion, limit: int) -> Completion:
 
 
 def _model(config: Config, ranks: Ranks) -> ModelSource:
-    """The policy to start from; the first rank makes the embedded one where it is not yet made."""
+    """The policy to start from; the first rank makes what is not yet in the cache."""
+    model = config.model
     if ranks.is_first:
-        find_model(config.model.path, config.model.seed)
+        find_model(model.path, model.seed, model.allow_pickle)
     ranks.barrier()
-    return find_model(config.model.path, config.model.seed)
+    return find_model(model.path, model.seed, model.allow_pickle)

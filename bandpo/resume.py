@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from bandpo.config import Config, defaults
+from bandpo.redaction import redacted
 
 Effect = Literal["determining", "rounding", "harmless"]
 Settings = Mapping[str, Any]
@@ -80,6 +81,9 @@ def changes(was: Config | Settings, now: Config | Settings) -> Changes:
 
 
 def _complete(settings: Config | Settings) -> dict[str, Any]:
-    """Flat and as JSON knows it, with the schema's defaults for keys that are not there."""
+    """Flat and as JSON knows it, with the schema's defaults for keys that are not there.
+
+    Secrets are hidden, as they are in files: a new key does not make another run.
+    """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
-    return flat(defaults(Config)) | flat(tree)
+    return flat(defaults(Config)) | flat(redacted(tree))

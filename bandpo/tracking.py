@@ -23,6 +23,7 @@ from rich.table import Table
 
 from bandpo.errors import UserError
 from bandpo.journal import Journal
+from bandpo.redaction import redact, redacted
 from bandpo.resume import flat
 from bandpo.rollout.judge import JudgedGroup
 
@@ -96,12 +97,13 @@ class Tracker:
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(dict(settings or {}), sort_keys=False)
+        settings = redacted(settings or {})
+        text = yaml.safe_dump(settings, sort_keys=False)
         self._journal.write(folder / "config.yaml", text)
         self._trackers = [
             _tracker(kind, project, name, folder, (ids or {}).get(kind), after) for kind in trackers
         ]
-        values = {k: _plain_value(v) for k, v in flat(settings or {}).items()}
+        values = {k: _plain_value(v) for k, v in flat(settings).items()}
         for tracker in self._trackers:
             tracker.store_init_configuration(values)
         if self._console.is_terminal:
@@ -119,14 +121,14 @@ class Tracker:
     def say(self, text: str) -> None:
         """A line for people, above the progress display."""
         if self._active:
-            self._console.print(text, highlight=False, markup=False)
+            self._console.print(redact(text), highlight=False, markup=False)
 
     def describe(self, **facts: Any) -> None:
         """Writes run.json: git commit, versions, hardware and the facts given."""
         if self._active:
             description = {"git_commit": git_commit(), "versions": versions()}
             description |= {"hardware": hardware(), **facts}
-            text = json.dumps(description, indent=2) + "\n"
+            text = json.dumps(redacted(description), indent=2) + "\n"
             self._journal.write(self.folder / "run.json", text)
 
     def ids(self) -> dict[str, str]:
@@ -136,6 +138,13 @@ class Tracker:
     def flush(self) -> None:
         """Raises OSError unless all that was logged is on the disk."""
         self._journal.flush()
+
+    def past(self) -> list[dict[str, float]]:
+        """The metrics written so far, a mapping a step; empty on all ranks but the first."""
+        path = self.folder / "metrics.jsonl"
+        if not self._active or not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step."""

@@ -12,15 +12,18 @@ from bandpo.learner.deepspeed import update_metrics
 from bandpo.multirun import launch, sweep_of
 from bandpo.plots import plot_training
 from bandpo.rollout.ahead import Rollouts
-from bandpo.rollout.judge import JudgedGroup, rollout, rollout_metrics
+from bandpo.rollout.judge import JudgedGroup, rollout_metrics
+from bandpo.stops import Stops
 from bandpo.tracking import Clock
 
 
-def train(job: Job) -> None:
-    """Trains to the last step, from the checkpoint on if there is one."""
+def train(job: Job, stops: Stops) -> bool:
+    """Trains from the checkpoint on, if there is one; whether the last step was reached."""
     learner, tracker, trainer = job.learner, job.tracker, job.config.trainer
-    lag = job.config.rollout.lag
-    rollouts = Rollouts(job.engine, partial(collect, job), trainer.steps, lag, job.waiting)
+    rollouts = Rollouts(
+        *(lambda: job.engine.weight_version, partial(collect, job), trainer.steps),
+        *(job.config.rollout.lag, job.waiting),
+    )
     job.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
@@ -33,7 +36,7 @@ def train(job: Job) -> None:
         with clock("logprob"):
             learner.prepare(batches)
         with clock("learn"):
-            updates = [learner.update(batch, step) for batch in job.recorded(batches, step)]
+            updates = [job.update(batch, step) for batch in job.recorded(batches, step)]
         with clock("rollout"):
             rollouts.settle()
         with clock("sync"):
@@ -53,8 +56,17 @@ def train(job: Job) -> None:
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
             tracker.log_samples(step, everyone)
-        if last or is_due(step, trainer.checkpoint_every):
-            job.save(step, metrics, rollouts.waiting)
+        job.check_alarms(step, metrics)
+        reason = None if last else stops.reason()
+        due = last or reason is not None or is_due(step, trainer.checkpoint_every)
+        saved = due and job.save(step, metrics, rollouts.waiting)
+        if reason:
+            place = "there" if saved else "the checkpoint before it"
+            tracker.say(
+                f"{reason}: stopped after step {step}; started again, it goes on from {place}"
+            )
+            return False
+    return True
 
 
 def collect(job: Job, step: int) -> list[JudgedGroup]:
@@ -65,13 +77,13 @@ def collect(job: Job, step: int) -> list[JudgedGroup]:
     section 3.2, dynamic sampling).
     """
     settings = job.config.rollout
-    judged = rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
+    judged = job.rollout(job.next_prompts(step))
     wanted = len(judged)
     for _ in range(settings.max_refills if settings.filter_groups else 0):
         useful = [item for item in judged if item.has_spread]
         if not job.rollout_ranks.any(len(useful) < wanted):
             break
-        judged = useful + rollout(job.engine, job.reward, job.next_prompts(step), job.sampling)
+        judged = useful + job.rollout(job.next_prompts(step))
     if settings.filter_groups:
         judged.sort(key=lambda item: not item.has_spread)  # what could not be replaced comes last
     if not job.rollout_ranks.any(any(item.has_spread for item in judged)):
@@ -101,7 +113,8 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
     `command` is what model cards say of how it was started.
     """
     with Job(config, host, command) as job:
-        train(job)
-        if job.ranks.is_first:
+        with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
+            finished = train(job, stops)
+        if finished and job.ranks.is_first:
             figure = plot_training(job.folder)
             job.tracker.say(f"done: {job.folder} (metrics.jsonl, {figure.relative_to(job.folder)})")

@@ -6,13 +6,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
-    {"errors", "types", "cache", "lock"},
+    {"errors", "types", "cache", "launcher", "lock", "redaction"},
     {"config", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},
     {"evaluation", "tracking", "embedded", "journal", "model_card", "run_folder"},
     {
         "architecture",
+        "alarms",
         "beginning",
         "cli",
         "cost",
@@ -24,8 +25,10 @@ LAYERS = (
         "multirun",
         "plan",
         "plots",
+        "refusals",
         "replay",
         "series",
+        "stops",
         "tables",
         "tabular",
         "train",

@@ -127,7 +127,7 @@ def _overlong_error(too_long: list[tuple[Problem, int]], total: int, limit: int)
     if len(too_long) > len(shown):
         shown.append(f"… and {len(too_long) - len(shown)} more")
     heading = (
-        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; raise the limit, "
-        "shorten them, or drop them with overlong=drop"
+        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; raise "
+        "max_prompt_tokens, shorten them, or drop them with overlong_prompts=drop"
     )
     return UserError.join(heading, shown)

@@ -61,6 +61,7 @@ class EvalCommand(Section):
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the engine's weights.")
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
+    allow_pickle: bool = Field(False, description="Convert weights that are pickles.")
     data: EvalDataSection = EvalDataSection(root=None)
     eval: EvalSection
     rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml."""
     config = compose("eval", argv, EvalCommand)
     # Everything that a user can have got wrong comes before anything that takes minutes.
-    model = find_model(config.model)
+    model = find_model(config.model, allow_pickle=config.allow_pickle)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root)
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval

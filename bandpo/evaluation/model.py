@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import pickle
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
 from bandpo import embedded
+from bandpo.cache import cache_dir
 from bandpo.errors import UserError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -47,12 +53,14 @@ class ModelSource:
             raise _unloadable(self, "configuration", error) from None
 
 
-def find_model(spec: str, seed: int = 0) -> ModelSource:
+def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
     Of a run the newest checkpoint with an hf/ folder is taken. `seed` is that of the embedded
     policy, which is made on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant
-    of it (`bandpo.embedded.Recipe`). Raises `UserError` if there is nothing of the kind.
+    of it (`bandpo.embedded.Recipe`).
+    Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
+    makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
     """
     if recipe := embedded_recipe(spec, seed):
         return ModelSource(spec, str(embedded.ensure(recipe)))
@@ -62,7 +70,7 @@ def find_model(spec: str, seed: int = 0) -> ModelSource:
     newest = folder / "checkpoints" / "latest" / "hf"
     for candidate in (folder, folder / "hf", newest, *in_run):
         if (candidate / "config.json").is_file():
-            return ModelSource(spec, str(candidate.resolve()))
+            return ModelSource(spec, str(_with_safetensors(candidate.resolve(), allow_pickle)))
     if folder.exists():
         raise UserError(
             f"model={spec}: neither a model (config.json), a checkpoint (hf/) nor a run "
@@ -96,14 +104,52 @@ def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
         ) from None
 
 
+def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
+    """The folder itself, or its copy with weights that are not pickles."""
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    if not pickles:
+        raise UserError(f"model={folder}: no weights (*.safetensors) in this folder")
+    if not allow_pickle:
+        raise UserError(
+            f"{folder}: the weights are pickles ({pickles[0].name}), which may run code when they "
+            "are read; convert them to safetensors, or set model.allow_pickle=true (bandpo eval: "
+            "allow_pickle=true) to have a copy made with torch's restricted reader"
+        )
+    copy = cache_dir() / f"converted-{weights_fingerprint(folder)}"
+    if not copy.is_dir():
+        weights: dict[str, Any] = {}
+        for path in pickles:
+            weights |= _read_pickle(path)
+        aside = copy.with_name(f"{copy.name}.{os.getpid()}")
+        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
+        save_torch_state_dict(weights, str(aside))
+        aside.rename(copy)
+    return copy
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
+        ) from None
+
+
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer; raises `UserError` if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unloadable(source, "tokenizer", error) from None
+    # Where a folder has no files of it, transformers makes an empty one without a word.
+    if not tokenizer("1 + 1")["input_ids"]:
+        raise UserError(f"model={source.spec}: no tokenizer (tokenizer.json) in this folder")
+    return tokenizer
 
 
 def _unloadable(source: ModelSource, what: str, error: Exception) -> UserError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from bandpo.batching import PaddedBatch, Sample, micro_batches, totals_of
 from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.errors import UserError
+from bandpo.errors import RunHalted, UserError
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
@@ -22,17 +24,30 @@ from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
+logger = logging.getLogger(__name__)
+
 # Keeps a rank without samples in step with the others' collectives; its mask is 0.
 _PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one optimizer update did, the same on every rank."""
+    """What one optimizer update did, the same on every rank.
+
+    An update whose loss or gradient is not finite is refused: weights, optimizer state and
+    schedule stay as they are, and `sick` names the samples, of all ranks, whose values are not
+    finite. It may be empty: the gradient can overflow all the same.
+    """
 
     loss: float
     grad_norm: float
     lr: float
+    refused: bool = False
+    sick: tuple[str, ...] = ()
+
+
+class _OutOfMemory(Exception):
+    """A micro-batch did not fit on some rank; raised on all of them."""
 
 
 class DeepSpeedLearner:
@@ -69,7 +84,8 @@ class DeepSpeedLearner:
             frozen = _load_network(model, model_path, temperature, config, settings)
             self.reference = _frozen(frozen, config, settings, ranks)
         self.diagnostics = LossDiagnostics(ranks.device)
-        # Called with the loss output of every micro-batch of an update.
+        self.micro_batch_tokens = config.micro_batch_tokens  # halved where memory does not suffice
+        # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
 
     @property
@@ -118,18 +134,26 @@ class DeepSpeedLearner:
     def _forward(
         self, network: Any, samples: Sequence[Sample]
     ) -> Iterator[tuple[PaddedBatch, Tensor, Tensor]]:
-        for chunk, weightless in self._in_step(samples):
-            batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
-            logp, entropy = _apply(network, batch)
-            if not weightless:
-                yield batch, logp.cpu(), entropy.cpu()
+        left = dict.fromkeys(samples)
+        while True:
+            try:
+                for chunk, weightless in self._in_step(list(left)):
+                    with self._agreed_on_memory(self._forward_is_local):
+                        batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
+                        logp, entropy = _apply(network, batch)
+                    if not weightless:
+                        yield batch, logp.cpu(), entropy.cpu()
+                        left = {sample: None for sample in left if sample not in batch.samples}
+                return
+            except _OutOfMemory:
+                self._halve_micro_batches(list(left))
 
     def _in_step(self, samples: Sequence[Sample]) -> list[tuple[list[Sample], bool]]:
         """Micro-batches (samples, weightless), padded to the same number on every rank.
 
         ZeRO 2 and 3 communicate in every pass: a rank with fewer would leave the others waiting.
         """
-        mine = micro_batches(samples, self.config.micro_batch_tokens)
+        mine = micro_batches(samples, self.micro_batch_tokens)
         most = int(self.ranks.max(torch.tensor(len(mine), device=self.ranks.device)))
         spare = samples[:1] or [_PLACEHOLDER]
         filler = [([spare[0]], True)] * (most - len(mine))
@@ -139,31 +163,151 @@ class DeepSpeedLearner:
         """One optimizer update on the samples of all ranks; None when no rank has any.
 
         The loss is normalised by the counts of the whole optimizer batch. DeepSpeed averages
-        gradients over ranks, so that each rank's share is scaled by the number of ranks.
+        gradients over ranks, so that each rank's share is scaled by the number of ranks. Where a
+        micro-batch does not fit into memory, the update starts again with smaller ones.
         """
         totals = self._global_totals(samples)
         if totals.tokens == 0:
             return None
+        while True:
+            try:
+                return self._update(samples, step, totals)
+            except _OutOfMemory:
+                self._drop_gradients()
+                self._halve_micro_batches(samples)
+
+    def _update(self, samples: Sequence[Sample], step: int, totals: BatchTotals) -> UpdateResult:
         self.engine.train()
-        loss = torch.zeros((), device=self.ranks.device)
+        local_loss = torch.zeros((), device=self.ranks.device)
+        # What an update that is refused or started again has seen does not count.
+        diagnostics, outputs = LossDiagnostics(self.ranks.device), []
         batches = self._in_step(samples)
         for index, (chunk, weightless) in enumerate(batches):
-            self.engine.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
-            logp, entropy = _apply(self.engine, batch)
-            output = self.loss(batch.token_batch(logp, entropy, step), totals)
-            if not weightless:
-                self.diagnostics.update(output)
+            last = index == len(batches) - 1
+            self.engine.set_gradient_accumulation_boundary(last)
+            with self._agreed_on_memory(self._forward_is_local):
+                batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
+                logp, entropy = _apply(self.engine, batch)
+                output = self.loss(batch.token_batch(logp, entropy, step), totals)
+                if not weightless:
+                    diagnostics.update(output)
+            if self.observers and not weightless:
+                outputs.append(output)
+            local_loss += output.loss.detach()
+            objective = output.loss * self.ranks.size
+            if last:
+                loss = float(self.ranks.sum(local_loss))
+                lr = self.optimizer.param_groups[0]["lr"]
+                # A loss that is not finite may have a gradient that is.
+                objective = objective if math.isfinite(loss) else _poison(logp)
+            with self._agreed_on_memory(self._backward_is_local(last)):
+                self.engine.backward(objective)
+            if not last:
+                self.engine.step()
+        norm = self._step()
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.diagnostics.merge(diagnostics)
+            for output in outputs:
                 for observe in self.observers:
                     observe(output)
-            self.engine.backward(output.loss * self.ranks.size)
-            loss += output.loss.detach()
-            if index == len(batches) - 1:
-                lr = self.optimizer.param_groups[0]["lr"]
-                own_norm = self._gradient_norm_without_zero()
-            self.engine.step()
-        norm = self.engine.get_global_grad_norm() if own_norm is None else own_norm
-        return UpdateResult(float(self.ranks.sum(loss)), float(norm or 0.0), float(lr))
+            return UpdateResult(loss, norm, lr)
+        sick = [name for names in self.ranks.gather(self._sick(samples)) for name in names]
+        return UpdateResult(loss, norm, lr, refused=True, sick=tuple(sick))
+
+    def _step(self) -> float:
+        """Takes the update, or drops gradients that are not finite; returns their global norm.
+
+        DeepSpeed's optimizers refuse such gradients by themselves, on all ranks together and with
+        optimizer state and schedule untouched; where it wraps none (float32, stage 0) we do.
+        """
+        own_norm = self._gradient_norm_without_zero()
+        if own_norm is not None and not math.isfinite(own_norm):
+            self.engine.set_gradient_accumulation_boundary(False)
+            self.engine.zero_grad()
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm() or 0.0) if own_norm is None else own_norm
+        if not math.isfinite(norm) and self.engine.was_step_applied():
+            raise RuntimeError("DeepSpeed applied a gradient that is not finite: use a newer one")
+        return norm
+
+    def _drop_gradients(self) -> None:
+        """Forgets what the passes so far have accumulated, with a gradient that is refused."""
+        self.engine.set_gradient_accumulation_boundary(True)
+        logp, _ = _apply(self.engine, PaddedBatch.of([_PLACEHOLDER], self.ranks.device, True))
+        self.engine.backward(_poison(logp))
+        self._step()
+
+    def _sick(self, samples: Sequence[Sample]) -> list[str]:
+        """This rank's samples that some value of is not finite: advantage or log-probabilities."""
+        sick: list[str] = []
+        for sample, logp in zip(samples, self.logprobs(samples), strict=True):
+            values: list[Any] = [sample.advantage, logp, sample.rollout_logp, sample.old_logp]
+            values += [sample.entropy, sample.ref_logp]
+            if not all(_is_finite(value) for value in values if value is not None):
+                sick.append(sample.id)
+        return sick
+
+    @property
+    def _forward_is_local(self) -> bool:
+        """Whether a rank that fails in a forward pass leaves no other waiting for it.
+
+        ZeRO 3 gathers the layers' weights on the way.
+        """
+        return self.ranks.size == 1 or self.engine.zero_optimization_stage() < 3
+
+    def _backward_is_local(self, last: bool) -> bool:
+        """The same of a backward pass: ZeRO reduces on the way, stage 0 at the end of the last."""
+        without_zero = self.engine.zero_optimization_stage() == 0
+        return without_zero and (self.ranks.size == 1 or not last)
+
+    @contextmanager
+    def _agreed_on_memory(self, local: bool) -> Iterator[None]:
+        """Raises _OutOfMemory on all ranks where the pass inside does not fit on one of them.
+
+        Not where the pass communicates: the other ranks cannot be called back from there.
+        """
+        failed = False
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if not local:
+                error.add_note(
+                    f"Micro-batches of {self.micro_batch_tokens} tokens do not fit, and with "
+                    f"ZeRO stage {self.engine.zero_optimization_stage()} on {self.ranks.size} "
+                    "ranks they can not be halved at this point. Start again with "
+                    f"learner.micro_batch_tokens={self.micro_batch_tokens // 2}: the run goes on "
+                    "from its checkpoint with the same result."
+                )
+                raise
+            failed = True
+        if local and self.ranks.any(failed):
+            raise _OutOfMemory
+
+    def _halve_micro_batches(self, samples: Sequence[Sample]) -> None:
+        """Goes on with micro-batches of half the size of the largest one, on all ranks.
+
+        Raises RunHalted where the largest is already a single sample.
+        """
+        batches = micro_batches(samples, self.micro_batch_tokens)
+        longest = max(map(len, samples), default=0)
+        largest = max((len(batch) * max(map(len, batch)) for batch in batches), default=0)
+        sizes = torch.tensor([longest, largest], device=self.ranks.device)
+        longest, largest = self.ranks.max(sizes).tolist()
+        if largest <= longest:
+            raise RunHalted(
+                f"a single sample of {longest} tokens does not fit into memory: lower "
+                "rollout.max_tokens or learner.logits_chunk, or set "
+                "model.gradient_checkpointing=true, learner.zero_stage=3 or learner.offload"
+            )
+        self.micro_batch_tokens = largest // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of memory in a micro-batch of %d tokens: from here on they hold at most %d "
+            "(learner.micro_batch_tokens)",
+            largest,
+            self.micro_batch_tokens,
+        )
 
     def _global_totals(self, samples: Sequence[Sample]) -> BatchTotals:
         mine = totals_of(samples)
@@ -171,12 +315,12 @@ class DeepSpeedLearner:
         sequences, tokens = self.ranks.sum(counts.to(self.ranks.device)).tolist()
         return BatchTotals(sequences=sequences, tokens=tokens)
 
-    def _gradient_norm_without_zero(self) -> Tensor | None:
+    def _gradient_norm_without_zero(self) -> float | None:
         """DeepSpeed reports no norm where it wraps no optimizer (float32, stage 0)."""
         if self.engine.zero_optimization_stage() > 0 or self.engine.bfloat16_enabled():
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     def take_metrics(self) -> dict[str, float]:
         """Metrics of all updates since the last call, over all ranks."""
@@ -237,16 +381,27 @@ class DeepSpeedLearner:
 
 
 def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
-    """Means over the updates that were taken, and how many those were."""
-    taken = [update for update in updates if update is not None]
+    """Means over the updates that were taken, and how many were taken and refused."""
+    made = [update for update in updates if update is not None]
+    taken = [update for update in made if not update.refused]
+    counts = {"learn/updates": float(len(taken)), "learn/skipped": float(len(made) - len(taken))}
     if not taken:
-        return {"learn/updates": 0.0}
+        return counts
     return {
+        **counts,
         "loss/policy": fmean(update.loss for update in taken),
         "grad/norm": fmean(update.grad_norm for update in taken),
         "learn/lr": taken[-1].lr,
-        "learn/updates": float(len(taken)),
     }
+
+
+def _poison(logp: Tensor) -> Tensor:
+    """A loss whose gradient is finite nowhere, so that whatever it is added to is refused."""
+    return logp.sum() * math.nan
+
+
+def _is_finite(values: Tensor | Sequence[float] | float) -> bool:
+    return bool(torch.as_tensor(values).isfinite().all())
 
 
 def _distinct(batches: Sequence[Sequence[Sample]]) -> list[Sample]:
@@ -317,7 +472,7 @@ def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "bf16": {"enabled": model.dtype == "bfloat16", "check_grad_overflow": True},
         "steps_per_print": 2**31,
     }
 

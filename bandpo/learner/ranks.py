@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.cache import cache_dir
+from bandpo.learner.shared_memory import remove_stale_buffers
 
 T = TypeVar("T")
 
@@ -26,6 +28,7 @@ class Ranks:
     def __init__(self) -> None:
         """Joins the job that a launcher (torchrun, deepspeed, SLURM) announced, or makes one."""
         _announce_single_process()
+        remove_stale_buffers(int(os.environ["RANK"]))
         self.device = _device()
         _join(self.device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -68,6 +71,8 @@ class Ranks:
 
     def any(self, here: bool) -> bool:
         """Whether it is so on any rank."""
+        if self.size == 1:
+            return here
         return bool(self.max(torch.tensor(float(here), device=self.device)))
 
     def agree(self, action: Callable[[], T]) -> list[T]:
@@ -94,6 +99,17 @@ class Ranks:
         """Waits for every rank."""
         if self.size > 1:
             dist.barrier(self._group)
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        # After an error this could wait for ranks that never come, and would make the others fail
+        # before this one has said why.
+        if error is None or self.size == 1:
+            self.close()
 
     def close(self) -> None:
         """Leaves the job."""

@@ -57,6 +57,11 @@ class LossDiagnostics:
         extremes = torch.stack([(output.ratio * batch.mask).amax(), columns["mismatch"].amax()])
         self.maxima = torch.maximum(self.maxima, extremes.double())
 
+    def merge(self, other: LossDiagnostics) -> None:
+        """Adds the tokens that `other` has seen."""
+        self.sums += other.sums
+        self.maxima = torch.maximum(self.maxima, other.maxima)
+
     def table(self) -> list[dict[str, str | float]]:
         """A row for each bin × sign that has tokens: counts, clipped shares, bounds, entropy."""
         rows: list[dict[str, str | float]] = []

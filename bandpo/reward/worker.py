@@ -23,10 +23,11 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from bandpo.launcher import die_with
+
 EXIT_END_OF_INPUT, EXIT_MEMORY, EXIT_RECYCLED = 0, 70, 71
 
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
-_PR_SET_PDEATHSIG = 1
 # What verification never does; refused inside the worker, before the system call.
 _FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 
@@ -35,8 +36,8 @@ def main() -> None:
     """Runs the template until its parent closes the pipe or dies."""
     parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
-    _leave_network()  # before _die_with: a new user namespace clears the death signal
-    _die_with(parent)
+    _leave_network()  # before die_with: a new user namespace clears the death signal
+    die_with(parent)
     replies = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)  # a stray print must not enter the stream of replies
@@ -51,7 +52,7 @@ def main() -> None:
     for generation in itertools.count():
         pid = os.fork()
         if pid == 0:
-            _die_with(template)
+            die_with(template)
             _confine(limits)
             _serve(replies, generation, limits)
         _, status, usage = os.wait4(pid, 0)
@@ -106,17 +107,6 @@ def _write(fd: int, message: dict[str, Any]) -> None:
     try:
         os.write(fd, json.dumps(message).encode() + b"\n")
     except BrokenPipeError:
-        os._exit(EXIT_END_OF_INPUT)
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process when `parent` dies, by the kernel where it can (Linux).
-
-    Elsewhere an idle worker ends with its input, and a busy one at its CPU limit.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
         os._exit(EXIT_END_OF_INPUT)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from statistics import fmean
 
-from bandpo.rollout.engine import RolloutEngine
 from bandpo.rollout.judge import JudgedGroup
 
 Collect = Callable[[int], list[JudgedGroup]]
@@ -25,14 +24,17 @@ class Rollouts:
 
     def __init__(
         self,
-        engine: RolloutEngine,
+        version: Callable[[], int],
         collect: Collect,
         last: int,
         lag: int = 0,
         waiting: Sequence[JudgedGroup] | None = None,
     ) -> None:
-        """`waiting` is what a checkpoint kept of the first step; `last` is the last step."""
-        self._engine, self._collect, self._last = engine, collect, last
+        """`waiting` is what a checkpoint kept of the first step; `last` is the last step.
+
+        `version` tells that of the engine's weights.
+        """
+        self._version, self._collect, self._last = version, collect, last
         self._thread = ThreadPoolExecutor(1, "rollout") if lag else None
         self._coming: Future[list[JudgedGroup]] | None = None
         self._waiting = None if waiting is None else list(waiting)
@@ -50,7 +52,7 @@ class Rollouts:
         judged = self._collect(step) if self._waiting is None else self._waiting
         self._waiting = None
         ages = [
-            self._engine.weight_version - completion.weight_version
+            self._version() - completion.weight_version
             for item in judged
             for completion in item.group.completions
         ]

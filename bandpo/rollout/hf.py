@@ -35,7 +35,10 @@ class HFGenerate:
         self.weight_version = 0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            model_path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
         self._model.to(self._device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(

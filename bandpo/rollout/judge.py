@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,9 +12,18 @@ from statistics import fmean, pstdev
 
 from pydantic import TypeAdapter
 
+from bandpo.errors import UserError
 from bandpo.reward import Reward, Score, has_bad_gold, verifier_counts
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
+
+
+class EngineDied(Exception):
+    """The engine cannot generate any more; its error is the cause."""
+
+
+class RewardDied(Exception):
+    """The reward cannot score any more; its error is the cause."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +55,41 @@ _GROUPS = TypeAdapter(list[JudgedGroup])
 def judged_groups(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
 ) -> Iterator[JudgedGroup]:
-    """Yields groups as soon as they are judged, in no particular order."""
+    """Yields groups as soon as they are judged, in no particular order.
+
+    Raises EngineDied or RewardDied from the error of the one or the other.
+    """
     waiting: dict[Future[list[Score]], Group] = {}
-    if prompts:
-        for group in engine.generate(prompts, sampling):
+
+    def judged(future: Future[list[Score]]) -> JudgedGroup:
+        with _failing_as(RewardDied):
+            return JudgedGroup(waiting.pop(future), tuple(future.result()))
+
+    groups = engine.generate(prompts, sampling) if prompts else iter(())
+    while (group := _next(groups)) is not None:
+        with _failing_as(RewardDied):
             waiting[reward.submit(group)] = group
-            for future in [future for future in waiting if future.done()]:
-                yield JudgedGroup(waiting.pop(future), tuple(future.result()))
+        for future in [future for future in waiting if future.done()]:
+            yield judged(future)
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield JudgedGroup(waiting.pop(future), tuple(future.result()))
+            yield judged(future)
+
+
+def _next(groups: Iterator[Group]) -> Group | None:
+    with _failing_as(EngineDied):
+        return next(groups, None)
+
+
+@contextmanager
+def _failing_as(kind: type[EngineDied | RewardDied]) -> Iterator[None]:
+    """Says whose failure it is; what a user can mend is left as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise kind(f"{type(error).__name__}: {error}") from error
 
 
 def rollout(

@@ -110,6 +110,7 @@ class VLLMLocal:
         self.weight_version = 0
         self._requests = 0
         on_gpu = torch.cuda.is_available()
+        llm_arguments.setdefault("load_format", "safetensors")  # it would take pickles as well
         if on_gpu or tensor_parallel_size > 1:
             # `uni` would put every rank's engine on device 0, and knows no other rank.
             llm_arguments.setdefault("distributed_executor_backend", "external_launcher")

@@ -1,6 +1,7 @@
 """Every way a data file can be wrong has one message that names the line and what to do."""
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -166,3 +167,25 @@ def test_hub_rows_are_named_by_row(monkeypatch):
         load_problems(spec)
     rows[1]["question"] = "2+2"
     assert [p.answer for p in load_problems(spec)] == ["2", "2"]
+
+
+def test_paths_in_a_dataset_are_not_opened(tmp_path, monkeypatch):
+    target = tmp_path / "secret.txt"
+    target.write_text("not for the model")
+    values = [str(target), f"file://{target}", f"@{target}", "../secret.txt", "~/.ssh/id_rsa"]
+    names = ("id", "problem", "answer", "image", "url")
+    path = jsonl(tmp_path / "data.jsonl", [dict.fromkeys(names, value) for value in values])
+    opened: list[str] = []
+    watching = True
+
+    def watch(event, arguments):
+        if watching and event == "open":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    problems = load_problems(path)
+    watching = False
+    assert [problem.problem for problem in problems] == values
+    assert [problem.meta["image"] for problem in problems] == values
+    assert any(path.endswith("data.jsonl") for path in opened)
+    assert not [path for path in opened if "secret" in path or "id_rsa" in path]

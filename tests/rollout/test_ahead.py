@@ -30,7 +30,9 @@ class Loop:
         self.threads: dict[int, str] = {}
         self.may_finish = threading.Event()
         self.may_finish.set()
-        self.rollouts = Rollouts(self.engine, self.collect, last, lag, waiting)
+        self.rollouts = Rollouts(
+            lambda: self.engine.weight_version, self.collect, last, lag, waiting
+        )
 
     def collect(self, step):
         version = self.engine.weight_version
@@ -88,7 +90,7 @@ def test_a_failure_ahead_is_raised_where_it_is_waited_for():
             raise UserError("no vLLM server is left")
         return [judged(f"p{step}", 1)]
 
-    rollouts = Rollouts(SimpleNamespace(weight_version=1), fail, last=3, lag=1)
+    rollouts = Rollouts(lambda: 1, fail, last=3, lag=1)
     rollouts.next(1)
     with pytest.raises(UserError, match="no vLLM server is left"):
         rollouts.settle()

@@ -31,3 +31,22 @@ class InAThread(HFGenerate):
     """Samples in a thread, as if it were a process of its own."""
 
     samples_apart = True
+
+
+class Mortal(HFGenerate):
+    """Dies in its second call, as do those that replace it until there were `deaths`."""
+
+    died = 0
+
+    def __init__(self, *arguments, deaths, **settings):
+        super().__init__(*arguments, **settings)
+        self._deaths, self._calls = deaths, 0
+
+    def generate(self, prompts, sampling):
+        """Yields a group before it dies."""
+        self._calls += 1
+        for group in super().generate(prompts, sampling):
+            yield group
+            if (self._calls == 2 or Mortal.died) and Mortal.died < self._deaths:
+                Mortal.died += 1
+                raise OSError("the device fell off the bus")

@@ -1,26 +1,25 @@
-"""What a user can get wrong in data and model: a clear message, exit code 2, no traceback."""
+"""What a user can get wrong: each kind ends with a message in words, exit code 2, no traceback."""
 
 import json
-import os
+import pickle
 import shutil
-import subprocess
-import sys
+from functools import partial
 
 import pytest
+import torch
 
-BASE = ["rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=4"]
-SMALL = ["rollout.group_size=2", "rollout.max_tokens=4", "learner.updates_per_rollout=2"]
+from bandpo import cli, train
+from bandpo.host import Host
+
+SMALL = [
+    *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=4"),
+    *("rollout.group_size=2", "rollout.max_tokens=4", "learner.updates_per_rollout=2"),
+    *("data.max_prompt_tokens=64", "run.dir=run"),
+]
 
 
-def train(cwd, *overrides):
-    return subprocess.run(
-        [sys.executable, "-m", "bandpo.cli", "train", *BASE, *SMALL, "run.dir=run", *overrides],
-        cwd=cwd,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def problem(i, **changes):
+    return {"id": f"p{i}", "problem": f"Compute {i}+1.", "answer": str(i + 1), **changes}
 
 
 def write(path, rows):
@@ -29,79 +28,229 @@ def write(path, rows):
     )
 
 
-def problem(i, **changes):
-    return {"id": f"p{i}", "problem": f"Compute {i}+1.", "answer": str(i + 1), **changes}
+class Runs:
+    """What unpickling it would do shows in `ran`."""
+
+    ran: list[str] = []  # noqa: RUF012
+
+    def __reduce__(self):
+        return (Runs.ran.append, ("code",))
 
 
-def without_answer(tmp_path, model):
-    write(tmp_path / "data.jsonl", [problem(0), {"id": "p1", "problem": "?"}, "{broken"])
-    return ["data.train=data.jsonl"], ["data.jsonl", "line 2", "answer", "line 3"]
+# --- What the cases need on disk: functions of the folder and of a good model's folder -----------
 
 
-def empty(tmp_path, model):
-    write(tmp_path / "data.jsonl", [])
-    return ["data.train=data.jsonl"], ["data.jsonl", "no rows"]
+def rows(*bad, good=6):
+    def make(folder, model):
+        write(folder / "data.jsonl", [*bad, *map(problem, range(good))])
+
+    return make
 
 
-def missing(tmp_path, model):
-    return ["data.train=nowhere.jsonl"], ["nowhere.jsonl"]
+def raw(name, content):
+    def make(folder, model):
+        (folder / name).write_bytes(content)
+
+    return make
 
 
-def too_few(tmp_path, model):
-    write(tmp_path / "data.jsonl", [problem(0)])
-    return ["data.train=data.jsonl"], ["4 prompts a step", "only 1"]
+def model_without(*names):
+    def make(folder, model):
+        shutil.copytree(model, folder / "model")
+        for name in names:
+            (folder / "model" / name).unlink()
+
+    return make
 
 
-def no_model(tmp_path, model):
-    return ["model.path=./nowhere"], ["./nowhere", "no such folder"]
+def model_with(name, text):
+    def make(folder, model):
+        shutil.copytree(model, folder / "model")
+        (folder / "model" / name).write_text(text)
+
+    return make
 
 
-def no_chat_template(tmp_path, model):
-    shutil.copytree(model, tmp_path / "plain")
-    (tmp_path / "plain/chat_template.jinja").unlink()
-    return ["model.path=plain"], ["plain", "chat template"]
+def pickled(content):
+    def make(folder, model):
+        model_without("model.safetensors")(folder, model)
+        content(folder / "model/pytorch_model.bin")
+
+    return make
 
 
-def long_prompt(tmp_path, model):
-    write(tmp_path / "data.jsonl", [problem(0, problem="x" * 500), *map(problem, range(1, 6))])
-    return ["data.train=data.jsonl", "data.overlong_prompts=error"], ["p0", "64"]
+def tensors(path):
+    torch.save({"lm_head.weight": torch.zeros(2, 2)}, path)
 
 
-def bad_checkpoint(tmp_path, model):
-    (tmp_path / "empty").mkdir()
-    return ["trainer.resume=empty"], ["empty", "not a complete checkpoint"]
+def code(path):
+    path.write_bytes(pickle.dumps(Runs()))
 
 
-def bad_tracker(tmp_path, model):
-    return ["tracking.trackers=[nonsense]"], ["nonsense", "tensorboard"]
+def subfolder(name):
+    def make(folder, model):
+        (folder / name).mkdir()
+
+    return make
 
 
-CASES = [
-    *(without_answer, empty, missing, too_few, no_model, no_chat_template, long_prompt),
-    *(bad_checkpoint, bad_tracker),
-]
+DATA = "data.train=data.jsonl"
+MODEL = "model.path=model"
+
+# name: (overrides or a whole command, what it needs, fragments of the message)
+CASES = {
+    # the configuration
+    "no such method": ("method=nonsense", None, ["method=nonsense", "band_kl"]),
+    "no such key": ("learner.learning_rate=1", None, ["learner.learning_rate"]),
+    "a key added": ("+learner.momentum=0.9", None, ["learner.momentum: no such key"]),
+    "no syntax": ("=3", None, ["=3"]),
+    "a negative rate": ("learner.lr=-1", None, ["learner.lr=-1", "greater than 0"]),
+    "a word for a number": ("trainer.steps=many", None, ["trainer.steps='many'", "integer"]),
+    "a group of one": ("rollout.group_size=1", None, ["rollout.group_size=1", "equal to 2"]),
+    "an uneven batch": ("rollout.prompts_per_step=3", None, ["3 is not divisible", "2 would be"]),
+    "a cut distribution": ("rollout.top_p=0.9", None, ["top_p=0.9", "top_p=1 and top_k=0"]),
+    "no such stage": ("learner.zero_stage=7", None, ["learner.zero_stage=7"]),
+    "offload without ZeRO": ("learner.offload=parameters", None, ["learner.zero_stage >= 3"]),
+    "no such type": ("model.dtype=float8", None, ["model.dtype='float8'", "bfloat16"]),
+    "bfloat16 for the small policy": (
+        ["model.path=embedded", "model.dtype=bfloat16"],
+        None,
+        ["model.dtype=bfloat16", "float32"],
+    ),
+    "no such variant": ("model.path=embedded:depth=3", None, ["embedded:depth=3", "depth"]),
+    "a negative radius": ("method.delta=-0.1", None, ["method=band_kl", "delta"]),
+    "no such class": (
+        "method.loss._target_=bandpo.loss.Missing",
+        None,
+        ["method=band_kl cannot be built", "Missing"],
+    ),
+    "a buffer that does not fit": ("method=dapo", None, ["reward cannot be built", "512"]),
+    "a negative time": ("reward.timeout=-1", None, ["reward cannot be built", "timeout"]),
+    "no engine": ("rollout.engine=null", None, ["rollout.engine=None"]),
+    "servers that are no list": (
+        ["rollout=vllm_server", "rollout.engine.urls=localhost"],
+        None,
+        ["rollout.engine.urls", "[http://127.0.0.1:8000]"],
+    ),
+    "a server that is no URL": (
+        ["rollout=vllm_server", "rollout.engine.urls=[localhost:8000]"],
+        None,
+        ["localhost:8000 is not like http://"],
+    ),
+    "an alarm that shouts": (
+        "alarms=[{_target_: bandpo.alarms.Below, metric: policy/entropy, limit: 1, action: shout}]",
+        None,
+        ["alarms cannot be built", "warn or stop", "shout"],
+    ),
+    "no such alarm": (
+        "alarms=[{_target_: bandpo.alarms.Beneath}]",
+        None,
+        ["alarms cannot be built", "Beneath"],
+    ),
+    "no time at all": ("trainer.max_hours=0", None, ["trainer.max_hours=0", "greater than 0"]),
+    "no such tracker": ("tracking.trackers=[nonsense]", None, ["nonsense", "tensorboard"]),
+    "no such benchmark": ("eval.benchmarks=[amc99]", None, ["amc99", "amc23"]),
+    "no such checkpoint": ("trainer.resume=/nowhere", None, ["trainer.resume=/nowhere", "auto"]),
+    "an empty checkpoint": ("trainer.resume=empty", subfolder("empty"), ["empty", "checkpoint"]),
+    "a file for a folder": ("run.dir=taken", raw("taken", b""), ["run.dir=taken", "not a folder"]),
+    # the data
+    "no such file": ("data.train=nowhere.jsonl", None, ["nowhere.jsonl"]),
+    "no rows": (DATA, rows(good=0), ["data.jsonl", "no rows"]),
+    "no answer": (DATA, rows({"id": "x", "problem": "?"}), ["data.jsonl", "line 1", "answer"]),
+    "broken JSON": (DATA, rows("{broken"), ["data.jsonl", "line 1"]),
+    "not UTF-8": (
+        DATA,
+        raw("data.jsonl", b'{"problem": "\xff\xfe"}\n'),
+        ["data.jsonl", "line 1", "utf-8"],
+    ),
+    "the same id twice": (DATA, rows(problem(0)), ["data.jsonl", "line 2", "duplicate id 'p0'"]),
+    "too few rows": (DATA, rows(good=1), ["4 prompts a step", "only 1"]),
+    "no parquet": ("data.train=d.parquet", raw("d.parquet", b"text"), ["d.parquet"]),
+    "no columns": ("data.train=d.csv", raw("d.csv", b"a,b\n1,2\n"), ["d.csv", "problem"]),
+    "a long prompt": (
+        [DATA, "data.overlong_prompts=error"],
+        rows(problem(9, problem="x" * 500)),
+        ["p9", "64"],
+    ),
+    "only long prompts": (
+        [DATA, "data.max_prompt_tokens=2"],
+        rows(),
+        ["6 of 6 prompts", "max_prompt_tokens"],
+    ),
+    "no such template": ("data.template=boxd", None, ["template 'boxd'", "answer_line"]),
+    # the model
+    "no such model": ("model.path=./nowhere", None, ["./nowhere", "no such folder"]),
+    "a folder without a model": ("model.path=empty", subfolder("empty"), ["empty", "config.json"]),
+    "no weights": (MODEL, model_without("model.safetensors"), ["model", "safetensors"]),
+    "broken settings": (MODEL, model_with("config.json", "{"), ["model", "config"]),
+    "no tokenizer": (
+        MODEL,
+        model_without("tokenizer.json", "tokenizer_config.json"),
+        ["model", "tokenizer"],
+    ),
+    "no chat template": (MODEL, model_without("chat_template.jinja"), ["model", "chat template"]),
+    "pickled weights": (MODEL, pickled(tensors), ["pytorch_model.bin", "model.allow_pickle=true"]),
+    "pickled code": (
+        [MODEL, "model.allow_pickle=true"],
+        pickled(code),
+        ["pytorch_model.bin", "more than tensors"],
+    ),
+    # other commands
+    "no such command": (["!", "trian"], None, ["no command 'trian'", "train"]),
+    "nothing to evaluate": (["!", "eval"], None, ["model=<folder"]),
+    "no run to plot": (["!", "plot", "training", "nowhere"], None, ["nowhere"]),
+    "no tokens to replay": (["!", "replay", "empty"], subfolder("empty"), ["dump_tokens_every"]),
+    "no such problems": (["!", "data", "check", "nowhere.jsonl"], None, ["nowhere.jsonl"]),
+    "no such token": (["!", "explain", "logp=x"], None, ["logp=x"]),
+}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_bad_input_is_told_in_words(case, untrained, tmp_path):
-    overrides, fragments = case(tmp_path, untrained())
-    if not any(o.startswith("model.path") for o in overrides):
-        overrides.append(f"model.path={untrained()}")
-    done = train(tmp_path, *overrides)
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
+@pytest.fixture(scope="module")
+def host():
+    with Host() as host:
+        yield host
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_told_in_words(case, host, untrained, tmp_path, monkeypatch, capsys):
+    given, make, fragments = CASES[case]
+    monkeypatch.chdir(tmp_path)
+    # One process group for all cases: a process can make it once.
+    monkeypatch.setattr(train, "run", partial(train.run, host=host))
+    if make is not None:
+        make(tmp_path, untrained())
+    given = [given] if isinstance(given, str) else given
+    if given[0] == "!":
+        command = given[1:]
+    else:
+        keys = {override.split("=")[0].lstrip("+") for override in given}
+        settings = [f"model.path={untrained()}", *SMALL]
+        command = ["train", *(s for s in settings if s.split("=")[0] not in keys), *given]
+    assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
     for fragment in fragments:
-        assert fragment in done.stderr
+        assert fragment in told, told
+    assert Runs.ran == []
 
 
-def test_long_prompts_are_dropped_and_counted_and_equal_groups_warned_of(untrained, tmp_path):
+def test_there_are_enough_kinds():
+    assert len(CASES) >= 40
+
+
+def test_long_prompts_are_dropped_and_counted_and_equal_groups_warned_of(
+    host, untrained, tmp_path, monkeypatch, capsys
+):
     rows = [problem(0, problem="x" * 500), *map(problem, range(1, 6))]
     write(tmp_path / "data.jsonl", rows)
-    done = train(tmp_path, "data.train=data.jsonl", f"model.path={untrained()}")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "dropped 1 prompts longer than 64 tokens" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "run", partial(train.run, host=host))
+    command = ["train", *SMALL, "data.train=data.jsonl", f"model.path={untrained()}"]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    assert "dropped 1 prompts longer than 64 tokens" in told
     # The untrained policy answers nothing: every reward is 0.
-    assert "rewards of every group are equal" in " ".join(done.stdout.split())
+    assert "rewards of every group are equal" in " ".join(told.split())
     line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert line["reward/zero_std_groups"] == line["rollout/groups"] == 4
     assert json.loads((tmp_path / "run/run.json").read_text())["dropped_prompts"] == 1

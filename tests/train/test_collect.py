@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from bandpo import train
 from bandpo.reward import Score
 from bandpo.rollout.judge import JudgedGroup
 from bandpo.train import collect
@@ -19,21 +18,21 @@ def judged(name: str, spread: bool) -> JudgedGroup:
 
 
 @pytest.fixture
-def job(monkeypatch):
+def job():
     """A job whose rollouts are the batches in `job.coming`; `job.drawn` counts them."""
     job = SimpleNamespace(
         config=SimpleNamespace(rollout=SimpleNamespace(filter_groups=True, max_refills=3)),
         rollout_ranks=SimpleNamespace(any=lambda here: here),
         tracker=SimpleNamespace(say=lambda text: job.said.append(text)),
-        **{"engine": None, "reward": None, "sampling": None, "said": [], "drawn": 0},
+        **{"said": [], "drawn": 0},
         next_prompts=lambda step: None,
     )
 
-    def rollout(*_):
+    def rollout(prompts):
         job.drawn += 1
         return [judged(f"{job.drawn}{i}", spread) for i, spread in enumerate(job.coming.pop(0))]
 
-    monkeypatch.setattr(train, "rollout", rollout)
+    job.rollout = rollout
     return job
 
 

@@ -1,0 +1,123 @@
+"""Alarms over a run's metrics: values that a configuration composes into a list."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bandpo.errors import RunHalted, UserError
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Alarm(ABC):
+    """Goes off when a metric has been wrong for `steps` steps in a row, and warns or stops the run.
+
+    A value that is not finite is always wrong. Raises UserError for fewer than one step and for
+    another action than `warn` or `stop`.
+    """
+
+    metric: str
+    limit: float
+    steps: int = 1
+    action: Literal["warn", "stop"] = "warn"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"an alarm on {self.metric} needs steps >= 1, not {self.steps}")
+        if self.action not in ("warn", "stop"):
+            raise UserError(f"an alarm on {self.metric} can warn or stop, not {self.action!r}")
+        if not math.isfinite(self.limit):
+            raise UserError(f"an alarm on {self.metric} needs a finite limit, not {self.limit}")
+
+    @abstractmethod
+    def is_right(self, value: float) -> bool:
+        """Whether a value is as it should be; false for NaN."""
+
+    @abstractmethod
+    def wrong(self) -> str:
+        """What is wrong, in words that go with a metric: `is below 0.1`."""
+
+    def heard(self, history: Sequence[Metrics]) -> str | None:
+        """What it says after the last of these steps; steps without the metric are passed over."""
+        values = [step[self.metric] for step in history if self.metric in step]
+        last = values[-self.steps :]
+        if len(last) < self.steps or any(self.is_right(v) and math.isfinite(v) for v in last):
+            return None
+        duration = f" for {self.steps} steps" if self.steps > 1 else ""
+        return f"{self.metric} {self.wrong()}{duration} (now {last[-1]:.4g})"
+
+
+@dataclass(frozen=True)
+class Below(Alarm):
+    """`metric` < `limit`: an entropy that collapses."""
+
+    def is_right(self, value: float) -> bool:
+        return value >= self.limit
+
+    def wrong(self) -> str:
+        return f"is below {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Above(Alarm):
+    """`metric` > `limit`: a divergence or a mismatch that grows."""
+
+    def is_right(self, value: float) -> bool:
+        return value <= self.limit
+
+    def wrong(self) -> str:
+        return f"is above {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class StuckAt(Alarm):
+    """`metric` = `limit`: a reward that stays 0, a clip fraction that never leaves 0."""
+
+    def is_right(self, value: float) -> bool:
+        return value != self.limit
+
+    def wrong(self) -> str:
+        return f"is {self.limit:g}"
+
+
+class AlarmPanel:
+    """The alarms of a run, with the metrics of the steps that they look back on."""
+
+    def __init__(
+        self, alarms: Iterable[Alarm], past: Iterable[Metrics], say: Callable[[str], None]
+    ) -> None:
+        """`past` are the steps before a resumed run goes on: it hears what it would have heard."""
+        self._alarms, self._say = tuple(alarms), say
+        self._longest = 1 + max((alarm.steps for alarm in self._alarms), default=0)
+        self._history = list(past)
+
+    def check(self, step: int, metrics: Metrics) -> None:
+        """Warns when an alarm goes off, once until it has been silent.
+
+        Raises RunHalted to stop, and for a metric that the step should have and has not.
+        """
+        before, self._history = self._history, [*self._history, metrics]
+        stops = []
+        for alarm in self._alarms:
+            if alarm.metric not in metrics and _is_complete(metrics, alarm.metric):
+                raise RunHalted(
+                    f"alarms: step {step} has no metric {alarm.metric!r}; metrics.jsonl and "
+                    "docs/run-folder.md have the names"
+                )
+            message = alarm.heard(self._history)
+            if message and alarm.action == "stop":
+                stops.append(message)
+            elif message and not alarm.heard(before):
+                self._say(f"step {step}: alarm: {message}")
+        if stops:
+            raise RunHalted(f"stopped after step {step} by an alarm: {'; '.join(stops)}")
+
+
+def _is_complete(metrics: Metrics, name: str) -> bool:
+    """Evaluations are not made at every step, and a step without updates measures little."""
+    return not name.startswith("eval/") and metrics.get("learn/updates", 0.0) > 0

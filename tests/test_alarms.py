@@ -1,0 +1,75 @@
+"""Alarms go off when they should, once, and stop the run where they are told to."""
+
+import math
+
+import pytest
+
+from bandpo.alarms import Above, AlarmPanel, Below, StuckAt
+from bandpo.errors import RunHalted, UserError
+
+
+def panel(*alarms, past=()):
+    said: list[str] = []
+    return AlarmPanel(alarms, past, said.append), said
+
+
+def step(**metrics):
+    return {"learn/updates": 1.0, **metrics}
+
+
+@pytest.mark.parametrize(
+    ("alarm", "values", "at"),
+    [
+        (Below("x", 0.1), [0.5, 0.1, 0.09], 3),
+        (Above("x", 0.2), [0.2, 0.21], 2),
+        (Above("x", 0.2, steps=2), [0.3, 0.1, 0.3, 0.3], 4),
+        (StuckAt("x", 0.0, steps=3), [0.0, 0.0, 0.1, 0.0, 0.0, 0.0], 6),
+        (Below("x", 0.1), [1.0, math.nan], 2),
+        (Above("x", 1.0), [math.inf], 1),
+        (StuckAt("x", 0.0, steps=2), [0.0, math.nan], 2),
+    ],
+)
+def test_an_alarm_goes_off_at_its_step(alarm, values, at):
+    heard = [alarm.heard([{"x": v} for v in values[:n]]) for n in range(1, len(values) + 1)]
+    assert [n for n, message in enumerate(heard, 1) if message] == [at]
+
+
+def test_a_warning_comes_once_until_the_metric_was_right_again():
+    alarms, said = panel(Below("x", 1.0))
+    for number, value in enumerate([2.0, 0.5, 0.4, 2.0, 0.3], 1):
+        alarms.check(number, step(x=value))
+    assert said == [
+        "step 2: alarm: x is below 1 (now 0.5)",
+        "step 5: alarm: x is below 1 (now 0.3)",
+    ]
+
+
+def test_a_stop_names_every_alarm_that_stops():
+    alarms, said = panel(
+        Below("x", 1.0, action="stop"), Above("y", 0.0, action="stop"), Below("x", 1.0)
+    )
+    with pytest.raises(RunHalted, match=r"after step 7 by an alarm: x is below 1.*; y is above 0"):
+        alarms.check(7, step(x=0.0, y=1.0))
+    assert len(said) == 1
+
+
+def test_a_resumed_run_remembers_the_steps_before():
+    past = [{"x": 0.0}, {"x": 0.0}]
+    alarms, _ = panel(StuckAt("x", 0.0, steps=3, action="stop"), past=past)
+    with pytest.raises(RunHalted, match="x is 0 for 3 steps"):
+        alarms.check(3, step(x=0.0))
+    fresh, _ = panel(StuckAt("x", 0.0, steps=3, action="stop"))
+    fresh.check(3, step(x=0.0))
+
+
+def test_a_metric_that_does_not_exist_is_an_error_where_it_should():
+    with pytest.raises(RunHalted, match="step 1 has no metric 'polcy/entropy'"):
+        panel(Below("polcy/entropy", 1.0))[0].check(1, step(x=1.0))
+    panel(Below("eval/a/mean@32", 1.0))[0].check(1, step(x=1.0))  # not evaluated at this step
+    panel(Below("policy/entropy", 1.0))[0].check(1, {"learn/updates": 0.0})  # all were skipped
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"action": "shout"}, {"limit": math.nan}])
+def test_alarms_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(UserError, match="an alarm on x"):
+        Below(**{"metric": "x", "limit": 1.0} | wrong)

@@ -1,0 +1,120 @@
+"""Runs that are stopped, that lose their engine or reward, or whose numbers turn sick."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+SMALL = [
+    *("rollout=hf", "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1"),
+    *("rollout.prompts_per_step=4", "rollout.group_size=2", "rollout.max_tokens=4"),
+    *("learner.updates_per_rollout=2", "eval.benchmarks=[]", "reward=low_bytes"),
+    f"hydra.searchpath=[file://{HERE}/configs]",
+]
+SECRET = "correct-horse-battery"
+
+
+def runs_of(folder: Path, model: Path) -> dict[str, list[str]]:
+    """Every run by its name; they share a process, as the runs of a series do."""
+    alarm = "alarms=[{_target_: bandpo.alarms.Above, metric: ratio/mean, limit: 0.5, action: stop}]"
+    own = {
+        "quiet": [],
+        "stopped": ["trainer.max_hours=1e-6"],
+        "continued": [],
+        "alarm": [alarm, f"tracking.project={SECRET}"],
+        "sick": ["method=sick", "learner.updates_per_rollout=1", "trainer.max_skipped_updates=1"],
+        "mortal": ["rollout=mortal", "reward=fails_once"],
+        "deadly": ["rollout=mortal", "rollout.engine.deaths=3"],
+    }
+    folders = {"continued": "stopped"}
+    runs = {}
+    for name, overrides in own.items():
+        all_of_them = [*SMALL, *overrides, f"model.path={model}"]
+        last = {override.split("=")[0]: override for override in all_of_them}
+        runs[name] = [*last.values(), f"run.dir={folder / folders.get(name, name)}"]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def ended(launch, untrained, tmp_path_factory, pytestconfig):
+    """How each run ended, and the folder of them all."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = runs_of(folder, untrained())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE))
+        patch.setenv("SOME_API_KEY", SECRET)
+        results = launch(HERE / "fault_runs.py", 1, *map(json.dumps, runs.values()))
+    return dict(zip(runs, results, strict=True)), folder
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
+        for line in lines
+    ]
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step_*"))
+
+
+def test_a_run_whose_time_is_up_stops_after_a_step_and_goes_on_from_there(ended):
+    results, folder = ended
+    assert results["quiet"] == results["stopped"] == results["continued"] == {}
+    # After "stopped" the folder held one step; its second part wrote the others.
+    assert metrics_of(folder / "stopped") == metrics_of(folder / "quiet")
+    samples = sorted((folder / "quiet/samples").iterdir())
+    assert len(samples) == 3
+    for path in samples:
+        assert (folder / "stopped/samples" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_alarm_stops_the_run_with_its_metrics_written(ended):
+    results, folder = ended
+    assert "after step 1 by an alarm: ratio/mean is above 0.5" in results["alarm"]["RunHalted"]
+    assert [line["step"] for line in metrics_of(folder / "alarm")][-1] == 1
+    assert not checkpoints(folder / "alarm")
+
+
+def test_secrets_stay_out_of_the_files_of_a_run(ended):
+    _, folder = ended
+    settings = yaml.safe_load((folder / "alarm/config.yaml").read_text())
+    assert settings["tracking"]["project"] == "(hidden)"
+    texts = [p.read_bytes() for p in (folder / "alarm").rglob("*") if p.is_file()]
+    assert texts and not any(SECRET.encode() in text for text in texts)
+
+
+def test_sick_numbers_end_the_run_with_a_bundle_and_the_last_good_checkpoint(ended):
+    results, folder = ended
+    message = results["sick"]["RunHalted"]
+    assert message.startswith("step 3: 1 update(s) in a row were skipped because loss or gradient")
+    assert checkpoints(folder / "sick")[-1] == "step_000002"
+    assert metrics_of(folder / "sick")[-1]["learn/skipped"] == 0.0
+    bundle = folder / "sick/diagnostics/step_000003"
+    assert str(bundle) in message
+    samples = [json.loads(x) for x in (bundle / "samples-rank0.jsonl").read_text().splitlines()]
+    # Of the four prompts' samples those of one are at fault, and no other is blamed.
+    sick = [sample["id"] for sample in samples if sample["sick"]]
+    assert len(samples) == 8 and len(sick) == 2
+    assert sick[0].rpartition("/")[0] == sick[1].rpartition("/")[0]
+    assert {"completion_ids", "rollout_logp", "old_logp", "advantage"} <= samples[0].keys()
+    assert all(name in message for name in sick)
+    assert json.loads((bundle / "update.json").read_text())["refused"]
+    assert len((bundle / "metrics.jsonl").read_text().splitlines()) == 3
+    assert (bundle / "config.yaml").read_bytes() == (folder / "sick/config.yaml").read_bytes()
+    assert "versions" in json.loads((bundle / "run.json").read_text())
+
+
+def test_an_engine_and_a_reward_that_die_are_replaced_and_the_run_is_the_same(ended):
+    results, folder = ended
+    assert results["mortal"] == {}
+    assert metrics_of(folder / "mortal") == metrics_of(folder / "quiet")
+
+
+def test_an_engine_that_dies_again_ends_the_run_with_the_cause(ended):
+    results, _ = ended
+    assert "the engine died a second time" in results["deadly"]["RuntimeError"]
+    assert "the device fell off the bus" in results["deadly"]["cause"]
