@@ -92,6 +92,7 @@ def test_all_problems_are_told_together():
             "method.loss.correction compares with the learner's: leave it out",
         ),
         (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
+        (["trainer.keep_best=eval/other/mean@32"], "no such benchmark is evaluated"),
         (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),
         (["method.delta=abc"], "method=band_kl cannot be built: .*delta must be positive"),
         (["model.dtype=bfloat16"], "made for float32"),

@@ -87,6 +87,8 @@ def test_the_newest_is_found_with_all_that_was_written(folder):
     manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
     assert set(manifest) == {"engine/rank0.pt", "state.json", "config.yaml"}
     assert find_checkpoint(folder.parent, "never", ALONE) == (None, [])
+    named, _ = find_checkpoint(folder.parent / "another", str(folder / "step_000002"), ALONE)
+    assert named.step == 2 and named.folder == (folder / "step_000002").resolve()
 
 
 def truncate(path):
