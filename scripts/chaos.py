@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -80,8 +81,7 @@ SETTINGS = {
         "vLLM, ZeRO 2, 2 ranks", 2, ("rollout=vllm_local", *VLLM, "learner.zero_stage=2")
     ),
 }
-# Which setting and which disturbance a round takes, in turn: lengths without a common divisor, so
-# that all pairs come up.
+# Which setting and which disturbance the rounds take, in turn.
 SETTING_CYCLE = ("hf", "hf2", "hf", "vllm", "hf", "hf", "vllm2")
 DISTURBANCES = ("kill", "term", "truncate", "full disk")
 
@@ -367,9 +367,10 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
 def schedule(
     rounds: int, settings: Sequence[str], disturbances: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """(setting, disturbance) of each round."""
+    """(setting, disturbance) of each round: both in turn, shifted when they would repeat."""
+    period = math.lcm(len(settings), len(disturbances))
     return [
-        (settings[i % len(settings)], disturbances[(i + i // len(settings)) % len(disturbances)])
+        (settings[i % len(settings)], disturbances[(i + i // period) % len(disturbances)])
         for i in range(rounds)
     ]
 
