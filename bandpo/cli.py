@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE  # what a shell says of others that end so
     except KeyboardInterrupt:
         print(f"bandpo {command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -1,6 +1,7 @@
 """Engines with the faults that a weight sync can have in silence, and one for a thread."""
 
 from bandpo.rollout.hf import HFGenerate
+from bandpo.rollout.vllm_local import VLLMLocal
 
 
 class Stale(HFGenerate):
@@ -33,10 +34,10 @@ class InAThread(HFGenerate):
     samples_apart = True
 
 
-class Mortal(HFGenerate):
+class Dies:
     """Dies in its second call, as do those that replace it until there were `deaths`."""
 
-    died = 0
+    died = 0  # of the process
 
     def __init__(self, *arguments, deaths, **settings):
         super().__init__(*arguments, **settings)
@@ -47,6 +48,14 @@ class Mortal(HFGenerate):
         self._calls += 1
         for group in super().generate(prompts, sampling):
             yield group
-            if (self._calls == 2 or Mortal.died) and Mortal.died < self._deaths:
-                Mortal.died += 1
+            if (self._calls == 2 or Dies.died) and Dies.died < self._deaths:
+                Dies.died += 1
                 raise OSError("the device fell off the bus")
+
+
+class Mortal(Dies, HFGenerate):
+    """The fallback engine, which dies."""
+
+
+class MortalVLLM(Dies, VLLMLocal):
+    """vLLM, which dies."""

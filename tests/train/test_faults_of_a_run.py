@@ -16,6 +16,12 @@ SMALL = [
 SECRET = "correct-horse-battery"
 
 
+def overrides_of(folder: Path, model: Path, *own: str) -> list[str]:
+    """Those of a small run, but for its own."""
+    settings = [*SMALL, f"model.path={model}", f"run.dir={folder}", *own]
+    return list({setting.split("=")[0]: setting for setting in settings}.values())
+
+
 def runs_of(folder: Path, model: Path) -> dict[str, list[str]]:
     """Every run by its name; they share a process, as the runs of a series do."""
     alarm = "alarms=[{_target_: bandpo.alarms.Above, metric: ratio/mean, limit: 0.5, action: stop}]"
@@ -29,12 +35,10 @@ def runs_of(folder: Path, model: Path) -> dict[str, list[str]]:
         "deadly": ["rollout=mortal", "rollout.engine.deaths=3"],
     }
     folders = {"continued": "stopped"}
-    runs = {}
-    for name, overrides in own.items():
-        all_of_them = [*SMALL, *overrides, f"model.path={model}"]
-        last = {override.split("=")[0]: override for override in all_of_them}
-        runs[name] = [*last.values(), f"run.dir={folder / folders.get(name, name)}"]
-    return runs
+    return {
+        name: overrides_of(folder / folders.get(name, name), model, *overrides)
+        for name, overrides in own.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +122,17 @@ def test_an_engine_that_dies_again_ends_the_run_with_the_cause(ended):
     results, _ = ended
     assert "the engine died a second time" in results["deadly"]["RuntimeError"]
     assert "the device fell off the bus" in results["deadly"]["cause"]
+
+
+@pytest.mark.slow
+def test_vllm_that_dies_is_replaced_in_the_same_process(launch, untrained, tmp_path, monkeypatch):
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    model = untrained(tied=False)
+    eager = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
+    runs = [
+        overrides_of(tmp_path / "mortal", model, "rollout=mortal_vllm"),
+        overrides_of(tmp_path / "quiet", model, "rollout=vllm_local", *eager),
+    ]
+    assert launch(HERE / "fault_runs.py", 1, *map(json.dumps, runs)) == [{}, {}]
+    assert metrics_of(tmp_path / "mortal") == metrics_of(tmp_path / "quiet")
