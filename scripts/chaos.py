@@ -117,18 +117,17 @@ class Launched:
                     self._seen |= {process, *process.children(recursive=True)}
         return sorted(filter(_is_alive, self._seen), key=lambda process: process.create_time())
 
-    def ranks(self) -> list[psutil.Process]:
-        """The processes that train, in the order of their ranks."""
-        ranks = {}
-        for process in self.alive():
-            with contextlib.suppress(psutil.Error):
-                rank = process.environ().get("RANK", "0")
-                if (
-                    "train" in process.cmdline()
-                    and "torch.distributed.run" not in process.cmdline()
-                ):
-                    ranks.setdefault(int(rank), process)
-        return [ranks[rank] for rank in sorted(ranks)]
+    def role(self, process: psutil.Process) -> str:
+        """What a process of the job is."""
+        try:
+            words = process.cmdline()
+            if any("bandpo.reward.worker" in word for word in words):
+                return "a verifier's worker"
+            if "torch.distributed.run" in words:
+                return "the launcher"
+            return f"rank {process.environ().get('RANK', '0')}"
+        except psutil.Error:
+            return "a process"
 
     def wait(self, timeout: float) -> int:
         """The exit code of the command."""
