@@ -47,7 +47,7 @@ LINGER_S = 10.0
 DISK_MIB, ROOM_KIB = 64, 256
 """Size of the small disk, and what its filling leaves: metrics still fit, a checkpoint does not."""
 RUN = [
-    *(f"trainer.steps={STEPS}", "trainer.checkpoint_every=2", "trainer.keep_checkpoints=3"),
+    *(f"trainer.steps={STEPS}", "trainer.checkpoint_every=1", "trainer.keep_checkpoints=3"),
     *("trainer.sample_every=1", "eval.benchmarks=[]", "run.name=chaos"),
     *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=32"),
     *("learner.updates_per_rollout=2", "learner.lr=1e-3", "data.max_prompt_tokens=64"),
@@ -429,7 +429,7 @@ def page(played: Sequence[Round], seed: int) -> str:
 
 `python scripts/chaos.py --rounds {len(played)} --seed {seed} --table docs/chaos.md`
 
-Each round trains the embedded policy for {STEPS} steps with a checkpoint after every second one,
+Each round trains the embedded policy for {STEPS} steps with a checkpoint after each,
 disturbs the run once, and starts it again with the same command until it is through. In {equal} of
 {len(played)} rounds the end was that of an undisturbed run: final weights and all completions
 bitwise, metrics but for times. After each end no process was left and the run folder opened. The
