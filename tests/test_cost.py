@@ -1,6 +1,7 @@
 """The cost model by hand-computed values, and against the one log that was published."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from bandpo.cost import (
 )
 from bandpo.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 # As the models' own pages and checkpoint indices state them.
 PARAMETERS = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
@@ -91,6 +93,19 @@ def test_fitted_phases_are_the_logs_and_the_others_come_near():
     # Data sheets alone bound the log from below, in every phase.
     ideal = step_seconds(shape, work, log.cluster, PERFECT)
     assert all(ideal[phase] < measured for phase, measured in log.phases.items())
+
+
+def test_the_page_is_in_step_with_the_model(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from document_cost import document
+
+    assert (ROOT / "docs/cost-model.md").read_text() == document()
+
+
+def test_more_ranks_than_groups_are_refused():
+    """As the page says of 1,024 cards."""
+    with pytest.raises(UserError, match=r"256 is not divisible by .*4 × 1024 rank"):
+        config_on(1024)
 
 
 def config_on(ranks: int, *overrides: str) -> Config:

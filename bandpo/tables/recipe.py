@@ -76,6 +76,7 @@ class Recipe(Section):
     models: dict[str, ModelRow] = Field(min_length=1)
     methods: dict[str, MethodRow] = Field(min_length=1, description="The first is compared with.")
     seeds: Seeds = 3
+    expected: str | None = Field(None, description="Published values, relative to the recipe.")
     cluster: str | None = Field(None, description="Cards of a run, such as 8xH200; null: a CPU.")
     launcher: dict[str, Any] | None = Field(
         None, description="hydra `_target_` of a Launcher; null: a process a run."
@@ -123,7 +124,7 @@ def seed_list(seeds: Seeds) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RecipeFolder:
-    """A recipe's folder: recipe.yaml, README.md, and expected.json where values were published."""
+    """A recipe's folder, with recipe.yaml and README.md, and what the former says."""
 
     path: Path
     content: Mapping[str, Any]
@@ -164,12 +165,13 @@ class RecipeFolder:
 
     def expected(self) -> dict[str, Any]:
         """Published values: model → method → benchmark → metric → percent, or null; {}: none."""
-        path = self.path / "expected.json"
-        if not path.exists():
+        name = self.content.get("expected")
+        if name is None:
             return {}
+        path = self.path / name
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["values"]
-        except (ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: no published values: {error!r}") from None
         return values
 

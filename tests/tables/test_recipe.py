@@ -1,14 +1,20 @@
 """Recipe files: what they may say, and what is said of them when they are wrong."""
 
+import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bandpo.cli import main
+from bandpo.config import Config, announced, compose, config_dir
+from bandpo.cost import Cluster
 from bandpo.errors import UserError
 from bandpo.tables.recipe import find_recipe, override_of
-from bandpo.tables.runs import Selection, plan_runs, seeds_of
+from bandpo.tables.runs import Selection, plan_runs, seeds_of, table_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/recipe.yaml"))
@@ -119,14 +125,80 @@ def test_runs_are_models_by_methods_by_seeds_with_folders_of_their_own(tmp_path)
         Selection.of(["delta=3", "seed=9", "model=x"], recipe)
 
 
+def commands_of(page: Path) -> list[list[str]]:
+    """The commands of a page's bash blocks as words."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
 @pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
-def test_every_recipe_composes_and_is_the_command_of_its_readme(folder, tmp_path):
+def test_every_recipe_composes_and_its_readme_has_the_command_of_each_row(folder, tmp_path):
     found = find_recipe(str(folder))
     recipe = found.recipe()
-    runs = plan_runs(recipe, tmp_path, ranks=8 if recipe.cluster else 1)
+    ranks = Cluster.of(recipe.cluster).count if recipe.cluster else 1
+    runs = plan_runs(recipe, tmp_path, ranks=ranks)
     seeds = sum(len(seeds_of(recipe, method)) for method in recipe.methods)
     assert len(runs) == len(recipe.models) * seeds
     assert len({run.folder for run in runs}) == len(runs)
+    commands = commands_of(folder / "README.md")
+    assert ["bandpo", "table", folder.name] in commands
+    with announced(ranks):
+        trained = [
+            table_hash(compose("train", words[2:], Config))
+            for words in commands
+            if words[:2] == ["bandpo", "train"]
+        ]
+    rows = {table_hash(run.config): run.method for run in runs}
+    assert [rows.get(command) for command in trained] == list(recipe.methods)
+    published = found.expected()
+    assert published.keys() <= recipe.models.keys()
+
+
+def test_published_values_are_those_of_the_paper():
+    paper = ROOT.parent / "shared" / "paper" / "table1.json"
+    if not paper.exists():
+        pytest.skip("the paper's table is not at hand")
+    recipe = find_recipe(str(ROOT / "recipes/table1"))
+    ours = recipe.expected()
+    names = {row.overrides["model.path"]: name for name, row in recipe.recipe().models.items()}
+    rows = json.loads(paper.read_text())["rows"]
+    assert len(rows) >= 18
+    for row in rows:
+        method = row["method"].replace("(", "_").replace(")", "")
+        for benchmark, scores in row["scores"].items():
+            mine = ours[names[row["hub_id"]]][method][benchmark]
+            renamed = scores and {"mean@32": scores["mean@32"], "best@32": scores["pass@32"]}
+            assert mine == renamed, (row["hub_id"], method, benchmark)
+
+
+def pairs(tree, key=""):
+    """(key, value) of every leaf below every mapping, keys without what they lie under."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from pairs(value, name)
+    else:
+        yield key, tree
+
+
+def test_numbers_of_the_release_are_stated_once():
+    """Recipes say which protocol they follow, and repeat nothing of it."""
+    configs = config_dir() / "protocol"
+    content = yaml.safe_load((configs / "_release.yaml").read_text())
+    release = {
+        (f"{section}.{key}", str(value))
+        for section, values in content.items()
+        if section != "defaults"
+        for key, value in values.items()
+    }
+    assert {("eval.max_tokens", "4096"), ("rollout.prompts_per_step", "256")} <= release
+    for path in (ROOT / "recipes").rglob("*.yaml"):
+        said = {(key, str(value)) for key, value in pairs(yaml.safe_load(path.read_text()))}
+        assert not said & release, path
+    for name in ("paper32", "release16"):
+        content = yaml.safe_load((configs / f"{name}.yaml").read_text())
+        assert content.keys() == {"defaults", "rollout"}
+        assert content["rollout"].keys() == {"group_size"}
 
 
 def test_table1_is_24_runs_a_seed_with_the_release_protocol(tmp_path):

@@ -23,6 +23,7 @@ title: "Fabricated & 100% <made up>"
 models: {one: {}}
 methods: {grpo: {}, clip_higher: {}, band_kl: {}}
 seeds: 2
+expected: expected.json
 overrides: {trainer.steps: 10, eval.n: 4, eval.benchmarks: [amc23, aime24]}
 """
 EXPECTED = {"one": {"grpo": {"amc23": {"mean@4": 50.0, "best@4": None}, "aime24": None}}}
