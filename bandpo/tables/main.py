@@ -82,6 +82,8 @@ def _table(found: RecipeFolder, recipe: Recipe, arguments: argparse.Namespace, o
     selection = Selection.of(arguments.only or [], recipe)
     ranks = cluster.count if cluster else 1
     runs = plan_runs(recipe, out, selection, arguments.overrides, ranks)
+    if not runs:
+        raise UserError(f"--only {' '.join(arguments.only or [])} leaves no run of {found.name}")
     if not arguments.report:
         rows = plan_rows(recipe, runs, cluster)
         if arguments.plan:
@@ -142,6 +144,10 @@ def _slurm(folder: Path, name: str, rows: Sequence[RowPlan], waiting: Sequence[P
 
 def _launcher(recipe: Recipe, arguments: argparse.Namespace) -> Launcher:
     """The recipe's own where it has one and nothing else was asked for."""
+    if arguments.at_once is not None and arguments.at_once < 1:
+        raise UserError(f"--at-once {arguments.at_once}: at least one run has to go")
+    if arguments.hostfile and not arguments.hostfile.is_file():
+        raise UserError(f"--hostfile {arguments.hostfile}: no such file")
     if recipe.launcher and not (arguments.at_once or arguments.hostfile):
         launcher: Launcher = instantiate(recipe.launcher)
         return launcher

@@ -88,6 +88,9 @@ class Recipe(Section):
         if self.smoke is None:
             raise UserError("this recipe has no `smoke`: nothing says what its small version is")
         smoke = self.smoke
+        unknown = {*smoke.models} - self.models.keys() | {*smoke.methods} - self.methods.keys()
+        if unknown:
+            raise UserError(f"smoke: {', '.join(sorted(unknown))} is no row of the recipe")
         return self.model_copy(
             update={
                 "models": {k: v for k, v in self.models.items() if k in (smoke.models or (k,))},
@@ -192,8 +195,10 @@ def find_recipe(place: str) -> RecipeFolder:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A file over those that it extends."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file over those that it extends; `above` are those that extend it."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: extends itself")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -204,7 +209,7 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return content
     try:
-        merged = OmegaConf.merge(_read(path.parent / str(base)), content)
+        merged = OmegaConf.merge(_read(path.parent / str(base), (*above, path.resolve())), content)
         return OmegaConf.to_container(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None

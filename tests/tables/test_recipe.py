@@ -72,6 +72,7 @@ def test_a_study_is_instantiated_and_run(tmp_path, monkeypatch):
         ),
         ("- a list", ["recipe.yaml", "mapping"]),
         ("a: [", ["recipe.yaml", "cannot be read"]),
+        ("extends: recipe.yaml", ["recipe.yaml", "extends itself"]),
         ("extends: ../nowhere.yaml", ["nowhere.yaml", "cannot be read"]),
         ("_target_: nowhere.Study", ["recipe.yaml", "nowhere"]),
         ("_target_: decimal.Decimal\nbad: 1", ["recipe.yaml", "bad"]),
@@ -88,6 +89,23 @@ def test_a_bad_recipe_is_told_in_words(content, fragments, tmp_path, capsys):
     assert main(["table", str(folder), *([] if "_target_" in content else ["--plan"])]) == 2
     told = capsys.readouterr().err
     assert all(fragment in told for fragment in fragments), told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--only", "method=grpo,seed=1"], "leaves no run"),
+        (["--smoke"], "smoke: dapo is no row"),
+        (["--at-once", "0"], "at least one"),
+        (["--hostfile", "nowhere"], "--hostfile nowhere: no such file"),
+        (["--cluster", "8xQ1"], "such as 8xH200"),
+    ],
+)
+def test_bad_arguments_are_told_in_words(arguments, fragment, tmp_path, capsys):
+    smoke = "smoke: {methods: [dapo]}"
+    folder = written(tmp_path / "few", f"{SMALL}\n{smoke}")
+    assert main(["table", str(folder), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert fragment in capsys.readouterr().err
 
 
 def test_a_study_has_no_plan(tmp_path, capsys):
