@@ -34,8 +34,7 @@ class Rollouts:
 
         `version` tells that of the engine's weights.
         """
-        self._version, self._collect, self._last = version, collect, last
-        self._thread = ThreadPoolExecutor(1, "rollout") if lag else None
+        self._version, self._collect, self._last, self._lag = version, collect, last, lag
         self._coming: Future[list[JudgedGroup]] | None = None
         self._waiting = None if waiting is None else list(waiting)
         self._metrics: dict[str, float] = {}
@@ -57,8 +56,10 @@ class Rollouts:
             for completion in item.group.completions
         ]
         self._metrics = {"rollout/lag": fmean(ages) if ages else 0.0}
-        if self._thread is not None and step < self._last:
-            self._coming = self._thread.submit(self._timed, step + 1)
+        if self._lag and step < self._last:
+            thread = ThreadPoolExecutor(1, "rollout")
+            self._coming = thread.submit(self._timed, step + 1)
+            thread.shutdown(wait=False)  # ends with the rollout
         return judged
 
     def _timed(self, step: int) -> list[JudgedGroup]:

@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 _QUEUED = 2
 _CONNECT_RETRIES = 2
 _CONNECT_TIMEOUT_S = 5.0
-# Lost servers are asked for before every weight sync, which waits at most this long for them.
+# Before every weight sync lost servers have this long to say that they are healthy, and those that
+# are, to show that they are fit: an engine that hangs must not hold up the others.
 _HEALTH_TIMEOUT_S = 2.0
+_FITNESS_TIMEOUT_S = 10.0
 # Below the 5 s after which vLLM closes idle connections: one that is closed while a request is on
 # its way would look like a dead server.
 _KEEPALIVE_S = 2.0
@@ -136,15 +138,23 @@ class ServerPool:
 
     async def readmit(self, faults_of: Callable[[Server], Awaitable[list[str]]]) -> None:
         """Takes lost servers back that are up again and have no faults; they need the weights."""
-        lost = list(self.lost)
-        up = await asyncio.gather(*(server.is_up() for server in lost))
-        for server in (server for server, answers in zip(lost, up, strict=True) if answers):
-            if faults := await faults_of(server):
+
+        async def look_after(server: Server) -> None:
+            if not await server.is_up():
+                return
+            try:
+                async with asyncio.timeout(_FITNESS_TIMEOUT_S):
+                    faults = await faults_of(server)
+            except TimeoutError:
+                faults = ["its engine does not answer"]
+            if faults:
                 self.lost[server] = f"{server.url}: is up again, but {faults[0]}"
                 log.warning("vLLM server still left out: %s", self.lost[server])
             else:
                 del self.lost[server]
                 log.warning("vLLM server in use again: %s", server.url)
+
+        await asyncio.gather(*map(look_after, list(self.lost)))
 
     async def ask(
         self,

@@ -36,6 +36,8 @@ def trained(model, folder, ranks):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # The last step starts no rollout.
+    assert all(line["rollout/overlap_s"] > 0 for line in lines[1:-1])
     timed = ("time/", "throughput/", "rollout/overlap_s")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
