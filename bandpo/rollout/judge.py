@@ -57,7 +57,8 @@ def judged_groups(
 ) -> Iterator[JudgedGroup]:
     """Yields groups as soon as they are judged, in no particular order.
 
-    Raises EngineDied or RewardDied from the error of the one or the other.
+    Without prompts too the engine is asked: it may need this rank for those of others. Raises
+    EngineDied or RewardDied from the error of the one or the other.
     """
     waiting: dict[Future[list[Score]], Group] = {}
 
@@ -65,7 +66,7 @@ def judged_groups(
         with _failing_as(RewardDied):
             return JudgedGroup(waiting.pop(future), tuple(future.result()))
 
-    groups = engine.generate(prompts, sampling) if prompts else iter(())
+    groups = engine.generate(prompts, sampling)
     while (group := _next(groups)) is not None:
         with _failing_as(RewardDied):
             waiting[reward.submit(group)] = group

@@ -52,6 +52,9 @@ def gap() -> float:
 
 
 before = gap()
+# A rank without prompts takes part in those of the other.
+none = list(engine.generate(prompts if rank else [], Sampling(n=3, max_tokens=8)))
+assert len(none) == (len(prompts) if rank else 0)
 with torch.no_grad():
     for parameter in lm.parameters():
         parameter.mul_(1.3)
