@@ -84,7 +84,9 @@ class DeviceExchange:
     """
 
     def __init__(self, model_path: str, backend: Literal["nccl", "ipc"], rank: int) -> None:
-        """Raises UserError without a GPU, or where vLLM has no such transfer."""
+        """Raises UserError for another backend, without a GPU, or where vLLM is too old."""
+        if backend not in ("nccl", "ipc"):
+            raise UserError(f"rollout.engine.transfer={backend} is neither folder, nccl nor ipc")
         if not torch.cuda.is_available():
             raise UserError(
                 f"rollout.engine.transfer={backend} needs an NVIDIA GPU in the learner's process "

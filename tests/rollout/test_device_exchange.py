@@ -12,6 +12,7 @@ import torch
 
 from bandpo.errors import UserError
 from bandpo.rollout import weight_exchange
+from bandpo.rollout.vllm_server import VLLMServer
 from bandpo.rollout.weight_exchange import DeviceExchange
 
 pytest.importorskip("vllm")
@@ -172,6 +173,11 @@ def test_a_stream_that_lost_a_name_is_never_finished(exchange, sent):
     with pytest.raises(RuntimeError, match=r"the weight stream lacks .*layers\.0"):
         made.send(iter(STREAM[1:]), fleet, "run/2")
     assert "/finish_weight_update" not in fleet.paths
+
+
+def test_another_transfer_is_refused():
+    with pytest.raises(UserError, match=r"transfer=rdma is neither folder, nccl nor ipc"):
+        VLLMServer("a/model", urls=["http://127.0.0.1:8000"], transfer="rdma")
 
 
 def test_a_machine_without_a_gpu_is_told_what_to_use(tmp_path):
