@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from bandpo.errors import UserError
-from bandpo.rollout import servers
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.server_check import GENERATE, Requirements, faults_of
 from bandpo.rollout.servers import Server
@@ -345,25 +344,6 @@ def test_a_server_that_came_back_unfit_or_not_at_all_stays_out(url, connect, lm,
         engine.load_weights(weight_stream(lm), 1)
     assert "still left out" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
     assert engine.replicas == 1 and not any(p.startswith("/pause") for p in gone.paths)
-
-
-def test_a_server_whose_engine_hangs_holds_nothing_up(url, connect, lm, caplog, monkeypatch):
-    monkeypatch.setattr(servers, "_FITNESS_TIMEOUT_S", 0.5)
-    hanging = Front(url, hang_up)
-    engine = connect(hanging.url, url)
-    groups(engine)
-    released = threading.Event()
-
-    def hang(path, body, reply):
-        if path == "/is_paused":
-            released.wait(30)
-        return reply
-
-    hanging.spoil = hang
-    with caplog.at_level(logging.WARNING):
-        engine.load_weights(weight_stream(lm), 1)
-    released.set()
-    assert "its engine does not answer" in caplog.text and engine.replicas == 1
 
 
 def test_a_probe_reaches_every_server_however_many(url, connect, monkeypatch):
