@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.utils import instantiate
 from rich.console import Console
 
 from bandpo.cost import CARDS_A_NODE, Cluster
@@ -96,7 +95,7 @@ def _table(found: RecipeFolder, recipe: Recipe, arguments: argparse.Namespace, o
             return _slurm(arguments.slurm, found.name, rows, waiting)
         print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished", flush=True)
         if waiting:
-            _launcher(recipe, arguments)(waiting)
+            _launcher(found, recipe, arguments)(waiting)
     return _report(found, recipe, runs, out)
 
 
@@ -142,14 +141,14 @@ def _slurm(folder: Path, name: str, rows: Sequence[RowPlan], waiting: Sequence[P
     return 0
 
 
-def _launcher(recipe: Recipe, arguments: argparse.Namespace) -> Launcher:
+def _launcher(found: RecipeFolder, recipe: Recipe, arguments: argparse.Namespace) -> Launcher:
     """The recipe's own where it has one and nothing else was asked for."""
     if arguments.at_once is not None and arguments.at_once < 1:
         raise UserError(f"--at-once {arguments.at_once}: at least one run has to go")
     if arguments.hostfile and not arguments.hostfile.is_file():
         raise UserError(f"--hostfile {arguments.hostfile}: no such file")
     if recipe.launcher and not (arguments.at_once or arguments.hostfile):
-        launcher: Launcher = instantiate(recipe.launcher)
+        launcher: Launcher = found.built(recipe.launcher)
         return launcher
     return Processes(at_once=arguments.at_once or 1, hostfile=arguments.hostfile)
 

@@ -146,18 +146,25 @@ class RecipeFolder:
         """The study with `key=value` settings changed; raises UserError for what is wrong."""
         try:
             settings = OmegaConf.merge(self.content, OmegaConf.from_dotlist(list(overrides)))
-            study: Study = instantiate(settings)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the class raises on its settings is the user's
-            cause = error.__cause__ or error
-            raise UserError(f"{self.path / FILE}: {str(cause).splitlines()[0]}") from None
+        except OmegaConfBaseException as error:
+            raise UserError(f"{self.path / FILE}: {str(error).splitlines()[0]}") from None
+        study: Study = self.built(settings)
         if not callable(getattr(study, "run", None)):
             raise UserError(
                 f"{self.path / FILE}: {self.content['_target_']} is no study: it has no "
                 "run(folder, smoke)"
             )
         return study
+
+    def built(self, settings: Any) -> Any:
+        """What a `_target_` of the file names; raises UserError where it cannot be made."""
+        try:
+            return instantiate(settings)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the class raises on its settings is the user's
+            cause = error.__cause__ or error
+            raise UserError(f"{self.path / FILE}: {str(cause).splitlines()[0]}") from None
 
     def recipe(self) -> Recipe:
         """The table; raises UserError with every problem of the file."""

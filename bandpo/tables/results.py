@@ -117,7 +117,7 @@ def late_training(run: PlannedRun) -> dict[str, float]:
 def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
     """Benchmark → samples a problem, of whatever is finished.
 
-    Raises UserError where runs of one table were evaluated with different numbers.
+    Raises UserError where runs of one table were evaluated on different ones.
     """
     found: dict[str, int] = {}
     for cell in cells:
@@ -125,6 +125,11 @@ def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
             for name, summary in summaries.items():
                 if found.setdefault(name, summary.n) != summary.n:
                     raise UserError(f"{name}: n = {found[name]} in one run, {summary.n} in another")
+    for cell in cells:
+        for summaries in cell.evaluations.values():
+            if lacking := found.keys() - summaries.keys():
+                lacks = ", ".join(sorted(lacking))
+                raise UserError(f"{cell.model}, {cell.method} was not evaluated on {lacks}")
     return found
 
 

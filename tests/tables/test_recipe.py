@@ -108,6 +108,13 @@ def test_bad_arguments_are_told_in_words(arguments, fragment, tmp_path, capsys):
     assert fragment in capsys.readouterr().err
 
 
+def test_a_launcher_that_is_none_is_told_in_words(tmp_path, capsys):
+    launcher = "launcher: {_target_: nowhere.Launcher}"
+    folder = written(tmp_path / "few", f"{SMALL}\n{launcher}")
+    assert main(["table", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_a_study_has_no_plan(tmp_path, capsys):
     folder = written(tmp_path / "study", "_target_: decimal.Decimal")
     assert main(["table", str(folder), "--plan", "--at-once", "2"]) == 2

@@ -157,6 +157,14 @@ def test_runs_on_different_problems_are_not_compared(table):
         accuracy_lines(collect(runs), {})
 
 
+def test_runs_on_different_benchmarks_are_not_compared(table):
+    _, _, runs = table
+    other = next(run for run in runs if run.method == "band_kl" and run.seed == 0)
+    finish(other, {"amc23": [1, 2]}, [1.0] * 10)
+    with pytest.raises(UserError, match="band_kl was not evaluated on aime24"):
+        accuracy_lines(collect(runs), {})
+
+
 def test_a_run_of_another_configuration_is_not_taken_for_finished(table):
     folder, out, runs = table
     assert [run.method for run in runs if run.is_finished()] == ["grpo"] * 2 + ["clip_higher"] * 2
