@@ -1,15 +1,20 @@
-"""Groups become samples, samples become minibatches and padded micro-batches."""
+"""Groups become samples, samples become minibatches, ranks' shares and micro-batches."""
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bandpo.types import BatchTotals, Group, TokenBatch
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -36,25 +41,26 @@ class Sample:
         """Makes the policy that sampled it, at the weights it was sampled with, the old policy."""
         self.old_logp, self.rollout_logp = self.rollout_logp, None
 
+    @classmethod
+    def of(cls, group: Group, index: int, advantage: float) -> Sample:
+        """One completion of a group."""
+        completion = group.completions[index]
+        return cls(
+            prompt_ids=group.prompt.token_ids,
+            completion_ids=completion.token_ids,
+            advantage=advantage,
+            rollout_logp=torch.tensor(completion.logprobs, dtype=torch.float32),
+            weight_version=completion.weight_version,
+            id=f"{group.problem.id}/{index}",
+        )
+
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
 def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
     """The completions of a group with their advantages, in order."""
-    return [
-        Sample(
-            prompt_ids=group.prompt.token_ids,
-            completion_ids=completion.token_ids,
-            advantage=float(advantage),
-            rollout_logp=torch.tensor(completion.logprobs, dtype=torch.float32),
-            weight_version=completion.weight_version,
-            id=f"{group.problem.id}/{index}",
-        )
-        for index, (completion, advantage) in enumerate(
-            zip(group.completions, advantages, strict=True)
-        )
-    ]
+    return [Sample.of(group, index, advantage) for index, advantage in enumerate(advantages)]
 
 
 def totals_of(samples: Sequence[Sample]) -> BatchTotals:
@@ -65,71 +71,90 @@ def totals_of(samples: Sequence[Sample]) -> BatchTotals:
     )
 
 
-def minibatches(groups: Sequence[Sequence[Sample]], count: int, seed: str) -> list[list[Sample]]:
+def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[list[T]]:
     """`count` minibatches of whole groups, in an order drawn from the seed.
 
-    Their group counts differ by at most one, so that ranks with as many groups stay in step.
+    Their group counts differ by at most one.
     """
     order = list(range(len(groups)))
     random.Random(seed).shuffle(order)
     return [
-        [sample for index in order[start::count] for sample in groups[index]]
+        [member for index in order[start::count] for member in groups[index]]
         for start in range(count)
     ]
 
 
-def micro_batches(samples: Sequence[Sample], token_budget: int) -> list[list[Sample]]:
-    """Samples of similar length together, at most `token_budget` padded tokens each.
+def sequence_cost(length: int, hidden_size: int) -> float:
+    """Compute of a sequence of n tokens in units of a token's: n·(1 + n/(12·hidden)).
 
-    A sample longer than the budget gets a micro-batch of its own.
+    A transformer layer takes 24·hidden² FLOPs a token in its matrices and, causally, 2·n·hidden in
+    attention.
     """
-    batches: list[list[Sample]] = []
-    longest = 0
-    for sample in sorted(samples, key=len, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
-            batches.append([])
-            longest = len(sample)
-        batches[-1].append(sample)
-    return batches
+    return length * (1 + length / (12 * hidden_size))
+
+
+def deal(costs: Sequence[float], hands: int) -> list[list[int]]:
+    """Indices dealt so that the hands' costs come out near equal: dearest first, to the poorest.
+
+    No hand exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
+    Anomalies, 1969: at most 4/3 of the best possible). The same on every rank.
+    """
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    load = [0.0] * hands
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        poorest = min(range(hands), key=load.__getitem__)
+        dealt[poorest].append(index)
+        load[poorest] += costs[index]
+    return dealt
 
 
 @dataclass(frozen=True)
-class PaddedBatch:
-    """Samples as the network takes them.
+class Batch(ABC):
+    """Samples as the network takes them; subclasses lay the sequences out in rows.
 
-    input_ids, attention_mask   [B, L]: prompt and completion, padded on the right
-    positions, targets, mask    [B, T]: where the hidden state that predicts each completion token
-                                stands, the token, and 1 where there is one
+    input_ids        [rows, L]: prompts and completions
+    states           [B, T]: where, in the hidden states of all rows one after another, the state
+                     stands that predicts each completion token
+    targets, mask    [B, T]: the completion tokens, and 1 where there is one
+    lengths          of the sequences that share a row; empty where each has a row of its own
     """
 
     samples: tuple[Sample, ...]
     input_ids: Tensor
-    attention_mask: Tensor
-    positions: Tensor
+    states: Tensor
     targets: Tensor
     mask: Tensor
+    lengths: tuple[int, ...] = ()
+
+    @staticmethod
+    @abstractmethod
+    def size(lengths: Sequence[int]) -> int:
+        """Tokens that the network computes for sequences of these lengths."""
+
+    @staticmethod
+    @abstractmethod
+    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """(input_ids [rows, L], where in them each sequence starts [B], lengths as above)."""
 
     @classmethod
     def of(
         cls, samples: Sequence[Sample], device: torch.device | str = "cpu", weightless: bool = False
-    ) -> PaddedBatch:
-        """Pads samples; a weightless batch has mask 0 and only keeps ranks in step."""
-        width = max(len(s) for s in samples)
-        length = max(len(s.completion_ids) for s in samples)
-        # What padding holds is never attended to nor scored, so any valid token will do.
-        ids = torch.zeros(len(samples), width, dtype=torch.long)
-        attention = torch.zeros(len(samples), width, dtype=torch.long)
-        mask = torch.zeros(len(samples), length)
-        targets = torch.zeros(len(samples), length, dtype=torch.long)
-        starts = torch.tensor([len(s.prompt_ids) for s in samples])
-        for row, sample in enumerate(samples):
-            ids[row, : len(sample)] = torch.tensor(sample.prompt_ids + sample.completion_ids)
-            attention[row, : len(sample)] = 1
-            targets[row, : len(sample.completion_ids)] = torch.tensor(sample.completion_ids)
-            mask[row, : len(sample.completion_ids)] = 0.0 if weightless else 1.0
-        positions = (starts[:, None] - 1 + torch.arange(length)).clamp(max=width - 1)
-        tensors = (t.to(device) for t in (ids, attention, positions, targets, mask))
-        return cls(tuple(samples), *tensors)
+    ) -> Batch:
+        """Lays samples out; a weightless batch has mask 0 and only keeps ranks in step."""
+        input_ids, starts, lengths = cls.rows([s.prompt_ids + s.completion_ids for s in samples])
+        prompts = torch.tensor([len(s.prompt_ids) for s in samples])
+        counts = torch.tensor([len(s.completion_ids) for s in samples])
+        steps = torch.arange(int(counts.max()))
+        kept = steps < counts[:, None]
+        # Positions without a token may point anywhere: the mask keeps them from being looked at.
+        states = ((starts + prompts - 1)[:, None] + steps).masked_fill(~kept, 0)
+        tokens = torch.tensor(list(chain.from_iterable(s.completion_ids for s in samples)))
+        targets = torch.zeros(kept.shape, dtype=torch.long).masked_scatter(kept, tokens)
+        mask = kept.float() * (0.0 if weightless else 1.0)
+        input_ids, states, targets, mask = (
+            tensor.to(device) for tensor in (input_ids, states, targets, mask)
+        )
+        return cls(tuple(samples), input_ids, states, targets, mask, lengths)
 
     def padded(self, field: str) -> Tensor:
         """A per-token field of the samples as [B, T], 0 where there is no token."""
@@ -156,3 +181,72 @@ class PaddedBatch:
             entropy=self.padded("entropy") if self.has("entropy") else entropy,
             step=step,
         )
+
+
+class PaddedBatch(Batch):
+    """A row a sequence, padded on the right.
+
+    In causal attention nothing looks to the right, so that padding needs no attention mask.
+    """
+
+    @staticmethod
+    def size(lengths: Sequence[int]) -> int:
+        """Every sequence is as long as the longest."""
+        return len(lengths) * max(lengths, default=0)
+
+    @staticmethod
+    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Rows of the longest sequence's length; padding holds token 0."""
+        width = max(map(len, sequences))
+        ids = [[*sequence, *[0] * (width - len(sequence))] for sequence in sequences]
+        return torch.tensor(ids), torch.arange(len(ids)) * width, ()
+
+
+class PackedBatch(Batch):
+    """One row of all sequences, one after another, without padding.
+
+    The network limits attention to each sequence (`bandpo.learner.attention`).
+    """
+
+    @staticmethod
+    def size(lengths: Sequence[int]) -> int:
+        """Nothing but the sequences."""
+        return sum(lengths)
+
+    @staticmethod
+    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """One row."""
+        lengths = tuple(map(len, sequences))
+        starts = [0, *accumulate(lengths)][:-1]
+        row = list(chain.from_iterable(sequences))
+        return torch.tensor([row]), torch.tensor(starts), lengths
+
+
+def micro_batches(
+    samples: Sequence[Sample], token_budget: int, layout: type[Batch]
+) -> list[list[Sample]]:
+    """Samples of similar length together, at most `token_budget` tokens as they are laid out.
+
+    A sample longer than the budget gets a micro-batch of its own.
+    """
+    batches: list[list[Sample]] = []
+    lengths: list[int] = []  # of the last batch
+    for sample in sorted(samples, key=len, reverse=True):
+        lengths.append(len(sample))
+        if not batches or layout.size(lengths) > token_budget:
+            batches.append([])
+            lengths = [len(sample)]
+        batches[-1].append(sample)
+    return batches
+
+
+def split_to(batches: Sequence[list[Sample]], count: int) -> list[list[Sample]]:
+    """The micro-batches, the largest halved until there are `count` or none can be halved."""
+    split = list(batches)
+    while len(split) < count:
+        largest = max(split, key=lambda batch: (len(batch) > 1, sum(map(len, batch))), default=[])
+        if len(largest) < 2:
+            break
+        split.remove(largest)
+        split += [largest[::2], largest[1::2]]
+    return split

@@ -149,10 +149,16 @@ class LearnerConfig(Section):
     max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
     updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
     epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
+    packing: bool = Field(
+        True,
+        description="Sequences of a micro-batch share one row without padding, each attending to "
+        "itself alone; false: a padded row each (quicker with model.attention=eager).",
+        json_schema_extra=ROUNDING,
+    )
     micro_batch_tokens: int = Field(
         16384,
         ge=1,
-        description="Padded tokens of one forward/backward pass on one rank.",
+        description="Tokens, with padding, of one forward/backward pass on one rank.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(

@@ -9,7 +9,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import chain, cycle, islice
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.alarms import AlarmPanel
-from bandpo.batching import Sample, minibatches, samples_of
+from bandpo.batching import Sample, deal, minibatches, samples_of
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -259,22 +260,32 @@ class Job:
         self.sync()
 
     def batches(self, judged: Sequence[JudgedGroup], step: int) -> list[list[Sample]]:
-        """The minibatches of a step's updates: usable groups with their advantages."""
+        """This rank's part of the minibatches of a step's updates.
+
+        `judged` are all ranks' groups: the minibatches are those of one rank, whatever the number
+        of ranks, and each is dealt so that the ranks finish together.
+        """
         usable = [item for item in judged if item.usable]
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.sampling.n)
         advantages = self.advantages(rewards).tolist()
-        groups = [samples_of(item.group, row) for item, row in zip(usable, advantages, strict=True)]
-        for sample in chain.from_iterable(groups):
-            if self.config.rollout.lag and sample.weight_version != self._version:
-                sample.take_behaviour_policy()
+
+        @cache
+        def sample(group: int, index: int) -> Sample:
+            made = Sample.of(usable[group].group, index, advantages[group][index])
+            if self.config.rollout.lag and made.weight_version != self._version:
+                made.take_behaviour_policy()
+            return made
+
         learner = self.config.learner
-        return [
-            batch
-            for epoch in range(learner.epochs_per_rollout)
-            for batch in minibatches(
-                groups, learner.updates_per_rollout, f"{self.config.seed}/{step}/{epoch}"
-            )
-        ]
+        places = [[(i, j) for j in range(self.sampling.n)] for i in range(len(usable))]
+        batches = []
+        for epoch in range(learner.epochs_per_rollout):
+            seed = f"{self.config.seed}/{step}/{epoch}"
+            for members in minibatches(places, learner.updates_per_rollout, seed):
+                costs = [self.learner.cost(usable[i].group.length(j)) for i, j in members]
+                mine = deal(costs, self.ranks.size)[self.ranks.rank]
+                batches.append([sample(*members[k]) for k in mine])
+        return batches
 
     def recorded(self, batches: Sequence[list[Sample]], step: int) -> Iterable[list[Sample]]:
         """The minibatches; every so many steps tokens/ gets what the loss sees of them."""

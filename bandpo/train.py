@@ -32,7 +32,9 @@ def train(job: Job, stops: Stops) -> bool:
         with clock("rollout"):
             judged = rollouts.next(step)
         job.engine.sleep()
-        batches = job.batches(judged, step)
+        with clock("exchange"):
+            everyone = job.ranks.unshare(judged)
+            batches = job.batches(everyone, step)
         with clock("logprob"):
             learner.prepare(batches)
         with clock("learn"):
@@ -41,7 +43,6 @@ def train(job: Job, stops: Stops) -> bool:
             rollouts.settle()
         with clock("sync"):
             probe = job.sync(judged)
-        everyone = [item for part in job.ranks.gather(judged) for item in part]
         metrics = {
             **rollout_metrics(everyone),
             **rollouts.metrics(),

@@ -76,6 +76,10 @@ class Group:
         """The problem that the group answers."""
         return self.prompt.problem
 
+    def length(self, index: int) -> int:
+        """Tokens of the prompt and of one completion together."""
+        return len(self.prompt.token_ids) + len(self.completions[index].token_ids)
+
 
 @dataclass(frozen=True)
 class TokenBatch:

@@ -1,10 +1,21 @@
 """Minibatches and micro-batches: nothing lost, nothing doubled, budgets kept."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandpo.batching import PaddedBatch, Sample, micro_batches, minibatches, totals_of
+from bandpo.batching import (
+    PackedBatch,
+    PaddedBatch,
+    Sample,
+    deal,
+    micro_batches,
+    minibatches,
+    sequence_cost,
+    split_to,
+    totals_of,
+)
 
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=40)
 
@@ -16,14 +27,46 @@ def samples(sizes) -> list[Sample]:
     ]
 
 
-@given(lengths, st.integers(1, 300))
-def test_micro_batches_partition_within_the_budget(sizes, budget):
+def everything(batches):
+    return sorted(sample.advantage for batch in batches for sample in batch)
+
+
+@given(lengths, st.integers(1, 300), st.sampled_from([PaddedBatch, PackedBatch]))
+def test_micro_batches_partition_within_the_budget(sizes, budget, layout):
     all_samples = samples(sizes)
-    batches = micro_batches(all_samples, budget)
-    assert sorted(s.advantage for b in batches for s in b) == [s.advantage for s in all_samples]
+    batches = micro_batches(all_samples, budget, layout)
+    assert everything(batches) == [s.advantage for s in all_samples]
     for batch in batches:
-        padded = len(batch) * max(len(s) for s in batch)
-        assert padded <= budget or len(batch) == 1
+        assert layout.of(batch).input_ids.numel() == layout.size([len(s) for s in batch])
+        assert layout.of(batch).input_ids.numel() <= budget or len(batch) == 1
+
+
+@given(lengths, st.integers(1, 300), st.integers(0, 30))
+def test_splitting_reaches_the_number_of_the_busiest_rank(sizes, budget, more):
+    all_samples = samples(sizes)
+    batches = micro_batches(all_samples, budget, PackedBatch)
+    wanted = len(batches) + more
+    split = split_to(batches, wanted)
+    assert everything(split) == [s.advantage for s in all_samples]
+    assert len(split) == min(wanted, max(len(all_samples), len(batches)))
+    assert all(split)
+
+
+@given(lengths, st.integers(1, 6))
+def test_dealing_leaves_no_rank_far_from_the_mean(sizes, ranks):
+    costs = [sequence_cost(p + 10 * c, 64) for p, c in sizes]
+    hands = deal(costs, ranks)
+    assert sorted(i for hand in hands for i in hand) == list(range(len(costs)))
+    loads = [sum(costs[i] for i in hand) for hand in hands]
+    assert max(loads) <= sum(costs) / ranks + max(costs) * (1 - 1 / ranks) + 1e-6
+    assert (min(loads) > 0) == (len(costs) >= ranks)
+
+
+def test_the_cost_of_a_sequence_is_that_of_its_matrices_and_its_attention():
+    hidden, length = 64, 1000
+    matrices = 24 * hidden**2 * length
+    attention = 2 * hidden * length**2  # causal: half of 4·hidden·length²
+    assert sequence_cost(length, hidden) == pytest.approx((matrices + attention) / 24 / hidden**2)
 
 
 @given(st.integers(1, 30), st.integers(1, 8))
@@ -49,17 +92,18 @@ def test_the_order_depends_on_the_seed_alone():
     assert orders[0] == orders[1] != orders[2]
 
 
-@given(lengths)
-def test_padding_points_at_the_state_before_each_token(sizes):
+@given(lengths, st.sampled_from([PaddedBatch, PackedBatch]))
+def test_states_stand_before_each_token_in_its_own_sequence(sizes, layout):
     all_samples = samples(sizes)
-    batch = PaddedBatch.of(all_samples)
+    batch = layout.of(all_samples)
     assert batch.mask.sum() == totals_of(all_samples).tokens
+    ids = batch.input_ids.flatten()
     for row, sample in enumerate(batch.samples):
-        whole = sample.prompt_ids + sample.completion_ids
         for t, target in enumerate(sample.completion_ids):
-            position = int(batch.positions[row, t])
-            assert whole[position + 1] == target == int(batch.targets[row, t])
-        assert int(batch.attention_mask[row].sum()) == len(sample)
+            state = int(batch.states[row, t])
+            before = (sample.prompt_ids + sample.completion_ids)[: len(sample.prompt_ids) + t]
+            assert tuple(ids[state + 1 - len(before) : state + 1].tolist()) == before
+            assert int(batch.targets[row, t]) == target
     rollout = batch.padded("rollout_logp")
     assert torch.equal(rollout * batch.mask, rollout)
 

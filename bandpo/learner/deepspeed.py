@@ -14,9 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bandpo.batching import PaddedBatch, Sample, micro_batches, totals_of
+from bandpo.batching import (
+    Batch,
+    PackedBatch,
+    PaddedBatch,
+    Sample,
+    micro_batches,
+    sequence_cost,
+    split_to,
+    totals_of,
+)
 from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
+from bandpo.learner.attention import implementation_for, prove_packing
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
@@ -26,6 +36,8 @@ from bandpo.weight_sync import weight_stream
 
 logger = logging.getLogger(__name__)
 
+# Largest difference of a log-probability between a sequence alone and one in company.
+PACKING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 # Keeps a rank without samples in step with the others' collectives; its mask is 0.
 _PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
 
@@ -42,6 +54,8 @@ class UpdateResult:
     loss: float
     grad_norm: float
     lr: float
+    padding_frac: float = 0.0
+    imbalance: float = 0.0
     refused: bool = False
     sick: tuple[str, ...] = ()
 
@@ -69,6 +83,7 @@ class DeepSpeedLearner:
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self.config, self.loss, self.ranks = config, loss, ranks
+        self.layout: type[Batch] = PackedBatch if config.packing else PaddedBatch
         settings = _deepspeed_config(config, model, ranks)
         network = _load_network(model, model_path, temperature, config, settings)
         optimizer = _optimizer(config, network)
@@ -87,11 +102,17 @@ class DeepSpeedLearner:
         self.micro_batch_tokens = config.micro_batch_tokens  # halved where memory does not suffice
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
+        if config.packing:
+            prove_packing(self.logprobs, PACKING_TOLERANCE[model.dtype])
 
     @property
     def lm(self) -> Any:
         """The transformers model inside."""
         return self.engine.module.lm
+
+    def cost(self, length: int) -> float:
+        """What a sequence of so many tokens costs an update, in tokens (`sequence_cost`)."""
+        return sequence_cost(length, self.lm.config.get_text_config().hidden_size)
 
     def score(self, samples: Sequence[Sample]) -> None:
         """Fills in `old_logp` and `entropy` under the current weights."""
@@ -133,13 +154,13 @@ class DeepSpeedLearner:
     @torch.no_grad()
     def _forward(
         self, network: Any, samples: Sequence[Sample]
-    ) -> Iterator[tuple[PaddedBatch, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
         left = dict.fromkeys(samples)
         while True:
             try:
                 for chunk, weightless in self._in_step(list(left)):
                     with self._agreed_on_memory(self._forward_is_local):
-                        batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
+                        batch = self.layout.of(chunk, self.ranks.device, weightless)
                         logp, entropy = _apply(network, batch)
                     if not weightless:
                         yield batch, logp.cpu(), entropy.cpu()
@@ -153,8 +174,9 @@ class DeepSpeedLearner:
 
         ZeRO 2 and 3 communicate in every pass: a rank with fewer would leave the others waiting.
         """
-        mine = micro_batches(samples, self.micro_batch_tokens)
+        mine = micro_batches(samples, self.micro_batch_tokens, self.layout)
         most = int(self.ranks.max(torch.tensor(len(mine), device=self.ranks.device)))
+        mine = split_to(mine, most)
         spare = samples[:1] or [_PLACEHOLDER]
         filler = [([spare[0]], True)] * (most - len(mine))
         return [(batch, False) for batch in mine] + filler
@@ -186,7 +208,7 @@ class DeepSpeedLearner:
             last = index == len(batches) - 1
             self.engine.set_gradient_accumulation_boundary(last)
             with self._agreed_on_memory(self._forward_is_local):
-                batch = PaddedBatch.of(chunk, self.ranks.device, weightless)
+                batch = self.layout.of(chunk, self.ranks.device, weightless)
                 logp, entropy = _apply(self.engine, batch)
                 output = self.loss(batch.token_batch(logp, entropy, step), totals)
                 if not weightless:
@@ -205,14 +227,15 @@ class DeepSpeedLearner:
             if not last:
                 self.engine.step()
         norm = self._step()
+        waste = (self._padding_frac(batches), self._imbalance(samples))
         if math.isfinite(loss) and math.isfinite(norm):
             self.diagnostics.merge(diagnostics)
             for output in outputs:
                 for observe in self.observers:
                     observe(output)
-            return UpdateResult(loss, norm, lr)
+            return UpdateResult(loss, norm, lr, *waste)
         sick = [name for names in self.ranks.gather(self._sick(samples)) for name in names]
-        return UpdateResult(loss, norm, lr, refused=True, sick=tuple(sick))
+        return UpdateResult(loss, norm, lr, *waste, refused=True, sick=tuple(sick))
 
     def _step(self) -> float:
         """Takes the update, or drops gradients that are not finite; returns their global norm.
@@ -233,7 +256,7 @@ class DeepSpeedLearner:
     def _drop_gradients(self) -> None:
         """Forgets what the passes so far have accumulated, with a gradient that is refused."""
         self.engine.set_gradient_accumulation_boundary(True)
-        logp, _ = _apply(self.engine, PaddedBatch.of([_PLACEHOLDER], self.ranks.device, True))
+        logp, _ = _apply(self.engine, self.layout.of([_PLACEHOLDER], self.ranks.device, True))
         self.engine.backward(_poison(logp))
         self._step()
 
@@ -288,9 +311,9 @@ class DeepSpeedLearner:
 
         Raises RunHalted where the largest is already a single sample.
         """
-        batches = micro_batches(samples, self.micro_batch_tokens)
+        batches = micro_batches(samples, self.micro_batch_tokens, self.layout)
         longest = max(map(len, samples), default=0)
-        largest = max((len(batch) * max(map(len, batch)) for batch in batches), default=0)
+        largest = max((self.layout.size([*map(len, batch)]) for batch in batches), default=0)
         sizes = torch.tensor([longest, largest], device=self.ranks.device)
         longest, largest = self.ranks.max(sizes).tolist()
         if largest <= longest:
@@ -308,6 +331,20 @@ class DeepSpeedLearner:
             largest,
             self.micro_batch_tokens,
         )
+
+    def _padding_frac(self, batches: Sequence[tuple[list[Sample], bool]]) -> float:
+        """The share of the tokens computed, over all ranks, that belong to no sample."""
+        computed = sum(self.layout.size(list(map(len, chunk))) for chunk, _ in batches)
+        real = sum(sum(map(len, chunk)) for chunk, weightless in batches if not weightless)
+        counts = torch.tensor([real, computed], dtype=torch.float64, device=self.ranks.device)
+        real, computed = self.ranks.sum(counts).tolist()
+        return 1 - real / computed
+
+    def _imbalance(self, samples: Sequence[Sample]) -> float:
+        """The share of an update for which the ranks wait for the slowest: 1 − mean/max cost."""
+        mine = torch.tensor(sum(self.cost(len(s)) for s in samples), device=self.ranks.device)
+        mean = float(self.ranks.sum(mine.clone())) / self.ranks.size
+        return 1 - mean / float(self.ranks.max(mine))
 
     def _global_totals(self, samples: Sequence[Sample]) -> BatchTotals:
         mine = totals_of(samples)
@@ -392,6 +429,8 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
         "loss/policy": fmean(update.loss for update in taken),
         "grad/norm": fmean(update.grad_norm for update in taken),
         "learn/lr": taken[-1].lr,
+        "learn/padding_frac": fmean(update.padding_frac for update in taken),
+        "learn/imbalance": fmean(update.imbalance for update in taken),
     }
 
 
@@ -408,10 +447,8 @@ def _distinct(batches: Sequence[Sequence[Sample]]) -> list[Sample]:
     return list(dict.fromkeys(sample for batch in batches for sample in batch))
 
 
-def _apply(network: Any, batch: PaddedBatch) -> tuple[Tensor, Tensor]:
-    return network(
-        batch.input_ids, batch.attention_mask, batch.positions, batch.targets, batch.mask
-    )
+def _apply(network: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    return network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
 
 
 def _load_network(
@@ -432,7 +469,7 @@ def _load_network(
     lm = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, model.dtype),
-        attn_implementation=model.attention,
+        attn_implementation=implementation_for(model.attention, config.packing),
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bandpo.learner.attention import packed_arguments
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -102,7 +104,7 @@ class LogprobHead(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """A causal language model as the learner sees it: padded sequences in, token values out."""
+    """A causal language model as the learner sees it: sequences in, token values out."""
 
     def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
         super().__init__()
@@ -114,24 +116,25 @@ class PolicyNetwork(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
-        positions: Tensor,
+        states: Tensor,
         targets: Tensor,
         mask: Tensor,
+        lengths: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
 
-        input_ids, attention_mask [B, L]; positions, targets, mask [B, T] as in PaddedBatch.
-        Hidden states of prompt and padding never reach the head.
+        The arguments are those of `bandpo.batching.Batch`. Hidden states of prompt and padding
+        never reach the head.
         """
-        states = self.lm.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        packed = packed_arguments(self.lm.config._attn_implementation, lengths, input_ids.device)
+        hidden = self.lm.base_model(
+            input_ids=input_ids, use_cache=False, **packed
+        ).last_hidden_state.flatten(0, 1)
         # A batch without tokens scores one position all the same: the ranks' collectives match.
         kept = mask.bool() if bool(mask.any()) else torch.ones_like(mask, dtype=torch.bool)
-        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
-        chosen = states[rows[kept], positions[kept]]
-        logp, entropy = self.lm.get_output_embeddings()(chosen, targets[kept])
+        logp, entropy = self.lm.get_output_embeddings()(
+            hidden.index_select(0, states[kept]), targets[kept]
+        )
         out = torch.zeros(2, *mask.shape, device=logp.device)
         return (
             out[0].masked_scatter(kept, logp),

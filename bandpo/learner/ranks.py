@@ -49,6 +49,12 @@ class Ranks:
         """This rank's part of a list that all ranks hold: every size-th item."""
         return list(items[self.rank :: self.size])
 
+    def unshare(self, items: Sequence[T]) -> list[T]:
+        """The list that `share` cut up, whole on every rank."""
+        parts = self.gather(items)
+        rounds = range(max(map(len, parts)))
+        return [part[index] for index in rounds for part in parts if index < len(part)]
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks, on every rank."""
         if self.size == 1:

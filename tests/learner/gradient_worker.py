@@ -1,4 +1,4 @@
-"""Loss and gradient of one optimizer update, for ZeRO 0 to 3 and two micro-batch sizes.
+"""Loss and gradient of one optimizer update, for ZeRO 0 to 3, micro-batch sizes and layouts.
 
 Arguments: folder of a policy, file for the results, share (`even` or `uneven`) of samples a rank.
 """
@@ -19,30 +19,49 @@ samples = make_samples()
 # Uneven: the second rank is left with one sample, and with fewer micro-batches.
 uneven = (samples[:-1], samples[-1:])
 mine = uneven[ranks.rank] if share == "uneven" else ranks.share(samples)
-results = {}
-for stage in (0, 1, 2, 3):
-    for budget in (32, 4096):
-        config = LearnerConfig(
-            zero_stage=stage, lr=1e-3, micro_batch_tokens=budget, logits_chunk=7, max_grad_norm=0
-        )
-        learner = DeepSpeedLearner(
-            config, ModelConfig(path=folder), folder, LOSS, ranks, TEMPERATURE
-        )
-        unscored = ranks.share(make_samples())
-        for sample in unscored:
-            sample.old_logp = sample.entropy = sample.ref_logp = None
-        learner.prepare([[], unscored])
-        scored = [(s.old_logp, s.ref_logp, s.entropy) for s in unscored]
-        gradients = {}
+SETTINGS = [
+    # (ZeRO stage, micro-batch tokens, packing, attention, gradient checkpointing)
+    *((stage, budget, True, "sdpa", False) for stage in (0, 1, 2, 3) for budget in (32, 4096)),
+    *((0, budget, False, "sdpa", False) for budget in (32, 4096)),
+    *((0, 4096, packing, "eager", False) for packing in (True, False)),
+    *((stage, 4096, True, "sdpa", True) for stage in (0, 3)),
+]
 
-        def capture(learner=learner, gradients=gradients):
-            if learner.engine.is_gradient_accumulation_boundary():
-                for name, parameter in learner.lm.named_parameters():
-                    gradients[name] = safe_get_full_grad(parameter).clone()
 
-        learner.engine.step = capture
-        loss = learner.update(mine, step=0).loss
-        results[f"{stage}/{budget}"] = {"loss": loss, "gradients": gradients, "scored": scored}
+def update(stage, budget, packing, attention, checkpointing):
+    config = LearnerConfig(
+        zero_stage=stage,
+        lr=1e-3,
+        packing=packing,
+        micro_batch_tokens=budget,
+        logits_chunk=7,
+        max_grad_norm=0,
+    )
+    model = ModelConfig(path=folder, attention=attention, gradient_checkpointing=checkpointing)
+    learner = DeepSpeedLearner(config, model, folder, LOSS, ranks, TEMPERATURE)
+    unscored = ranks.share(make_samples())
+    for sample in unscored:
+        sample.old_logp = sample.entropy = sample.ref_logp = None
+    learner.prepare([[], unscored])
+    gradients = {}
+
+    def capture():
+        if learner.engine.is_gradient_accumulation_boundary():
+            for name, parameter in learner.lm.named_parameters():
+                gradients[name] = safe_get_full_grad(parameter).clone()
+
+    learner.engine.step = capture
+    result = learner.update(mine, step=0)
+    return {
+        "loss": result.loss,
+        "padding_frac": result.padding_frac,
+        "imbalance": result.imbalance,
+        "gradients": gradients,
+        "scored": [(s.old_logp, s.ref_logp, s.entropy) for s in unscored],
+    }
+
+
+results = {settings: update(*settings) for settings in SETTINGS}
 if ranks.is_first:
     torch.save(results, target)
     print('RESULT {"saved": true}', flush=True)

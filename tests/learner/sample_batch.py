@@ -30,9 +30,10 @@ def make_samples(count: int = 9) -> list[Sample]:
     rng = random.Random(0)
     generator = torch.Generator().manual_seed(0)
     samples = []
-    for _ in range(count):
+    for index in range(count):
         prompt = tuple(rng.randrange(5, 250) for _ in range(rng.randint(2, 9)))
-        answer = tuple(rng.randrange(5, 250) for _ in range(rng.randint(1, 24)))
+        length = 300 if index == 3 else rng.randint(1, 24)  # one is far longer than the others
+        answer = tuple(rng.randrange(5, 250) for _ in range(length))
         # Near the untrained policy's log(1/262), so that some tokens clip and others do not.
         old, ref = -5.57 + 0.3 * torch.randn(2, len(answer), generator=generator)
         sample = Sample(prompt, answer, rng.gauss(0, 1), rollout_logp=old)

@@ -1,4 +1,4 @@
-"""One loss, whatever the split: micro-batches, padding, ranks and ZeRO stages change nothing."""
+"""One loss, whatever the split: micro-batches, packing, ranks and ZeRO stages change nothing."""
 
 from pathlib import Path
 
@@ -48,10 +48,19 @@ def test_loss_and_gradients_do_not_depend_on_the_split(
     target = tmp_path / "results.pt"
     launch(WORKER, ranks, str(untrained()), str(target), share)
     results = torch.load(target)
-    assert len(results) == 8
+    assert len(results) == 14
     loss, gradients, logps = expected
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
     for split, found in results.items():
+        packing, alone = split[2], ranks == 1 or share == "even"
+        # Packed rows hold nothing but samples; padding to the longest of them would be most of it.
+        if split[1] == 4096 and alone:
+            assert (found["padding_frac"] == 0) if packing else (found["padding_frac"] > 0.6)
+        assert (
+            found["imbalance"] == pytest.approx(0, abs=1e-9)
+            if ranks == 1
+            else 0.05 < found["imbalance"] < 1
+        )
         assert found["loss"] == pytest.approx(loss, abs=1e-6), split
         # Policy and reference start from the same weights; the first rank's share was kept.
         for (old, ref, entropy), logp in zip(found["scored"], logps[::ranks], strict=True):

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from sample_batch import make_samples
+from transformers import AutoModelForCausalLM
 
+from bandpo.batching import PackedBatch, PaddedBatch
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 
 
@@ -40,19 +43,25 @@ def test_logits_of_more_than_a_chunk_never_exist(monkeypatch):
     assert max(sizes) == 8 and sum(sizes) == 100
 
 
-def test_network_scores_only_completions_and_zeroes_the_rest(untrained):
-    from sample_batch import make_samples
-    from transformers import AutoModelForCausalLM
-
-    from bandpo.batching import PaddedBatch
-
+@pytest.mark.parametrize(
+    ("layout", "attention"),
+    [
+        (PaddedBatch, "sdpa"),
+        (PaddedBatch, "eager"),
+        (PackedBatch, "sdpa"),  # transformers' own, with its block-diagonal mask
+        (PackedBatch, "sdpa_by_sequence"),
+        (PackedBatch, "eager"),
+        (PackedBatch, "flex_attention"),
+    ],
+)
+@torch.no_grad()  # flex attention has no backward pass on a CPU
+def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, attention):
     folder = untrained()
     plain = AutoModelForCausalLM.from_pretrained(folder)
-    network = PolicyNetwork(AutoModelForCausalLM.from_pretrained(folder), 1.0, chunk=5)
-    batch = PaddedBatch.of(make_samples())
-    logp, entropy = network(
-        batch.input_ids, batch.attention_mask, batch.positions, batch.targets, batch.mask
-    )
+    lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
+    network = PolicyNetwork(lm, 1.0, chunk=5)
+    batch = layout.of(make_samples())
+    logp, entropy = network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
     for row, sample in enumerate(batch.samples):
         ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
         table = plain(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
@@ -65,8 +74,6 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained):
 
 
 def test_heads_that_would_be_computed_wrongly_are_refused(untrained):
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(untrained())
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(ValueError, match="soft-capped"):

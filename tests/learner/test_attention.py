@@ -1,0 +1,79 @@
+"""A packed row: each sequence sees itself alone, and a model that breaks this is refused."""
+
+import pytest
+import torch
+from sample_batch import make_samples
+from transformers import AttentionInterface, AutoModelForCausalLM
+
+from bandpo.batching import PackedBatch
+from bandpo.errors import UserError
+from bandpo.learner.attention import (
+    BY_SEQUENCE,
+    implementation_for,
+    packed_arguments,
+    prove_packing,
+    sdpa_by_sequence,
+)
+from bandpo.learner.logprobs import PolicyNetwork
+
+
+def scorer(folder, attention):
+    """Log-probabilities of samples packed into one row."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
+    network = PolicyNetwork(lm, 1.0, chunk=64)
+
+    def logprobs(samples):
+        batch = PackedBatch.of(samples)
+        logp, _ = network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
+        return logp.tolist()
+
+    return logprobs
+
+
+def test_sdpa_alone_is_replaced_and_only_for_packed_rows():
+    assert implementation_for("sdpa", packing=True) == BY_SEQUENCE
+    assert implementation_for("sdpa", packing=False) == "sdpa"
+    assert implementation_for("flash_attention_2", packing=True) == "flash_attention_2"
+
+
+def test_flash_attention_is_told_where_sequences_end():
+    arguments = packed_arguments("flash_attention_2", (3, 1, 4), torch.device("cpu"))
+    assert arguments["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 2, 3]]
+    for side in "qk":
+        assert arguments[f"cu_seq_lens_{side}"].tolist() == [0, 3, 4, 8]
+        assert arguments[f"cu_seq_lens_{side}"].dtype == torch.int32
+        assert arguments[f"max_length_{side}"] == 4
+    assert packed_arguments("flash_attention_2", (), torch.device("cpu")) == {}
+
+
+def test_a_model_that_keeps_sequences_apart_is_accepted(untrained):
+    prove_packing(scorer(untrained(), BY_SEQUENCE), 1e-5)
+
+
+def test_a_model_that_mixes_sequences_is_refused(untrained):
+    def mixing(*arguments, sequence_lengths=(), **settings):
+        return sdpa_by_sequence(*arguments, **settings)
+
+    AttentionInterface.register("mixing", mixing)
+    with pytest.raises(UserError, match=r"learner\.packing=false"):
+        prove_packing(scorer(untrained(), "mixing"), 1e-5)
+
+
+def test_a_window_shorter_than_a_sequence_is_refused():
+    states = torch.randn(1, 2, 9, 4)
+    module = torch.nn.Module()
+    settings = {"sequence_lengths": (4, 5), "is_causal": True}
+    whole, _ = sdpa_by_sequence(module, states, states, states, None, **settings)
+    wide, _ = sdpa_by_sequence(module, states, states, states, None, sliding_window=5, **settings)
+    assert torch.equal(whole, wide)
+    with pytest.raises(UserError, match="window of 4"):
+        sdpa_by_sequence(module, states, states, states, None, sliding_window=4, **settings)
+
+
+def test_samples_of_one_token_are_sequences_too(untrained):
+    samples = make_samples(3)
+    for sample in samples:
+        sample.prompt_ids, sample.completion_ids = sample.prompt_ids[:1], sample.completion_ids[:1]
+    logprobs = scorer(untrained(), BY_SEQUENCE)
+    alone = [logprobs([sample])[0] for sample in samples]
+    torch.testing.assert_close(torch.tensor(logprobs(samples)), torch.tensor(alone))
