@@ -194,6 +194,11 @@ class TrainerConfig(Section):
     dump_tokens_every: int = Field(
         0, ge=0, description="Steps between parquet dumps of token records for `bandpo replay`."
     )
+    profile: bool = Field(
+        False,
+        description="Trace the second step with torch's profiler into profile/rank0.json.gz.",
+        json_schema_extra=HARMLESS,
+    )
     max_hours: float | None = Field(
         None,
         gt=0.0,

@@ -287,6 +287,12 @@ class Job:
                 batches.append([sample(*members[k]) for k in mine])
         return batches
 
+    @property
+    def trace_file(self) -> Path | None:
+        """Where this rank's profiler trace goes with `trainer.profile`."""
+        wanted = self.config.trainer.profile
+        return self.folder / "profile" / f"rank{self.ranks.rank}.json.gz" if wanted else None
+
     def recorded(self, batches: Sequence[list[Sample]], step: int) -> Iterable[list[Sample]]:
         """The minibatches; every so many steps tokens/ gets what the loss sees of them."""
         every = self.config.trainer.dump_tokens_every

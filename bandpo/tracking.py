@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch.profiler import record_function
 
 from bandpo.errors import UserError
 from bandpo.journal import Journal
@@ -53,7 +54,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         begun = time.perf_counter()
         try:
-            yield
+            with record_function(phase):  # under the phase's name in a profiler's trace
+                yield
         finally:
             spent = time.perf_counter() - begun
             self._seconds[phase] = self._seconds.get(phase, 0.0) + spent

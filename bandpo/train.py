@@ -10,7 +10,8 @@ from bandpo.host import Host
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
 from bandpo.multirun import launch, sweep_of
-from bandpo.plots import plot_training
+from bandpo.plots import plot_timeline, plot_training
+from bandpo.profiling import traced
 from bandpo.rollout.ahead import Rollouts
 from bandpo.rollout.judge import JudgedGroup, rollout_metrics
 from bandpo.stops import Stops
@@ -27,7 +28,7 @@ def train(job: Job, stops: Stops) -> bool:
     job.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
-    for step in range(job.start + 1, trainer.steps + 1):
+    for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
         with clock("rollout"):
             judged = rollouts.next(step)
@@ -117,5 +118,6 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)
         if finished and job.ranks.is_first:
-            figure = plot_training(job.folder)
-            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {figure.relative_to(job.folder)})")
+            figures = (plot_training(job.folder), plot_timeline(job.folder))
+            names = ", ".join(str(figure.relative_to(job.folder)) for figure in figures)
+            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {names})")

@@ -10,7 +10,7 @@ LAYERS = (
     {"config", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
     {"rollout", "learner", "weight_sync"},
-    {"evaluation", "tracking", "embedded", "journal", "model_card", "run_folder"},
+    {"evaluation", "tracking", "embedded", "journal", "model_card", "profiling", "run_folder"},
     {
         "architecture",
         "alarms",

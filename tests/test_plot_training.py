@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bandpo.errors import UserError
-from bandpo.plots import plot_training
+from bandpo.plots import plot_timeline, plot_training
+from bandpo.plots.timeline import phases_of
 from bandpo.plots.training import _evaluations
 
 
@@ -16,6 +17,22 @@ def test_it_is_drawn_with_mean_and_pass_of_all_samples_alone(tmp_path):
     assert _evaluations(lines) == ("eval/b/mean@4", "eval/b/pass@4")
     figure = plot_training(tmp_path)
     assert figure == tmp_path / "plots/training.png"
+    assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
+
+
+def test_the_timeline_accounts_for_the_whole_step(tmp_path):
+    timed = {"time/learn_s": 3.0, "time/rollout_s": 2.0, "time/late_s": 0.5, "time/step_s": 6.0}
+    lines = [{"step": 0}, {"step": 1, **timed}, {"step": 2, "time/step_s": 1.0}]
+    assert phases_of(lines) == {
+        "rollout": [2.0, 0.0],
+        "learn": [3.0, 0.0],
+        "late": [0.5, 0.0],
+        "other": [0.5, 1.0],
+    }
+    lines[1]["rollout/overlap_s"] = 1.5
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    figure = plot_timeline(tmp_path)
+    assert figure == tmp_path / "plots/timeline.png"
     assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 10_000
 
 

@@ -1,4 +1,4 @@
-"""`bandpo plot bounds | training`: the trust regions, and the curves of a run, as figures."""
+"""`bandpo plot bounds | training | timeline`: the trust regions and the curves of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from bandpo.errors import UserError
 from bandpo.methods import ALL, load_methods
 from bandpo.plots.bounds import plot_bounds
+from bandpo.plots.timeline import plot_timeline
 from bandpo.plots.training import plot_training
 
 
@@ -28,9 +29,10 @@ def main(argv: Sequence[str]) -> int:
     )
     bounds.set_defaults(run=_bounds)
 
-    training = commands.add_parser("training", help="plots/training.png of a run")
-    training.add_argument("run_folder", metavar="run", type=Path, help="folder of the run")
-    training.set_defaults(run=lambda arguments: plot_training(arguments.run_folder))
+    for name, plot in (("training", plot_training), ("timeline", plot_timeline)):
+        figure = commands.add_parser(name, help=f"plots/{name}.png of a run")
+        figure.add_argument("run_folder", metavar="run", type=Path, help="folder of the run")
+        figure.set_defaults(run=lambda arguments, plot=plot: plot(arguments.run_folder))
 
     arguments = parser.parse_args(list(argv))
     print(f"written to {arguments.run(arguments)}")

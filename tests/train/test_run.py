@@ -1,5 +1,6 @@
 """`bandpo train` from start to end on the real stack: vLLM, DeepSpeed, and what a run leaves."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -73,7 +74,8 @@ def model(untrained):
 def run(model, tmp_path_factory):
     """A finished run of two steps."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    trained(folder, model, "method=grpo", "tracking.trackers=[tensorboard,wandb]")
+    overrides = ("method=grpo", "tracking.trackers=[tensorboard,wandb]", "trainer.profile=true")
+    trained(folder, model, *overrides)
     return folder
 
 
@@ -85,7 +87,13 @@ def _wandb_without_an_account():
 
 
 def test_a_run_leaves_what_the_documentation_names(run):
-    for name in ("config.yaml", "run.json", "metrics.jsonl", "plots/training.png"):
+    for name in (
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "plots/training.png",
+        "plots/timeline.png",
+    ):
         assert (run / name).stat().st_size > 0, name
     facts = json.loads((run / "run.json").read_text())
     assert facts["engine"] == "vllm" and facts["learner"] == "deepspeed"
@@ -103,6 +111,12 @@ def test_a_run_leaves_what_the_documentation_names(run):
     assert any((run / "wandb").rglob("*.wandb"))
 
 
+def test_the_trace_of_a_step_names_its_phases(run):
+    trace = json.loads(gzip.decompress((run / "profile/rank0.json.gz").read_bytes()))
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"rollout", "exchange", "logprob", "learn", "sync", "_ChunkedLogprobs"} <= names
+
+
 def test_metrics_have_a_line_a_step_and_evaluations_first_and_last(run):
     lines = metrics_of(run)
     assert [line["step"] for line in lines] == [0, 1, 2]
@@ -111,7 +125,8 @@ def test_metrics_have_a_line_a_step_and_evaluations_first_and_last(run):
         assert line["reward/std"] > 0 and line["grad/norm"] > 0
         assert line["mismatch/logprob_abs_max"] < 1e-4
         assert line["sync/probe_logprob_max"] < 1e-4
-        for phase in ("rollout", "logprob", "learn", "sync", "step"):
+        assert line["learn/padding_frac"] == line["learn/imbalance"] == 0  # packed, one rank
+        for phase in ("rollout", "exchange", "logprob", "learn", "sync", "step"):
             assert line[f"time/{phase}_s"] > 0
 
 
