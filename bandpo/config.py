@@ -61,6 +61,11 @@ class ModelConfig(Section):
     attention: str = Field(
         "sdpa", description="transformers' attn_implementation.", json_schema_extra=ROUNDING
     )
+    kernels: Literal["torch", "liger"] = Field(
+        "torch",
+        description="`liger`: its fused norms, rotary embeddings and MLPs (NVIDIA GPUs).",
+        json_schema_extra=ROUNDING,
+    )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations backward.", json_schema_extra=HARMLESS
     )
@@ -137,6 +142,16 @@ class RolloutConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """Low-rank adapters instead of all weights; the reference policy is then the model without."""
+
+    rank: int = Field(0, ge=0, description="Of the adapters; 0 trains all weights.")
+    alpha: int = Field(16, ge=1, description="The adapters' output is scaled by alpha/rank.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Names of the layers that get one, such as [q_proj, v_proj]."
+    )
+
+
 class LearnerConfig(Section):
     """The optimizer side."""
 
@@ -149,6 +164,7 @@ class LearnerConfig(Section):
     max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
     updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
     epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
+    lora: LoraConfig = LoraConfig(rank=0, alpha=16, targets="all-linear")
     packing: bool = Field(
         True,
         description="Sequences of a micro-batch share one row without padding, each attending to "

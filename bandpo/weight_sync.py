@@ -19,7 +19,7 @@ def _layer_of(name: str) -> str:
     return match.group(1) if match else name
 
 
-def _gathered(parameters: list[nn.Parameter]) -> Any:
+def gathered(parameters: list[nn.Parameter]) -> Any:
     """Makes ZeRO-3's shards whole for the duration; a no-op for whole parameters."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
@@ -33,11 +33,26 @@ def weight_stream(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     Collective under ZeRO-3: all ranks must exhaust it. At most one layer is whole at one time.
     A tied head is yielded beside the embedding it shares, since engines that keep two copies
-    would otherwise go on with the old one.
+    would otherwise go on with the old one. LoRA layers are yielded as the weights they amount to.
     """
     named = list(lm.named_parameters(remove_duplicate=False))
     for _, layer in groupby(named, key=lambda item: _layer_of(item[0])):
         members = list(layer)
-        with _gathered(list({id(p): p for _, p in members}.values())):
+        with gathered(list({id(p): p for _, p in members}.values())):
             for name, parameter in members:
-                yield name, parameter.detach()
+                if ".lora_" not in name:
+                    yield _merged(lm, name, parameter)
+
+
+def _merged(lm: Any, name: str, parameter: nn.Parameter) -> tuple[str, Tensor]:
+    """A parameter under its checkpoint name; with its layer's LoRA in it, the layer left alone."""
+    path, _, kind = name.rpartition(".")
+    owner = path.removesuffix(".base_layer")
+    if owner == path:
+        return name, parameter.detach()
+    weight = parameter.detach()
+    if kind == "weight":
+        layer = lm.get_submodule(owner)
+        for adapter in layer.active_adapters:
+            weight = weight + layer.get_delta_weight(adapter).detach()
+    return f"{owner}.{kind}", weight

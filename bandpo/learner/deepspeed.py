@@ -26,7 +26,9 @@ from bandpo.batching import (
 )
 from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
+from bandpo.learner.adapter import add_adapter, save_adapter
 from bandpo.learner.attention import implementation_for, prove_packing
+from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
@@ -95,7 +97,7 @@ class DeepSpeedLearner:
             dist_init_required=False,
         )
         self.reference: Any = None
-        if loss.needs_reference:
+        if loss.needs_reference and not self.has_adapter:
             frozen = _load_network(model, model_path, temperature, config, settings)
             self.reference = _frozen(frozen, config, settings, ranks)
         self.diagnostics = LossDiagnostics(ranks.device)
@@ -109,6 +111,11 @@ class DeepSpeedLearner:
     def lm(self) -> Any:
         """The transformers model inside."""
         return self.engine.module.lm
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter is trained instead of all weights."""
+        return self.config.lora.rank > 0
 
     def cost(self, length: int) -> float:
         """What a sequence of so many tokens costs an update, in tokens (`sequence_cost`)."""
@@ -124,11 +131,25 @@ class DeepSpeedLearner:
 
     def score_reference(self, samples: Sequence[Sample]) -> None:
         """Fills in `ref_logp`; nothing where the loss needs no reference."""
-        if self.reference is None:
+        if not self.loss.needs_reference:
             return
-        for batch, logp, _ in self._forward(self.reference, samples):
-            for row, sample in enumerate(batch.samples):
-                sample.ref_logp = logp[row, : len(sample.completion_ids)]
+        with self._reference_policy() as network:
+            for batch, logp, _ in self._forward(network, samples):
+                for row, sample in enumerate(batch.samples):
+                    sample.ref_logp = logp[row, : len(sample.completion_ids)]
+
+    @contextmanager
+    def _reference_policy(self) -> Iterator[Any]:
+        """The frozen copy, or with an adapter the policy without it, which saves the copy."""
+        if not self.has_adapter:
+            yield self.reference
+            return
+        self.engine.eval()
+        self.lm.disable_adapters()
+        try:
+            yield self.engine
+        finally:
+            self.lm.enable_adapters()
 
     def prepare(self, batches: Sequence[Sequence[Sample]]) -> None:
         """Scores the samples of a schedule of minibatches before its first update.
@@ -371,19 +392,29 @@ class DeepSpeedLearner:
         return weight_stream(self.lm)
 
     def save(self, folder: Path) -> None:
-        """Writes the engine's state (weights, optimizer, schedule) below `folder`.
+        """Writes the engine's state (weights, optimizer, schedule) below `folder`; with LoRA the
+        adapter's, and `adapter/` for peft.
 
         Raises OSError, when all ranks are done, on those that could not write their part.
         """
         with failing_last(self.engine):
-            self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+            self.engine.save_checkpoint(
+                str(folder),
+                tag="engine",
+                save_latest=False,
+                exclude_frozen_parameters=self.has_adapter,
+            )
+        if self.has_adapter:
+            save_adapter(self.lm, folder / "adapter", self.ranks.is_first)
 
     def load(self, folder: Path, saved_ranks: int) -> None:
         """Restores what `saved_ranks` ranks wrote: bitwise by as many, else up to rounding."""
         reshape = saved_ranks != self.ranks.size and self.config.zero_stage > 0
         with loadable(folder / "engine", self.ranks, reshape) as shards:
             self.engine._config.load_universal_checkpoint = reshape
-            loaded, _ = self.engine.load_checkpoint(str(shards.parent), tag=shards.name)
+            loaded, _ = self.engine.load_checkpoint(
+                str(shards.parent), tag=shards.name, load_module_strict=not self.has_adapter
+            )
         if loaded is None:
             raise UserError(
                 f"{folder}/engine cannot be loaded with {self.ranks.size} rank(s) and ZeRO stage "
@@ -474,6 +505,10 @@ def _load_network(
         use_safetensors=True,
     )
     del sharding
+    if model.kernels == "liger":
+        use_liger(lm)
+    if config.lora.rank:
+        add_adapter(lm, config.lora)
     if model.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return PolicyNetwork(lm, temperature, config.logits_chunk)
@@ -515,6 +550,7 @@ def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -
 
 
 def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     settings = {
         "lr": config.lr,
         "betas": config.betas,
@@ -524,8 +560,8 @@ def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
     if config.offload != "none":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(network.parameters(), **settings)
-    return torch.optim.AdamW(network.parameters(), fused=True, **settings)
+        return DeepSpeedCPUAdam(trained, **settings)
+    return torch.optim.AdamW(trained, fused=True, **settings)
 
 
 def _warmup(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:

@@ -44,7 +44,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, targets, normaliser = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # Summed over chunks in float32: bfloat16 would lose what small chunks add.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        # A frozen head (LoRA) needs none.
+        trained = ctx.needs_input_grad[1]
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         for rows in _chunks(len(hidden), ctx.chunk):
             logits = _logits(hidden[rows], weight, ctx.temperature)
             scale = grad_logp[rows, None].float() / ctx.temperature
@@ -52,8 +54,11 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad_logits.scatter_add_(-1, targets[rows, None], scale)
             grad_logits = grad_logits.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
-            grad_weight += grad_logits.T @ hidden[rows]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden[rows]
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _chunks(length: int, chunk: int) -> list[slice]:
