@@ -178,7 +178,7 @@ class LearnerConfig(Section):
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(
-        2048,
+        1024,
         ge=1,
         description="Tokens whose logits exist at one time; peak memory is chunk × V.",
         json_schema_extra=ROUNDING,

