@@ -13,7 +13,7 @@ from torch import Tensor, nn
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
-def _layer_of(name: str) -> str:
+def layer_of(name: str) -> str:
     """The layer a parameter is gathered with: `model.layers.3` for `model.layers.3.mlp…`."""
     match = _LAYER.match(name)
     return match.group(1) if match else name
@@ -36,7 +36,7 @@ def weight_stream(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
     would otherwise go on with the old one. LoRA layers are yielded as the weights they amount to.
     """
     named = list(lm.named_parameters(remove_duplicate=False))
-    for _, layer in groupby(named, key=lambda item: _layer_of(item[0])):
+    for _, layer in groupby(named, key=lambda item: layer_of(item[0])):
         members = list(layer)
         with gathered(list({id(p): p for _, p in members}.values())):
             for name, parameter in members:
