@@ -101,7 +101,7 @@ def check(stage):
         "bytes": sum(file.stat().st_size for file in (place / "engine").iterdir()),
     }
     resumed = make(stage)
-    resumed.load(place)
+    resumed.load(place, ranks.size)
     result["resumed"] = gap(resumed.logprobs(samples), own)
     with torch.enable_grad():
         losses = []
