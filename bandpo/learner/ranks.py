@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import socket
@@ -151,10 +152,28 @@ def _operators_folder() -> Path:
     return cache_dir() / "operators" / environment
 
 
+def _build_operators(folder: Path) -> None:
+    """Builds DeepSpeed's CPU operator, one process at a time.
+
+    PyTorch's own lock is a file, which a process that is killed while it compiles leaves behind:
+    every later one would wait for it forever.
+    """
+    from deepspeed.comm.torch import build_shm_op
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "building").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the process that holds it
+        for left in folder.glob("*/lock"):
+            left.unlink()
+        build_shm_op()
+
+
 def _join(device: torch.device) -> None:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_operators_folder()))
+        own = _operators_folder()
+        if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own)) == str(own):
+            _build_operators(own)
     import deepspeed
 
     if not dist.is_initialized():

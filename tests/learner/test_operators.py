@@ -1,0 +1,25 @@
+"""DeepSpeed's CPU operator is built by one process at a time, and after one that was killed."""
+
+import fcntl
+
+import pytest
+
+from bandpo.learner import ranks
+
+torch_backend = pytest.importorskip("deepspeed.comm.torch")
+
+
+def test_a_lock_that_a_killed_build_left_is_removed(tmp_path, monkeypatch):
+    lock = tmp_path / "operators/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    seen = []
+
+    def build():
+        with (tmp_path / "operators/building").open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append(lock.exists())
+
+    monkeypatch.setattr(torch_backend, "build_shm_op", build)
+    ranks._build_operators(tmp_path / "operators")
+    assert seen == [False]
