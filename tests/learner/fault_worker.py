@@ -14,7 +14,7 @@ from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 
 SETTINGS = [*(("float32", stage) for stage in range(4)), ("bfloat16", 0), ("bfloat16", 2)]
-BUDGET, LIMIT = 100, 70
+BUDGET, LIMIT = 100, 40
 
 
 class NoGradient(torch.autograd.Function):

@@ -15,7 +15,7 @@ from bandpo.learner.ranks import Ranks
 
 folder, target, share = sys.argv[1:]
 ranks = Ranks()
-samples = make_samples()
+samples = make_samples(longest=300)
 # Uneven: the second rank is left with one sample, and with fewer micro-batches.
 uneven = (samples[:-1], samples[-1:])
 mine = uneven[ranks.rank] if share == "uneven" else ranks.share(samples)
@@ -39,7 +39,7 @@ def update(stage, budget, packing, attention, checkpointing):
     )
     model = ModelConfig(path=folder, attention=attention, gradient_checkpointing=checkpointing)
     learner = DeepSpeedLearner(config, model, folder, LOSS, ranks, TEMPERATURE)
-    unscored = ranks.share(make_samples())
+    unscored = ranks.share(make_samples(longest=300))
     for sample in unscored:
         sample.old_logp = sample.entropy = sample.ref_logp = None
     learner.prepare([[], unscored])

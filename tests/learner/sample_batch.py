@@ -25,14 +25,14 @@ LOSS = PolicyLoss(
 )
 
 
-def make_samples(count: int = 9) -> list[Sample]:
-    """The same samples in every process."""
+def make_samples(count: int = 9, longest: int | None = None) -> list[Sample]:
+    """The same samples in every process; one of them may be far longer than the others."""
     rng = random.Random(0)
     generator = torch.Generator().manual_seed(0)
     samples = []
     for index in range(count):
         prompt = tuple(rng.randrange(5, 250) for _ in range(rng.randint(2, 9)))
-        length = 300 if index == 3 else rng.randint(1, 24)  # one is far longer than the others
+        length = longest if longest and index == 3 else rng.randint(1, 24)
         answer = tuple(rng.randrange(5, 250) for _ in range(length))
         # Near the untrained policy's log(1/262), so that some tokens clip and others do not.
         old, ref = -5.57 + 0.3 * torch.randn(2, len(answer), generator=generator)

@@ -16,7 +16,7 @@ def plain_loss_and_gradients(folder: Path):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder)
-    samples = make_samples()
+    samples = make_samples(longest=300)
     total = torch.zeros(())
     logps = []
     for sample in samples:
