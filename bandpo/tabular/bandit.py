@@ -97,23 +97,20 @@ class Bandit:
         return State(
             accuracy=accuracy,
             entropy=_entropy(log_p),
-            correct_entropy=_entropy(correct - correct.logsumexp(-1, keepdim=True)),
             coverage=coverage(correct.exp()),
         )
 
 
 class State(NamedTuple):
-    """Policies in four numbers, each [S].
+    """Policies in three numbers, each [S].
 
-    accuracy         probability of a correct action
-    entropy          of the policy, in nats
-    correct_entropy  of the policy among correct actions alone: what errors are left does not count
-    coverage         expected number of distinct correct actions among 32 samples
+    accuracy  probability of a correct action
+    entropy   of the policy, in nats
+    coverage  expected number of distinct correct actions among 32 samples
     """
 
     accuracy: Tensor
     entropy: Tensor
-    correct_entropy: Tensor
     coverage: Tensor
 
 

@@ -20,6 +20,7 @@ from bandpo.tabular.theory import expected_turn
 Results = Mapping[str, Any]
 # Below this a change of coverage is no tenth of an action.
 LINEAR = 0.01
+LEARNED = 0.99
 
 
 def write_table(results: Results, path: Path) -> None:
@@ -78,7 +79,7 @@ def _setting_lines(name: str, setting: Mapping[str, Any], baseline: str) -> Iter
         yield _row(
             [
                 f"`{method}`",
-                f"{row['rollouts']:.0f}",
+                f"{row['rollouts']:.0f}" if _learned(row) else f"{row['learned']:.0%} learned",
                 f"{entropy['mean']:.3f}",
                 f"{cover['mean']:.2f} {_quantiles(cover['quantiles'])}",
                 *changes,
@@ -97,7 +98,7 @@ def _turn_lines(turns: Mapping[str, Any]) -> Iterable[str]:
     yield (
         "The reach from which on the change is positive, by mean and by median over seeds, with "
         "the 95% interval of the mean's; `below` and `above`: not within the sweep. Expected: for "
-        "one success alone and beside the incumbent's, by bandpo/tabular/theory.py.\n"
+        "one success alone and beside the incumbent's, see docs/tabular.md.\n"
     )
     columns = ("varied", "value", "Δ coverage, mean", "median", "Δ entropy, last", "expected")
     yield _row(columns)
@@ -121,15 +122,15 @@ def _turn_lines(turns: Mapping[str, Any]) -> Iterable[str]:
 
 def _phase_lines(phase: Mapping[str, Any]) -> Iterable[str]:
     yield "\n## Phase diagram: mean Δ coverage by reach\n"
-    yield "In bold where the 95% interval of the mean excludes 0.\n"
+    yield "In bold where the 95% interval of the mean excludes 0; – where not all have learned.\n"
     yield _row(["method", "rare answers at p", *(f"{reach:g}" for reach in phase["reaches"])])
     yield _row(["---"] * (2 + len(phase["reaches"])))
     for curve in sorted(phase["curves"], key=lambda curve: curve["method"]):
         cells = []
         for point in curve["points"]:
             change = point["at_accuracy"]["coverage"]
-            text = _signed(change["change"])
-            cells.append(f"**{text}**" if _certain(change) else text)
+            text = _signed(change["change"]) if _learned(point) else "–"
+            cells.append(f"**{text}**" if _learned(point) and _certain(change) else text)
         yield _row([f"`{curve['method']}`", curve["bandit"], *cells])
 
 
@@ -181,6 +182,11 @@ def _turn(turn: Mapping[str, Any]) -> str:
     return f"{_reach(turn['mean'])} [{_reach(turn['low'])}, {_reach(turn['high'])}]"
 
 
+def _learned(row: Mapping[str, Any]) -> bool:
+    """Whether nearly all policies became as accurate as they are compared at."""
+    return bool(row["learned"] >= LEARNED)
+
+
 def _certain(measure: Mapping[str, Any]) -> bool:
     return not measure["low"] <= 0 <= measure["high"]
 
@@ -197,6 +203,10 @@ def draw_settings(results: Results, path: Path) -> None:
     for axes, (name, setting) in zip(panels, settings.items(), strict=True):
         rows = {m: row for m, row in setting["methods"].items() if m != results["baseline"]}
         for height, row in enumerate(rows.values()):
+            if not _learned(row):
+                share = f"{row['learned']:.0%} learned"
+                axes.text(0, height, share, ha="center", va="center", fontsize=7, color="0.45")
+                continue
             change = row["at_accuracy"]["coverage"]
             low, lower, median, upper, high = change["change_quantiles"]
             axes.plot([low, high], [height] * 2, color="0.6", linewidth=1.2)
@@ -229,14 +239,18 @@ def draw_phase(results: Results, path: Path) -> None:
     norm = SymLogNorm(LINEAR, vmin=-2, vmax=2)
     for method, axes in zip(methods, panels, strict=False):
         curves = [curve for curve in phase["curves"] if curve["method"] == method]
-        cells = [[p["at_accuracy"]["coverage"] for p in curve["points"]] for curve in curves]
+        points = [curve["points"] for curve in curves]
+        cells = [[point["at_accuracy"]["coverage"] for point in row] for row in points]
         values = np.array([[cell["change"] for cell in row] for row in cells])
+        values[[[not _learned(point) for point in row] for row in points]] = np.nan
         axes.imshow(values, cmap="PuOr", norm=norm, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
-            ink = "black" if _certain(cells[i][j]) else "0.55"
-            if abs(value) > 0.5:
+            known = not np.isnan(value)
+            ink = "black" if known and _certain(cells[i][j]) else "0.55"
+            if known and abs(value) > 0.5:
                 ink = "white"
-            axes.text(j, i, _signed(value), ha="center", va="center", fontsize=6.5, color=ink)
+            text = _signed(value) if known else "not learned"
+            axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink)
         axes.set_xticks(range(len(phase["reaches"])), [f"{reach:g}" for reach in phase["reaches"]])
         axes.set_yticks(range(len(curves)), [curve["bandit"] for curve in curves])
         axes.set_title(method, fontsize=10)

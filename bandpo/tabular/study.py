@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-MEASURES = ("entropy", "correct_entropy", "coverage")
+MEASURES = ("entropy", "coverage")
 RESAMPLES = 1000
 NORMAL = 1.96  # half a 95% interval in standard errors
 
@@ -344,13 +344,13 @@ def _reach_metrics(diagnostics: LossDiagnostics) -> dict[str, float]:
 
 
 def _rounded(value: Any) -> Any:
-    """Five digits for floats, plain containers for all else."""
+    """Four digits for floats, plain containers for all else."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return _rounded({"class": type(value).__name__, **fields})
     match value:
         case float():
-            return float(f"{value:.5g}")
+            return float(f"{value:.4g}")
         case Mapping():
             return {str(key): _rounded(inner) for key, inner in value.items()}
         case list() | tuple():

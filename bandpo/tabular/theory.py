@@ -1,4 +1,4 @@
-"""How far one rare success can rise in a rollout, and past whom."""
+"""How far one rare success can rise in a rollout, and past whom: docs/tabular.md derives it."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ def test_a_setting(results):
     grpo, band = (coverage_at(name, BANDIT, SETTING.update, 12) for name in ("grpo", "band_kl"))
     change = (band - grpo).numpy()
     found = rows["band_kl"]["at_accuracy"]["coverage"]
-    assert found["mean"] == pytest.approx(band.mean().item(), rel=1e-5)
-    assert found["change"] == pytest.approx(change.mean(), rel=1e-4)
+    assert found["mean"] == pytest.approx(band.mean().item(), rel=1e-3)
+    assert found["change"] == pytest.approx(change.mean(), rel=1e-3)
     half = 1.96 * change.std(ddof=1) / math.sqrt(20)
-    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=1e-4)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=1e-3)
     assert found["more"] == pytest.approx((change > 0).mean())
-    assert found["change_quantiles"][2] == pytest.approx(statistics.median(change), rel=1e-4)
+    assert found["change_quantiles"][2] == pytest.approx(statistics.median(change), rel=1e-3)
     # The ablation that is canonical clipping is canonical clipping.
     for when in ("at_accuracy", "last"):
         assert rows["canonical"][when]["coverage"] == rows["grpo"][when]["coverage"]
@@ -71,7 +71,7 @@ def test_a_sweep(results):
     update = Update(Sgd(), 4.0, inner=2, group_size=8)
     grpo, band = (coverage_at(name, OTHER, update, 30) for name in ("grpo", "band_kl"))
     point = phase["curves"][1]["points"][2]["at_accuracy"]["coverage"]
-    assert point["change"] == pytest.approx((band - grpo).mean().item(), rel=1e-4)
+    assert point["change"] == pytest.approx((band - grpo).mean().item(), rel=1e-3)
     assert phase["curves"][0]["incumbent"] == pytest.approx(0.1)
     assert phase["curves"][1]["incumbent"] is None
     (curve,) = results["turns"]["radius"]["curves"]
@@ -101,6 +101,10 @@ def test_the_recipe_and_its_results():
     recipe = find_recipe("tabular")
     study = recipe.study()
     assert isinstance(study, Study) and study.phase.methods == "all"
+    written = json.loads((recipe.path / "results" / "results.json").read_text())
+    assert written["study"] == study.described(), "the results are another recipe's"
+    assert written["command"] == "bandpo table tabular" and written["cpu_seconds"] < 600
+    assert (recipe.path / "results" / "table.md").read_text().startswith("# Tabular study")
 
 
 def test_an_impossible_accuracy_is_named():
