@@ -204,6 +204,7 @@ set -e
 mount -t tmpfs -o size=5m tmpfs "$DISK"
 head -c 3500k /dev/zero > "$DISK/filler"
 (until grep -q "could not be written" "$LOG"; do sleep 0.05; done; rm "$DISK/filler") &
+trap "kill $! 2> /dev/null || true" EXIT
 "$@" > "$LOG" 2>&1
 cp -r "$DISK/run" "$KEPT"
 """
