@@ -71,8 +71,8 @@ class Recipe(Section):
     title: str = Field(min_length=1)
     protocol: Literal["paper32", "release16", "small"] | None = Field(
         None,
-        description="A file of configs/protocol: the release's settings with G = 32 or 16, or those "
-        "of a study on CPU cores.",
+        description="A file of configs/protocol: the release's settings with G = 32 or 16, or "
+        "those of a study on CPU cores.",
     )
     overrides: dict[str, Any] = Field({}, description="For every run, over the protocol.")
     models: dict[str, ModelRow] = Field(min_length=1)
