@@ -86,7 +86,7 @@ def find_beginning(config: Config, ranks: Ranks) -> Beginning:
         )
     rounding = list(changed.rounding)
     if state["ranks"] != ranks.size:
-        rounding.append(f"ranks: {state['ranks']} → {ranks.size}")
+        rounding.append(f"ranks: {state['ranks']} → {ranks.size} (they share out minibatches anew)")
     if rounding:
         notes.append(
             "changed since the checkpoint: " + ", ".join(rounding) + "; the run goes on "

@@ -196,6 +196,25 @@ def test_vllm_and_zero_go_on_bitwise_after_sigkill(stage, ranks, tmp_path):
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_another_number_of_ranks_goes_on_and_says_that_it_is_not_bitwise(
+    before, after, fast, tmp_path
+):
+    # One update a step: with more, ranks share out its minibatches in their own way.
+    overrides = [*fast, "learner.zero_stage=2", "learner.updates_per_rollout=1"]
+    trained(tmp_path / "whole", *overrides, ranks=before)
+    killed(tmp_path / "other", 3, *overrides, ranks=before)
+    said = trained(tmp_path / "other", *overrides, ranks=after)
+    assert f"ranks: {before} → {after}" in said and "no longer bitwise" in said
+    found, expected = (record(tmp_path / name)["metrics"] for name in ("other", "whole"))
+    assert found[:3] == expected[:3]
+    assert [line["step"] for line in found] == [0, 1, 2, 3, 4]
+    for here, there in zip(found[3:], expected[3:], strict=True):
+        assert here["reward/mean"] == pytest.approx(there["reward/mean"], abs=1e-6)
+        assert here["grad/norm"] == pytest.approx(there["grad/norm"], rel=1e-4)
+
+
 # --- A disk that is full -----------------------------------------------------------------------
 
 # The run's folder lies on a small file system, filled up until a checkpoint has failed.
