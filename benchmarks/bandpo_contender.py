@@ -14,6 +14,7 @@ from turns import report, wait_for_turn
 
 from bandpo.config import Config, compose
 from bandpo.job import Job
+from bandpo.stops import Stops
 from bandpo.train import train
 
 REWARD = {
@@ -82,7 +83,8 @@ def main() -> None:
                 )
 
         job.next_prompts, job.tracker.log = next_prompts, log
-        train(job)
+        with Stops(job.ranks, None, job.tracker.say, job.started) as stops:
+            train(job, stops)
 
 
 if __name__ == "__main__":

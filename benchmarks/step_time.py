@@ -22,6 +22,7 @@ from results import keep
 
 from bandpo.config import Config, compose
 from bandpo.job import Job
+from bandpo.stops import Stops
 from bandpo.train import train
 
 WARMUP = 2
@@ -91,7 +92,8 @@ def measure(overrides: list[str], steps: int) -> list[dict[str, float]]:
                 log(step, metrics)
 
             job.tracker.log = logged
-            train(job)
+            with Stops(job.ranks, None, job.tracker.say, job.started) as stops:
+                train(job, stops)
     return found
 
 

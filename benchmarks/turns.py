@@ -7,6 +7,7 @@ so that a contender can run in another environment.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -28,9 +29,26 @@ def wait_for_turn() -> None:
 
 def report(figures: Mapping[str, Any]) -> None:
     """In a contender: what the step came to, with the largest memory so far in MiB."""
-    status = Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+    peak = sum(map(peak_mib, family(os.getpid())))
     print(MARK + json.dumps({**figures, "peak_mib": peak}), flush=True)
+
+
+def family(process: int) -> list[int]:
+    """A process and those that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended in the meantime
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    children = [child for child, parent in parents.items() if parent == process]
+    return [process, *(member for child in children for member in family(child))]
+
+
+def peak_mib(process: int) -> float:
+    """The largest resident memory of a process so far."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+        return int(found[1]) / 1024 if found else 0.0
+    return 0.0
 
 
 class Contender:
