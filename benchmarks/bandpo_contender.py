@@ -17,6 +17,7 @@ from bandpo.job import Job
 from bandpo.stops import Stops
 from bandpo.train import train
 
+LEARNER = ("exchange", "logprob", "learn")  # the phases that are no generation and no sync
 REWARD = {
     "_target_": "bandpo.reward.FunctionReward",
     "function": {"_target_": "bandpo_contender.low_bytes", "_partial_": True},
@@ -72,12 +73,12 @@ def main() -> None:
         def log(step, metrics):
             if step:
                 seconds = time.perf_counter() - begun
-                sampling = metrics["time/rollout_s"] + metrics["time/sync_s"]
+                learner = sum(metrics[f"time/{phase}_s"] for phase in LEARNER)
                 given = prompt_tokens["of the step"] * setting["group_size"]
                 report(
                     {
                         "step_s": seconds,
-                        "learner_s": seconds - sampling,
+                        "learner_s": learner,
                         "tokens": metrics["length/tokens"] + given,
                     }
                 )

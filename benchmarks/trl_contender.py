@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 setting = json.loads(sys.argv[1])
@@ -46,6 +47,22 @@ class Trainer(GRPOTrainer):
         self.generation_s += time.perf_counter() - begun
         self.tokens += sum(map(len, result[0])) + sum(map(len, result[1]))
         return result
+
+
+def sync_weights(generation) -> None:
+    """TRL's stream of weights through vLLM's reload.
+
+    TRL hands vLLM a tensor at a time, which fails on a CPU: the layers there have been packed.
+    """
+
+    def weights():
+        for name, parameter in generation._iter_named_params():
+            yield name, parameter.data
+            if name == "model.embed_tokens.weight":  # the tied head is a copy in vLLM
+                yield "lm_head.weight", parameter.data
+
+    generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})
+    generation.llm.reset_prefix_cache()
 
 
 class Turns(TrainerCallback):
@@ -101,4 +118,6 @@ trainer = Trainer(
     processing_class=AutoTokenizer.from_pretrained(setting["model"]),
     callbacks=[Turns()],
 )
+if setting["engine"] == "vllm":
+    trainer.vllm_generation.sync_weights = partial(sync_weights, trainer.vllm_generation)
 trainer.train()
