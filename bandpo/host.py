@@ -28,7 +28,7 @@ class Host:
         self._open = ExitStack()
         self.ranks = self._open.enter_context(Ranks())
         self._open.callback(self._end_engine)
-        # Left first: a vLLM that ends takes the process group with it, over which ranks part.
+        # Left first: ranks part while all that they hold is still alive.
         self._open.enter_context(Neighbours(self.ranks))
         self._engine: RolloutEngine | None = None
         self._made_with: dict[str, Any] = {}

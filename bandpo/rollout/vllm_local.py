@@ -69,6 +69,22 @@ def _untouched_random_state() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _process_group_kept() -> Iterator[None]:
+    """vLLM ends torch's default process group with its engine; in here that is the learner's."""
+    destroy = dist.destroy_process_group
+
+    def destroy_own(group: dist.ProcessGroup | None = None) -> None:
+        if group is not None:
+            destroy(group)
+
+    dist.destroy_process_group = destroy_own
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = destroy
+
+
 class VLLMLocal:
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
@@ -267,7 +283,8 @@ class VLLMLocal:
 
     def close(self) -> None:
         """Ends the engine core."""
-        self._llm.llm_engine.engine_core.shutdown()
+        with _process_group_kept():
+            self._llm.llm_engine.engine_core.shutdown()
 
 
 class _Parts:

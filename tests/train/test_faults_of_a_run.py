@@ -125,7 +125,10 @@ def test_an_engine_that_dies_again_ends_the_run_with_the_cause(ended):
 
 
 @pytest.mark.slow
-def test_vllm_that_dies_is_replaced_in_the_same_process(launch, untrained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_vllm_that_dies_is_replaced_in_the_same_process(
+    ranks, launch, untrained, tmp_path, monkeypatch
+):
     pytest.importorskip("vllm")
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     model = untrained(tied=False)
@@ -134,5 +137,5 @@ def test_vllm_that_dies_is_replaced_in_the_same_process(launch, untrained, tmp_p
         overrides_of(tmp_path / "mortal", model, "rollout=mortal_vllm"),
         overrides_of(tmp_path / "quiet", model, "rollout=vllm_local", *eager),
     ]
-    assert launch(HERE / "fault_runs.py", 1, *map(json.dumps, runs)) == [{}, {}]
+    assert launch(HERE / "fault_runs.py", ranks, *map(json.dumps, runs)) == [{}, {}] * ranks
     assert metrics_of(tmp_path / "mortal") == metrics_of(tmp_path / "quiet")
