@@ -120,7 +120,7 @@ def test_memory_by_hand():
     n = PARAMETERS["Qwen/Qwen2.5-3B-Instruct"]
     assert memory.learner["weights"] == pytest.approx(2 * n / 8 / gib)
     assert memory.learner["optimizer"] == pytest.approx(12 * n / 8 / gib)
-    assert memory.learner["logits"] == pytest.approx(12 * 2048 * 151_936 / gib)
+    assert memory.learner["logits"] == pytest.approx(12 * 1024 * 151_936 / gib)
     kept = 36 * 2048 * 2 + 34 * 2048
     assert memory.learner["activations"] == pytest.approx(16384 * kept / gib)
     assert memory.engine["KV cache"] == pytest.approx(0.6 * 140 - 2 * n / gib)

@@ -22,6 +22,9 @@ from bandpo.rollout.engine import Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
+# On a CPU: tokens of a block of the cache, and the most that the cache may take.
+BLOCK = 128
+MOST_CACHE = 2**30
 
 T = TypeVar("T")
 
@@ -56,7 +59,6 @@ def _prepare_environment(threads: int) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not torch.cuda.is_available():
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
@@ -83,6 +85,20 @@ def _process_group_kept() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group = destroy
+
+
+def _bytes_of_a_token(model_path: str, dtype: str, trust_remote_code: bool) -> int:
+    """Of keys and values of all layers."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        model_path, trust_remote_code=trust_remote_code
+    ).get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    width = getattr(torch, dtype).itemsize
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return 2 * config.num_hidden_layers * kv_heads * size * width
 
 
 class VLLMLocal:
@@ -137,6 +153,9 @@ class VLLMLocal:
             # Per-request seeds crash in chunked prefill on a CPU.
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
+            sequences = max_num_seqs * (max_model_len + BLOCK)  # the last block may be begun
+            needed = sequences * _bytes_of_a_token(model_path, dtype, trust_remote_code)
+            llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")

@@ -25,6 +25,7 @@ from bandpo.evaluation.summary import (
     write_summaries,
 )
 from bandpo.rollout.engine import Sampling
+from bandpo.rollout.judge import RewardDied
 
 
 def lines(folder, name="toy"):
@@ -189,7 +190,7 @@ def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_pat
                 raise RuntimeError("the pool is gone")
             return super().judge(group)
 
-    with pytest.raises(RuntimeError, match="pool is gone"):
+    with pytest.raises(RewardDied, match="pool is gone"):
         run(tmp_path, reward=Failing())
     whole = run(tmp_path / "whole")
     assert run(tmp_path) == whole
