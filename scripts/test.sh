@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types, and the whole test suite, in the environment that scripts/setup.sh makes.
-#   bash scripts/test.sh                 what continuous integration runs
+#   bash scripts/test.sh                 what continuous integration runs, two files at a time
 #   bash scripts/test.sh -m slow         the long tests
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,5 +9,7 @@ bin=${BANDPO_VENV:-.venv}/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-if [ $# -eq 0 ]; then set -- -m "not slow and not gpu"; fi
+if [ $# -eq 0 ]; then
+  set -- -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+fi
 exec "$bin/python" -m pytest "$@"
