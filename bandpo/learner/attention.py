@@ -1,6 +1,6 @@
 """Attention limited to each sequence of a packed row.
 
-Flash attention takes the sequences' lengths. With SDPA each sequence gets a call of its own, which
+Flash attention takes the sequences' lengths. With SDPA neighbours of one length share a call, which
 computes nothing across sequences and needs no mask: a block-diagonal mask over the row costs
 (Σn)² instead of Σn² (benchmarks/packing.py). Other implementations get that mask from transformers,
 which finds the sequences by the restarts of their positions.
@@ -9,6 +9,7 @@ which finds the sequences by the restarts of their positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def sdpa_by_sequence(
 ) -> tuple[Tensor, None]:
     """transformers' SDPA for each sequence alone, causal; query [1, heads, Σn, size] → [1, Σn, …].
 
-    Without lengths every row is a sequence. Raises UserError where a sliding window would have to
-    cut a sequence.
+    Micro-batches are sorted by length, so that calls are as few as there are lengths. Without
+    lengths every row is a sequence. Raises UserError where a sliding window would have to cut one.
     """
     del attention_mask  # transformers makes none for an implementation it does not know
     sdpa = AttentionInterface()["sdpa"]
@@ -69,9 +70,17 @@ def sdpa_by_sequence(
             f"is longer than the model's attention window of {sliding_window}; set "
             "learner.packing=false or model.attention=flash_attention_2"
         )
-    pieces = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
-    outputs = [sdpa(module, *piece, None, **settings)[0] for piece in pieces]
-    return torch.cat(outputs, dim=1), None
+    if not sequence_lengths:
+        return sdpa(module, query, key, value, None, **settings)
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    sizes = [length * count for length, count in runs]
+    pieces = zip(runs, *(t.split(sizes, dim=2) for t in (query, key, value)), strict=True)
+    outputs = []
+    for (length, count), *piece in pieces:
+        # [1, heads, count · length, size] → [count, heads, length, size]
+        rows = [t[0].unflatten(1, (count, length)).transpose(0, 1) for t in piece]
+        outputs.append(sdpa(module, *rows, None, **settings)[0].flatten(0, 1))
+    return torch.cat(outputs)[None], None
 
 
 def prove_packing(
