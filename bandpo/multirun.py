@@ -7,9 +7,12 @@ cannot start; its sweep syntax is kept.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from signal import SIGINT, SIGTERM
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,14 +47,41 @@ def _name(run: Sequence[str], varied: set[str]) -> list[str]:
     return [f"run.name={re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(parts)).replace('=', '_')}"]
 
 
+@contextmanager
+def _handed_on_to(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go to the process; yields those that came."""
+    received: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (SIGINT, SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def launch(sweep: Sequence[Sequence[str]]) -> int:
-    """Runs them in turn, goes on after a failure, and returns the first non-zero exit code."""
+    """Runs them in turn, goes on after a failure, and returns the first non-zero exit code.
+
+    A signal to stop is handed on to the run it meets, which saves and ends; no other is started.
+    """
     failed: list[tuple[int, str]] = []
     for index, overrides in enumerate(sweep, 1):
         print(f"run {index} of {len(sweep)}: bandpo train {' '.join(overrides)}", flush=True)
-        done = subprocess.run([sys.executable, "-m", "bandpo.cli", "train", *overrides])
-        if done.returncode:
-            failed.append((done.returncode, " ".join(overrides)))
+        command = [sys.executable, "-m", "bandpo.cli", "train", *overrides]
+        # A group of its own: Ctrl-C in a terminal reaches the run once, through us.
+        process = subprocess.Popen(command, process_group=0)
+        with _handed_on_to(process) as received:
+            code = process.wait()
+        if code:
+            failed.append((code, " ".join(overrides)))
+        if received:
+            print("the sweep has stopped: the same command goes on with it", file=sys.stderr)
+            break
     for code, overrides in failed:
         print(f"failed with exit code {code}: bandpo train {overrides}", file=sys.stderr)
     return failed[0][0] if failed else 0

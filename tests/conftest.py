@@ -20,6 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole training runs first: what is left for the end is short, and shared out well."""
+    items.sort(key=lambda item: item.path.parent.name != "train")
+
+
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., list[dict[str, Any]]]:
     """Runs a worker script on several ranks; returns what each printed as its last JSON line."""

@@ -1,5 +1,7 @@
 """`-m` makes every combination a run of its own, in a process of its own."""
 
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -25,13 +27,45 @@ def test_without_the_flag_there_is_no_sweep_and_names_given_are_kept():
         sweep_of(["--multirun", "seed=[0"])
 
 
-def test_the_others_run_when_one_fails(monkeypatch, capfd):
-    program = [sys.executable, "-c", "import sys; print(sys.argv); sys.exit('b' in sys.argv)"]
-    original = multirun.subprocess.run
-    monkeypatch.setattr(
-        multirun.subprocess, "run", lambda command: original([*program, command[-1]])
-    )
+@pytest.fixture
+def program(monkeypatch):
+    """Puts a program in the place of `bandpo train`; it gets the last override."""
+    original = subprocess.Popen
+
+    def put(code):
+        monkeypatch.setattr(
+            multirun.subprocess,
+            "Popen",
+            lambda command, **how: original([sys.executable, "-c", code, command[-1]], **how),
+        )
+
+    return put
+
+
+def test_the_others_run_when_one_fails(program, capfd):
+    program("import sys; print(sys.argv); sys.exit('b' in sys.argv)")
     assert launch([["a"], ["b"], ["c"]]) == 1
     shown = capfd.readouterr()
     assert "run 3 of 3" in shown.out
     assert "failed with exit code 1: bandpo train b" in shown.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_run_save_and_starts_no_other(program, capfd, number):
+    """The run takes longer to end than Python's own wait allows after Ctrl-C."""
+    program(
+        "import os, signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)\n"
+        "    print('saved', flush=True)\n"
+        "    sys.exit(0)\n"
+        f"signal.signal({int(number)}, save)\n"
+        f"os.kill(os.getppid(), {int(number)})\n"
+        "time.sleep(60)\n"
+    )
+    before = signal.getsignal(number)
+    assert launch([["a"], ["b"]]) == 0
+    shown = capfd.readouterr()
+    assert "saved" in shown.out and "run 2" not in shown.out
+    assert "the same command goes on" in shown.err
+    assert signal.getsignal(number) is before
