@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import pickle
 import socket
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Literal, Protocol
@@ -103,10 +104,12 @@ class DeviceExchange:
         """Start, one update a bucket, finish."""
         self._connect(fleet)
         fleet.tell("/pause", mode="wait")
-        fleet.tell("/start_weight_update")
+        self._all_are_there(fleet.tell("/start_weight_update"))
         names: set[str] = set()
         for bucket in _buckets(weights):
             names |= {name for name, _ in bucket}
+            # vLLM's broadcast reads on streams of its own, which do not wait for the copies.
+            torch.cuda.current_stream().synchronize()
             self._engine.source = bucket
             self._engine.send_weights()
         self._names = _whole(frozenset(names), self._names)
@@ -131,6 +134,14 @@ class DeviceExchange:
             self._trainer(sizes), client=_Client(fleet, sizes), source=_Bucket()
         )
         self._connected = sizes
+
+    def _all_are_there(self, replies: Sequence[Any]) -> None:
+        """A broadcast to a server that is gone would wait forever, so that none is begun."""
+        if self._backend == "nccl" and len(replies) < len(self._connected or ()):
+            raise UserError(
+                "a vLLM server was lost while the others made ready for new weights; repeat the "
+                "command, a training run goes on from its last checkpoint: restart all servers"
+            )
 
     def _trainer(self, sizes: Mapping[str, int]) -> Any:
         if self._backend == "ipc":
@@ -203,13 +214,15 @@ def _buckets(weights: Weights, bucket_bytes: int = BUCKET_BYTES) -> Iterator[_Bu
 
 
 def _meeting_point(urls: Iterable[str]) -> tuple[str, int]:
-    """This machine's address as the first server sees it, and a free port."""
-    url = next(iter(urls), None)
+    """This machine's address as the servers of other machines, if any, see it, and a free port."""
     host = "127.0.0.1"
-    if url is not None:
+    for url in urls:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((httpx.URL(url).host, 9))  # sends nothing
-            host = probe.getsockname()[0]
+            found = probe.getsockname()[0]
+        if not ipaddress.ip_address(found).is_loopback:
+            host = found
+            break
     with socket.socket() as probe:
         probe.bind(("", 0))
         return host, probe.getsockname()[1]

@@ -30,6 +30,7 @@ class RecordingFleet:
     def __init__(self, sizes, speaks=True):
         self.sizes, self.speaks, self.said = sizes, speaks, []
         self.labels = dict.fromkeys(sizes, "default")
+        self.dies_at = None  # the path at which one of them is lost
 
     def look(self, path):
         if path == "/weight_info":
@@ -41,7 +42,7 @@ class RecordingFleet:
         self.said.append((path, body))
         if path == "/finish_weight_update":
             self.labels = dict.fromkeys(self.sizes, body["weight_version"])
-        return []
+        return [{}] * (len(self.sizes) - (path == self.dies_at))
 
     def tell_each(self, path, bodies):
         self.said.append((path, bodies))
@@ -56,7 +57,11 @@ def sent(monkeypatch):
     """What crosses from GPU to GPU, with every device function of both transfers replaced."""
     sent = []
 
+    copies = SimpleNamespace(done=False)
+
     def broadcast(iterator, group, src, post_iter_func, buffer_size_bytes, num_buffers):
+        assert copies.done, "read on another stream before the copies were made"
+        copies.done = False
         sent.append([name for name, tensor in iterator])
 
     group = SimpleNamespace(destroy=lambda: sent.append("destroyed"))
@@ -66,6 +71,8 @@ def sent(monkeypatch):
     properties = SimpleNamespace(uuid="GPU-7")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
+    stream = SimpleNamespace(synchronize=lambda: setattr(copies, "done", True))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(
         ipc, "reduce_tensor", lambda tensor: (None, tuple(tensor.flatten().tolist()))
     )
@@ -173,6 +180,43 @@ def test_a_stream_that_lost_a_name_is_never_finished(exchange, sent):
     with pytest.raises(RuntimeError, match=r"the weight stream lacks .*layers\.0"):
         made.send(iter(STREAM[1:]), fleet, "run/2")
     assert "/finish_weight_update" not in fleet.paths
+
+
+def test_nothing_is_broadcast_when_a_server_was_lost_on_the_way(exchange, sent):
+    made, fleet = exchange("nccl"), RecordingFleet(ONE_AND_TWO)
+    fleet.dies_at = "/start_weight_update"
+    with pytest.raises(UserError, match=r"a vLLM server was lost .* restart all servers"):
+        made.send(iter(STREAM), fleet, "run/1")
+    assert sent == []
+
+
+def test_the_group_meets_where_servers_of_other_machines_find_it(monkeypatch):
+    addresses = {"127.0.0.1": "127.0.0.1", "10.0.0.8": "10.0.0.5"}  # ours, as each of them sees it
+
+    class Probe:
+        def __init__(self, *kind):
+            self.host = None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def connect(self, address):
+            self.host = addresses[address[0]]
+
+        def bind(self, address):
+            pass
+
+        def getsockname(self):
+            return self.host, 29501
+
+    monkeypatch.setattr(weight_exchange.socket, "socket", Probe)
+    local, remote = "http://127.0.0.1:8000", "http://10.0.0.8:8000"
+    meeting_point = weight_exchange._meeting_point
+    assert meeting_point([local, remote]) == ("10.0.0.5", 29501)
+    assert meeting_point([local]) == meeting_point([]) == ("127.0.0.1", 29501)
 
 
 def test_another_transfer_is_refused():
