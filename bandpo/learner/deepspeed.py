@@ -363,7 +363,9 @@ class DeepSpeedLearner:
 
     def _imbalance(self, samples: Sequence[Sample]) -> float:
         """The share of an update for which the ranks wait for the slowest: 1 − mean/max cost."""
-        mine = torch.tensor(sum(self.cost(len(s)) for s in samples), device=self.ranks.device)
+        # A rank without samples sums to an integer: of another type than the others' tensors.
+        cost = float(sum(self.cost(len(s)) for s in samples))
+        mine = torch.tensor(cost, device=self.ranks.device)
         mean = float(self.ranks.sum(mine.clone())) / self.ranks.size
         return 1 - mean / float(self.ranks.max(mine))
 

@@ -1,11 +1,13 @@
 """One loss, whatever the split: micro-batches, packing, ranks and ZeRO stages change nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sample_batch import TEMPERATURE, make_samples
 
+from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.loss import BandKL
 
 WORKER = Path(__file__).parent / "gradient_worker.py"
@@ -70,3 +72,13 @@ def test_loss_and_gradients_do_not_depend_on_the_split(
         for name, gradient in gradients.items():
             gap = (found["gradients"][name] - gradient).abs().max()
             assert gap <= 1e-6, (split, name)
+
+
+def test_a_rank_without_samples_reduces_tensors_of_the_same_type():
+    seen = []
+    ranks = SimpleNamespace(device="cpu", size=2, sum=lambda t: seen.append(t.dtype) or t + 1)
+    ranks.max = lambda t: seen.append(t.dtype) or t + 1
+    learner = SimpleNamespace(ranks=ranks, cost=float)
+    for samples in ([], make_samples(2)):
+        DeepSpeedLearner._imbalance(learner, samples)
+    assert set(seen) == {torch.float32}
