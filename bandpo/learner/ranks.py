@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +22,10 @@ from bandpo.cache import cache_dir
 from bandpo.learner.shared_memory import remove_stale_buffers
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)
+"""How long ranks wait for the slowest one; DeepSpeed's own 10 minutes are less than a server takes
+to be given up (`rollout.engine.timeout_s`), or the first rank to download a model."""
 
 
 class Ranks:
@@ -38,7 +43,8 @@ class Ranks:
     def apart(self) -> Ranks:
         """The same processes with collectives of their own, on the CPU, for a thread of its own."""
         others = copy(self)
-        others._group, others.device = dist.new_group(backend="gloo"), torch.device("cpu")
+        others._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        others.device = torch.device("cpu")
         return others
 
     @property
@@ -177,4 +183,5 @@ def _join(device: torch.device) -> None:
     import deepspeed
 
     if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(backend, verbose=False, timeout=PATIENCE)
