@@ -134,8 +134,9 @@ class Processes:
     def _cards(self, run: PlannedRun, slot: int) -> dict[str, str]:
         if self.at_once == 1 or not torch.cuda.is_available():
             return {}
-        first = slot * run.ranks
-        return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(first, first + run.ranks)))}
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cards = given.split(",") if given else list(map(str, range(torch.cuda.device_count())))
+        return {"CUDA_VISIBLE_DEVICES": ",".join(cards[slot * run.ranks :][: run.ranks])}
 
 
 @dataclass
@@ -191,7 +192,8 @@ cd {workdir}
 mapfile -t commands < {commands}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export RENDEZVOUS="$head:$((29500 + SLURM_ARRAY_TASK_ID % 1000))" RENDEZVOUS_ID="$SLURM_JOB_ID"
-srun bash -c "${{commands[$SLURM_ARRAY_TASK_ID]}}"
+srun ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
+  bash -c "${{commands[$SLURM_ARRAY_TASK_ID]}}"
 """
 SLACK = 1.5  # of the estimated hours; a run that is cut off goes on from its checkpoint
 

@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from fabricated import finish
 
 from bandpo.cli import main
@@ -16,7 +18,7 @@ from bandpo.config import Config, compose
 from bandpo.errors import UserError
 from bandpo.lock import is_held, only_one, wait_until_free
 from bandpo.tables import launch
-from bandpo.tables.launch import train_command, write_slurm
+from bandpo.tables.launch import Processes, train_command, write_slurm
 from bandpo.tables.recipe import find_recipe
 from bandpo.tables.runs import plan_runs, table_hash
 
@@ -166,6 +168,25 @@ def test_a_run_for_many_cards_is_not_started_without_them(recipe_folder, tmp_pat
     assert main([*command, "rollout.prompts_per_step=256"]) == 2
     told = capsys.readouterr().err
     assert "8 GPUs are needed here" in told and "--slurm" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ["0,1", "2,3"]),
+        ("4,5,6,7", ["4,5", "6,7"]),
+        ("GPU-a,GPU-b,2,3", ["GPU-a,GPU-b", "2,3"]),
+    ],
+)
+def test_runs_side_by_side_share_out_the_cards_that_were_given(monkeypatch, given, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    processes, run = Processes(at_once=2), SimpleNamespace(ranks=2)
+    found = [processes._cards(run, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
+    assert found == expected
 
 
 def test_slurm_scripts_run_the_line_of_their_task(recipe_folder, tmp_path):
