@@ -48,6 +48,8 @@ elif [ -n "$slurm" ]; then
   [ -n "${SLURM_JOB_NODELIST:-}" ] || fail "--slurm needs an allocation: sbatch or salloc first"
   first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   command=(srun --nodes "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 --kill-on-bad-exit
+    # srun does not take it over from sbatch (SLURM 22.05 and newer).
+    ${SLURM_CPUS_PER_TASK:+--cpus-per-task "$SLURM_CPUS_PER_TASK"}
     "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${train[@]}")
 elif [ -n "$nodes" ]; then
   [[ $head == *:* ]] || head=$head:29500

@@ -84,18 +84,22 @@ def test_several_nodes_by_deepspeed(tmp_path):
     assert words[1:] == ["--hostfile", str(hosts), "--module", *TRAIN[1:], *OVERRIDES]
 
 
-def test_several_nodes_under_slurm(programs):
+@pytest.mark.parametrize("cpus", [{}, {"SLURM_CPUS_PER_TASK": "96"}])
+def test_several_nodes_under_slurm(programs, cpus):
     words = dry(
         "--slurm",
         PATH=programs(scontrol="gpu07\\ngpu08\\n"),
         SLURM_JOB_NODELIST="gpu[07-08]",
         SLURM_JOB_NUM_NODES="2",
         SLURM_GPUS_ON_NODE="8",
+        **cpus,
     )
     assert words[:6] == [
         *("srun", "--nodes", "2", "--ntasks-per-node", "1", "--kill-on-bad-exit"),
     ]
+    own = ["--cpus-per-task", "96"] if cpus else []
     assert words[6:] == [
+        *own,
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "8", "--nnodes", "2"),
         *("--rdzv-backend", "c10d", "--rdzv-id", "bandpo", "--rdzv-endpoint", "gpu07:29500"),
         *(*TRAIN, *OVERRIDES),
