@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
 from bandpo.architecture import Shape
 from bandpo.config import Config, ModelConfig, longest_sequence
@@ -353,14 +353,15 @@ def card_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
     """The memory of one of the cluster's cards, learner and engine taking turns on it.
 
     The engine takes `gpu_memory_utilization` of the card: its weights and, with all the rest, its
-    KV cache.
+    KV cache. Servers are taken to have as many cards of their own, free of the learner.
     """
     learner = learner_memory(config, shape, cluster.count)
     engine = config.rollout.engine
     share = float(engine.get("gpu_memory_utilization", 0.9))
     shards = int(engine.get("tensor_parallel_size", 1))
     weights = shape.parameters * BYTES[config.model.dtype] / GIB / shards
-    kept = ("weights", "gradients", "optimizer", "reference")
+    apart = getattr(get_object(engine["_target_"]), "samples_apart", False)
+    kept = () if apart else ("weights", "gradients", "optimizer", "reference")
     return Memory(
         learner=learner,
         engine={

@@ -128,6 +128,13 @@ def test_memory_by_hand():
     assert memory.sequences(5120) == pytest.approx(memory.engine["KV cache"] * gib / 5120 / 36_864)
 
 
+def test_servers_share_no_card_with_the_learner():
+    config = config_on(8, "model.path=Qwen/Qwen2.5-3B-Instruct", "rollout=vllm_server")
+    memory = card_memory(config, shape_of(config.model), Cluster.of("8xH200"))
+    assert memory.resident == 0 and memory.peak == sum(memory.engine.values()) < memory.card
+    assert memory.shortage(5120) is None
+
+
 @pytest.mark.parametrize(
     ("cluster", "overrides", "fragments"),
     [
