@@ -47,7 +47,11 @@ class FolderExchange:
     """
 
     def __init__(self, model_path: str, folder: str | None = None) -> None:
-        """`folder` must exist; raises UserError if it does not."""
+        """`folder` must exist; raises UserError if it does not.
+
+        In one that is named, servers of other users may read: who may enter it is the user's say.
+        """
+        self._others_read = folder is not None
         self.folder = Path(folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else gettempdir()))
         if not self.folder.is_dir():
             raise UserError(
@@ -64,6 +68,10 @@ class FolderExchange:
             return
         with TemporaryDirectory(prefix="bandpo-weights-", dir=self.folder) as folder:
             self._names = _whole(write_weights(weights, Path(folder)), self._names)
+            if self._others_read:  # both are made for their owner alone
+                Path(folder).chmod(0o755)
+                for file in Path(folder).iterdir():
+                    file.chmod(0o644)
             fleet.tell("/pause", mode="wait")
             body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             try:

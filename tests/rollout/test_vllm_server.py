@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -474,6 +475,24 @@ def test_a_group_larger_than_the_servers_batch_and_a_missing_folder(url, connect
         groups(connect(url), sampling=Sampling(n=33))
     with pytest.raises(UserError, match=r"rollout\.engine\.exchange=/not/there"):
         connect(url, exchange="/not/there")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_server_of_another_user_may_read_what_is_in_a_named_folder(tmp_path, monkeypatch, named):
+    from bandpo.rollout import weight_exchange
+
+    found = []
+
+    def tell(path, body=None, **query):
+        if path == "/collective_rpc":
+            folder = Path(body["kwargs"]["weights_path"])
+            found.extend(p.stat().st_mode & 0o777 for p in (folder, *folder.iterdir()))
+
+    monkeypatch.setattr(weight_exchange, "SHARED_MEMORY", tmp_path)
+    exchange = weight_exchange.FolderExchange(str(tmp_path), str(tmp_path) if named else None)
+    fleet = SimpleNamespace(speaks=True, tell=tell)
+    exchange.send(iter([("w", torch.zeros(2))]), fleet, "run/1")
+    assert found == [0o755, 0o644] if named else found[0] == 0o700
 
 
 def test_streams_are_written_in_buckets(tmp_path):
