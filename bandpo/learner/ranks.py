@@ -159,10 +159,11 @@ def _operators_folder() -> Path:
 
 
 def _build_operators(folder: Path) -> None:
-    """Builds DeepSpeed's CPU operator, one process at a time.
+    """Builds DeepSpeed's CPU operator, one process at a time, always with the same ninja.
 
     PyTorch's own lock is a file, which a process that is killed while it compiles leaves behind:
-    every later one would wait for it forever.
+    every later one would wait for it forever. And it takes the first ninja of PATH: another
+    release (an environment that is not activated, beside a system's own) builds all again.
     """
     from deepspeed.comm.torch import build_shm_op
 
@@ -171,7 +172,12 @@ def _build_operators(folder: Path) -> None:
         fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the process that holds it
         for left in folder.glob("*/lock"):
             left.unlink()
-        build_shm_op()
+        path = os.environ.get("PATH", os.defpath)
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
+        try:
+            build_shm_op()
+        finally:
+            os.environ["PATH"] = path
 
 
 def _join(device: torch.device) -> None:

@@ -1,6 +1,9 @@
 """DeepSpeed's CPU operator is built by one process at a time, and after one that was killed."""
 
 import fcntl
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,13 @@ def test_a_lock_that_a_killed_build_left_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_backend, "build_shm_op", build)
     ranks._build_operators(tmp_path / "operators")
     assert seen == [False]
+
+
+def test_the_build_takes_the_environments_own_ninja(tmp_path, monkeypatch):
+    """A system's ninja of another release would find everything out of date."""
+    monkeypatch.setenv("PATH", "/elsewhere")
+    seen = []
+    monkeypatch.setattr(torch_backend, "build_shm_op", lambda: seen.append(os.environ["PATH"]))
+    ranks._build_operators(tmp_path / "operators")
+    assert seen == [f"{Path(sys.executable).parent}{os.pathsep}/elsewhere"]
+    assert os.environ["PATH"] == "/elsewhere"
