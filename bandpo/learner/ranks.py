@@ -26,6 +26,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long ranks wait for the slowest one; DeepSpeed's own 10 minutes are less than a server takes
 to be given up (`rollout.engine.timeout_s`), or the first rank to download a model."""
+ALONE = "BANDPO_ALONE"
+"""Names, in the environment, the process that announced itself for want of a launcher."""
 
 
 class Ranks:
@@ -131,7 +133,11 @@ class Ranks:
 
 
 def _announce_single_process() -> None:
-    if "RANK" in os.environ:
+    """Takes the launcher's place where there is none.
+
+    What a single process announces is for itself: one that it starts has a job of its own.
+    """
+    if "RANK" in os.environ and os.environ.get(ALONE, str(os.getpid())) == str(os.getpid()):
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -139,6 +145,7 @@ def _announce_single_process() -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+    os.environ[ALONE] = str(os.getpid())
 
 
 def _device() -> torch.device:

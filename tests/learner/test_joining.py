@@ -1,0 +1,65 @@
+"""How processes find each other, and how long they wait."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+import torch
+
+from bandpo.config import Config, compose
+from bandpo.learner import ranks
+
+deepspeed = pytest.importorskip("deepspeed")
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What the groups are made with; they are not made."""
+    made = []
+    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        deepspeed, "init_distributed", lambda backend, **given: made.append((backend, given))
+    )
+    monkeypatch.setattr(ranks.dist, "new_group", lambda **given: made.append(("apart", given)))
+    return made
+
+
+def test_a_server_is_given_up_before_the_other_ranks_are(joined):
+    ranks._join(torch.device("cuda", 0))
+    object.__new__(ranks.Ranks).apart()
+    (backend, everyone), (_, apart) = joined
+    assert backend == "nccl" and apart["backend"] == "gloo"
+    engine = compose("train", ["rollout=vllm_server"], Config).rollout.engine
+    for group in (everyone, apart):
+        assert group["timeout"] > 2 * timedelta(seconds=engine["timeout_s"])
+
+
+PORT = "from bandpo.learner.ranks import _announce_single_process as announce; announce(); "
+PORT += "import os; print(os.environ['WORLD_SIZE'], os.environ['MASTER_PORT'])"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """As a process finds it that no launcher started; left as it was."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", ranks.ALONE):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_a_process_that_one_alone_starts_has_a_job_of_its_own(environment):
+    """It would listen on a port that its parent has taken."""
+    ranks._announce_single_process()
+    own = os.environ["MASTER_PORT"]
+    ranks._announce_single_process()
+    assert os.environ["MASTER_PORT"] == own
+    size, childs = subprocess.check_output([sys.executable, "-c", PORT], text=True).split()
+    assert size == "1" and childs != own
+
+
+def test_what_a_launcher_announced_stays(environment, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "7")
+    ranks._announce_single_process()
+    assert os.environ["RANK"] == "1" and os.environ["MASTER_PORT"] == "7"
