@@ -55,7 +55,7 @@ class Beginning:
     def _is_the_run_of(self, folder: Path) -> bool:
         """Whether what a folder holds is this run's own past, which it may write again."""
         if self.checkpoint is not None:
-            return self.checkpoint.folder.parent == (folder / "checkpoints").resolve()
+            return self.checkpoint.folder.resolve().parent == (folder / "checkpoints").resolve()
         try:
             before = yaml.safe_load((folder / "config.yaml").read_text())
         except (OSError, yaml.YAMLError):

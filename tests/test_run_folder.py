@@ -1,13 +1,14 @@
 """What a run finds in its folder: its own later steps are cut, another run is kept."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from bandpo.beginning import Beginning
 from bandpo.config import Config, compose
-from bandpo.learner.checkpoint import Checkpoint
+from bandpo.learner.checkpoint import Checkpoint, checkpoints_in
 from bandpo.plots.training import read_metrics
 from bandpo.run_folder import cut_after, holds_a_run
 
@@ -89,6 +90,14 @@ def test_a_run_that_goes_on_in_its_folder_leaves_nothing_aside(run, config):
     assert begin(config, Checkpoint(run.resolve() / "checkpoints/step_000002")) is None
     assert files(run) == KEPT
     assert (run / "checkpoints/latest").resolve().name == "step_000002"
+
+
+def test_a_run_in_a_relative_folder_goes_on_there(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    config = compose("train", [f"run.dir={run.name}"], Config)
+    [checkpoint] = checkpoints_in(Path(run.name) / "checkpoints")
+    assert begin(config, checkpoint) is None
+    assert files(run) == KEPT
 
 
 def test_a_run_killed_before_its_first_sound_checkpoint_begins_again(run, config):
