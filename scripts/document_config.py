@@ -45,7 +45,7 @@ def rows(model: type[BaseModel], prefix: str = "", mark: str | None = None) -> l
             inner = (field.json_schema_extra or {}).get("resume", mark)
             about = (inspect.getdoc(annotation) or "").split("\n")[0]
             sections += ["", f"## {prefix}{name}", "", about, ""]
-            sections += rows(annotation, f"{name}.", inner)
+            sections += rows(annotation, f"{prefix}{name}.", inner)
             continue
         kind = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
         kind = kind.replace("typing.", "").replace("|", "\\|")
