@@ -339,12 +339,10 @@ class Job:
         )
         theirs = self.engine.logprobs(group.prompt, completions)
         ours = self.learner.logprobs(probe)
-        gap = max(
-            abs(a - b) for row in zip(theirs, ours, strict=True) for a, b in zip(*row, strict=True)
-        )
-        gap = float(self.ranks.max(torch.tensor(gap, device=self.ranks.device)))
+        gap = torch.tensor(_largest_gap(theirs, ours), device=self.ranks.device)
+        gap = float(self.ranks.max(gap))
         tolerance = self.config.rollout.probe_tolerance or PROBE_TOLERANCE[self.config.model.dtype]
-        if not gap <= tolerance:
+        if gap > tolerance:
             raise RuntimeError(
                 f"after weight sync {self._version} the engine's log-probabilities differ from the "
                 f"learner's by {gap:.3g}, more than {tolerance:g}: the weights did not arrive"
@@ -477,6 +475,16 @@ def random_file(checkpoint: Path, rank: int) -> Path:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
+
+
+def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:
+    """The largest |difference| of a token's values; infinity where one is NaN.
+
+    A NaN compares as neither larger nor smaller: a maximum may pass over it.
+    """
+    pairs = (pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True))
+    gaps = (abs(a - b) for a, b in pairs)
+    return max(math.inf if math.isnan(gap) else gap for gap in gaps)
 
 
 def _cut(completion: Completion, limit: int) -> Completion:
