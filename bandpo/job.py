@@ -219,8 +219,9 @@ class Job:
         """The judged groups of this rank's prompts.
 
         An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
-        seeds, so that the groups are those that it would have given. With `rollout.lag` that
-        cannot be done beside the learner's updates: the run ends.
+        seeds, so that the groups are those that it would have given. The run ends where that
+        cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
+        engine, since the others wait in it for the one that failed.
         """
         judged: list[JudgedGroup] | None = None
         while True:
@@ -229,7 +230,7 @@ class Job:
                 try:
                     judged = rollout(self.engine, self.reward, prompts, self.sampling)
                 except (EngineDied, RewardDied) as error:
-                    if self.config.rollout.lag:
+                    if self.config.rollout.lag or self._shares_engine:
                         raise
                     death = error
             if not self.rollout_ranks.any(judged is None):
@@ -239,6 +240,10 @@ class Job:
                 self._replace("engine", death)
             if isinstance(death, RewardDied):
                 self._replace("reward", death)
+
+    @property
+    def _shares_engine(self) -> bool:
+        return self.config.rollout.engine.get("tensor_parallel_size", 1) > 1
 
     def _replace(self, part: Literal["engine", "reward"], death: Exception | None) -> None:
         """Starts an engine (collective, with the current weights and a probe) or a reward anew.
