@@ -93,7 +93,6 @@ class AlarmPanel:
     ) -> None:
         """`past` are the steps before a resumed run goes on: it hears what it would have heard."""
         self._alarms, self._say = tuple(alarms), say
-        self._longest = 1 + max((alarm.steps for alarm in self._alarms), default=0)
         self._history = list(past)
 
     def check(self, step: int, metrics: Metrics) -> None:
