@@ -1,1 +1,1 @@
-"""."""
+"""Problems and prompts: sources, benchmarks, cleaning, templates, and the sampler."""

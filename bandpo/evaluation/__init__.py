@@ -1,1 +1,1 @@
-"""."""
+"""Evaluation of a policy: samples on disk, metrics with intervals, reports and comparisons."""

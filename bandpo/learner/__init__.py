@@ -1,1 +1,1 @@
-"""."""
+"""The DeepSpeed learner: log-probabilities, updates, checkpoints, and the ranks of a job."""

@@ -69,7 +69,7 @@ class _OutOfMemory(Exception):
 class DeepSpeedLearner:
     """Holds the policy, its optimizer and, where the loss wants one, the frozen reference.
 
-    Every method but `diagnostics` and `weight_version` is collective over the ranks.
+    Every method but `cost` is collective over the ranks.
     """
 
     def __init__(
