@@ -185,7 +185,8 @@ class DeepSpeedLearner:
                         logp, entropy = _apply(network, batch)
                     if not weightless:
                         yield batch, logp.cpu(), entropy.cpu()
-                        left = {sample: None for sample in left if sample not in batch.samples}
+                        for sample in chunk:
+                            del left[sample]
                 return
             except _OutOfMemory:
                 self._halve_micro_batches(list(left))
