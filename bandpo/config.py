@@ -402,7 +402,7 @@ def _run_dir_is_usable(run: RunConfig) -> str | None:
     return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
 
 
-def _dtype_fits_engine(model: ModelConfig) -> str | None:
+def _dtype_fits_model(model: ModelConfig) -> str | None:
     if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
         return None
     return f"model.dtype={model.dtype}: the embedded policy is made for float32"
@@ -420,7 +420,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _alarms_instantiate,
     _resume_exists,
     _best_is_measured,
-    _dtype_fits_engine,
+    _dtype_fits_model,
     _run_dir_is_usable,
 )
 
