@@ -66,7 +66,8 @@ def model_card(
 
 def _base(path: str) -> dict[str, str]:
     """Hubs link to the base model, which only an id of theirs can name."""
-    return {} if path == "embedded" or Path(path).exists() else {"base_model": path}
+    embedded = path.partition(":")[0] == "embedded"
+    return {} if embedded or Path(path).exists() else {"base_model": path}
 
 
 def _source(train: str | dict[str, Any]) -> str:

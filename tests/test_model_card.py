@@ -1,0 +1,21 @@
+"""The model card of a checkpoint links to its base model where a hub has one."""
+
+import pytest
+
+from bandpo.config import Config, compose
+from bandpo.model_card import model_card
+
+
+@pytest.mark.parametrize(
+    ("path", "linked"),
+    [
+        ("embedded", False),
+        ("embedded:worked_share=0.5", False),
+        ("Qwen/Qwen2.5-3B-Instruct", True),
+    ],
+)
+def test_only_a_hub_id_is_linked_as_base_model(path, linked):
+    config = compose("train", [f"model.path='{path}'"], Config)
+    card = model_card(config, 1, {}, "", {})
+    assert (f"base_model: {path}\n" in card) == linked
+    assert f"| base model | {path} |" in card
