@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("bandpo.data.main:main", "check | overlap | build datasets"),
     "replay": ("bandpo.replay.main:main", "what every method does to the tokens of a run"),
     "explain": ("bandpo.explain:main", "what every method does to one token"),
-    "plot": ("bandpo.plots.main:main", "bounds | training: figures"),
+    "plot": ("bandpo.plots.main:main", "bounds | training | timeline: figures"),
     "table": ("bandpo.tables.main:main", "run a recipe: plan, launch, collect and report a table"),
     "plan": ("bandpo.plan:main", "print what `train` with these overrides would do"),
     "doctor": ("bandpo.doctor:main", "say what this machine can run, and why not"),

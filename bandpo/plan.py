@@ -47,9 +47,14 @@ def plan(config: Config, shape: Shape) -> dict[str, str]:
         "updates a step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
         "in all": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
         "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples a problem, "
-        f"every {config.trainer.eval_every or 'first and last'} step(s)",
-        "checkpoints": f"every {config.trainer.checkpoint_every or 'last'} step(s)",
+        + _rhythm(config.trainer.eval_every, "before the first and after the last step"),
+        "checkpoints": _rhythm(config.trainer.checkpoint_every, "after the last step"),
     }
+
+
+def _rhythm(every: int, without: str) -> str:
+    """How often something happens that happens every so many steps; 0: as `without` says."""
+    return f"every {every} step(s)" if every else without
 
 
 def _benchmark_name(spec: str | Mapping[str, Any]) -> str:
