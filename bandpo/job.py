@@ -136,6 +136,7 @@ class Job:
         )
         self._first_prompt = prompts[0]
         self.sampler = PromptSampler(prompts, self.config.seed)
+        self.sampler.require(self.config.rollout.prompts_per_step)
         return len(dropped)
 
     def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:

@@ -33,12 +33,16 @@ class PromptSampler:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def next(self, n: int) -> list[Prompt]:
-        """The next `n` prompts, all different; raises `UserError` if there are fewer in all."""
+    def require(self, n: int) -> None:
+        """Raises `UserError` where there are not `n` different prompts for a step."""
         if n > len(self):
             raise UserError(
                 f"{n} prompts a step were asked for, but the training data has only {len(self)}"
             )
+
+    def next(self, n: int) -> list[Prompt]:
+        """The next `n` prompts, all different; raises as `require` does."""
+        self.require(n)
         if self.position + n > len(self):
             self._start_epoch(self.epoch + 1)
         ids = self._order[self.position : self.position + n]

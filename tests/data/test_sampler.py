@@ -72,8 +72,10 @@ def test_a_changed_seed_too_many_prompts_and_none():
     sampler = PromptSampler(PROMPTS, seed=7)
     with pytest.raises(UserError, match="the seed changed"):
         PromptSampler(PROMPTS, seed=8).load_state_dict(sampler.state_dict())
-    with pytest.raises(UserError, match=r"24 prompts a step .* only 23"):
-        sampler.next(24)
+    for asked in (sampler.next, sampler.require):
+        with pytest.raises(UserError, match=r"24 prompts a step .* only 23"):
+            asked(24)
+    sampler.require(23)
     with pytest.raises(UserError, match="no prompts"):
         PromptSampler([], seed=1)
     with pytest.raises(ValueError, match="same problem id"):
