@@ -108,7 +108,11 @@ class Job:
             self._announce(dropped, [*beginning.notes, *([kept] if kept else [])])
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
-                *(config.learner, config.model, model.path, loss, self.ranks),
+                config.learner,
+                config.model,
+                model.path,
+                loss,
+                self.ranks,
                 temperature=config.rollout.temperature,
             )
             if checkpoint:

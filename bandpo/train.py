@@ -22,8 +22,11 @@ def train(job: Job, stops: Stops) -> bool:
     """Trains from the checkpoint on, if there is one; whether the last step was reached."""
     learner, tracker, trainer = job.learner, job.tracker, job.config.trainer
     rollouts = Rollouts(
-        *(lambda: job.engine.weight_version, partial(collect, job), trainer.steps),
-        *(job.config.rollout.lag, job.waiting),
+        version=lambda: job.engine.weight_version,
+        collect=partial(collect, job),
+        last=trainer.steps,
+        lag=job.config.rollout.lag,
+        waiting=job.waiting,
     )
     job.sync()
     if job.start == 0:
