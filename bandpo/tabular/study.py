@@ -27,7 +27,7 @@ from bandpo.tracking import git_commit, hardware, versions
 
 T = TypeVar("T")
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 MEASURES = ("entropy", "coverage")
 RESAMPLES = 1000
@@ -254,7 +254,7 @@ def _timed(jobs: Mapping[str, T]) -> Iterator[tuple[str, T]]:
     for name, job in jobs.items():
         start = time.perf_counter()
         yield name, job
-        LOG.info("%s: %.0f s", name, time.perf_counter() - start)
+        logger.info("%s: %.0f s", name, time.perf_counter() - start)
 
 
 def _combinations(sweep: Sweep) -> Iterator[tuple[dict[str, str], Bandit, Update]]:
