@@ -318,17 +318,31 @@ def needs_reference(config: Config) -> bool:
     return bool(instantiate(config.method.loss).needs_reference)
 
 
+def trained_parameters(config: Config, shape: Shape) -> float:
+    """Parameters that have a gradient and optimizer state.
+
+    With LoRA of rank r on every linear layer about 2·r/hidden of the layers' own: an adapter of a
+    matrix [o, i] has r·(o + i) of them instead of o·i.
+    """
+    rank = config.learner.lora.rank
+    if not rank:
+        return shape.parameters
+    layers = shape.matmul_parameters - shape.vocabulary * shape.hidden
+    return 2 * rank / shape.hidden * layers
+
+
 def learner_memory(config: Config, shape: Shape, ranks: int) -> dict[str, float]:
     """Estimated GiB of the learner on one rank by part.
 
     Weights, gradients and AdamW's two moments (with a float32 master copy under bfloat16) are
-    sharded as the ZeRO stage says. Activations: 34 bytes a hidden number and token of bfloat16
+    sharded as the ZeRO stage says; with LoRA they are the adapters', and the reference is the
+    model without them. Activations: 34 bytes a hidden number and token of bfloat16
     (Korthikanti et al., Reducing Activation Recomputation, without attention's own, which
     fused kernels do not keep) in every layer, or one hidden state a layer and one layer's worth
     where they are recomputed. Logits are those of one chunk, three times in float32.
     """
     learner, width = config.learner, BYTES[config.model.dtype]
-    stage = learner.zero_stage
+    stage, trained = learner.zero_stage, trained_parameters(config, shape)
     master = 4 if config.model.dtype == "bfloat16" else 0
     in_layer = 17 * shape.hidden * width
     recomputed = config.model.gradient_checkpointing
@@ -337,14 +351,14 @@ def learner_memory(config: Config, shape: Shape, ranks: int) -> dict[str, float]
     on_gpu = learner.offload == "none"
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
-        "gradients": shape.parameters * width / (ranks if stage >= 2 else 1),
-        "optimizer": on_gpu * shape.parameters * (8 + master) / (ranks if stage >= 1 else 1),
+        "gradients": trained * width / (ranks if stage >= 2 else 1),
+        "optimizer": on_gpu * trained * (8 + master) / (ranks if stage >= 1 else 1),
         "activations": tokens * (kept + (in_layer if recomputed else 0)),
         "logits": 3 * 4 * min(learner.logits_chunk, tokens) * shape.vocabulary,
     }
     if learner.offload == "parameters":
         parts["weights"] = 0.0
-    if needs_reference(config):
+    if needs_reference(config) and not learner.lora.rank:
         parts["reference"] = shape.parameters * width / (ranks if stage == 3 else 1)
     return {name: size / GIB for name, size in parts.items()}
 
@@ -396,10 +410,11 @@ def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memo
 
 
 def checkpoint_gib(config: Config, shape: Shape) -> float:
-    """The checkpoints that a run keeps: weights twice (learner and hf/) and the optimizer."""
+    """The checkpoints that a run keeps: what is trained, its optimizer, and hf/."""
     width = BYTES[config.model.dtype]
     master = 4 if config.model.dtype == "bfloat16" else 0
-    return config.trainer.keep_checkpoints * shape.parameters * (2 * width + 8 + master) / GIB
+    own = trained_parameters(config, shape) * (width + 8 + master)
+    return config.trainer.keep_checkpoints * (own + shape.parameters * width) / GIB
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,13 @@ from bandpo.cost import (
     Cluster,
     Workload,
     card_memory,
+    checkpoint_gib,
     fitted_rates,
     forecast,
+    learner_memory,
     release_workload,
     step_seconds,
+    trained_parameters,
 )
 from bandpo.errors import UserError
 
@@ -172,3 +175,20 @@ def test_the_settings_advised_do_fit():
 def test_a_cluster_that_is_none_is_told_in_words(text):
     with pytest.raises(UserError, match="such as 8xH200"):
         Cluster.of(text)
+
+
+def test_adapters_take_memory_for_themselves_alone():
+    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "model.dtype=bfloat16"]
+    whole, lora = (
+        compose("train", [*settings, f"learner.lora.rank={rank}"], Config) for rank in (0, 16)
+    )
+    shape = shape_of(whole.model)
+    # As peft counts them: 16 × (inputs + outputs) of the seven matrices of each of 36 layers.
+    kv, hidden, inner = 256, 2048, 11_008
+    sides = 2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + inner)
+    assert 1 < trained_parameters(lora, shape) / (36 * 16 * sides) < 1.5
+    before, after = (learner_memory(config, shape, 1) for config in (whole, lora))
+    assert "reference" in before and "reference" not in after
+    assert after["weights"] == before["weights"]
+    assert sum(after[part] / before[part] for part in ("gradients", "optimizer")) < 0.05
+    assert checkpoint_gib(lora, shape) < 0.2 * checkpoint_gib(whole, shape)
