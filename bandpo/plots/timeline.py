@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bandpo.errors import UserError
 from bandpo.plots.training import read_metrics
 
 # In the order of a step; any further phase comes after these.
@@ -25,11 +26,14 @@ def plot_timeline(folder: Path) -> Path:
     """Draws plots/timeline.png: the phases of every step, one above the other, in seconds.
 
     A step off policy, the part of a rollout that the learner's work hid is drawn below zero.
+    Raises UserError where no step has been timed.
     """
     from matplotlib.figure import Figure
 
     lines = read_metrics(folder)
     timed = [line for line in lines if "time/step_s" in line]
+    if not timed:
+        raise UserError(f"{folder} has not finished a step: there are no times to draw")
     steps = [line["step"] for line in timed]
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -42,8 +46,7 @@ def plot_timeline(folder: Path) -> Path:
     if any(hidden):
         axes.bar(steps, hidden, 0.9, color="C0", alpha=0.4, hatch="//", label="rollout, hidden")
     axes.set(xlabel="step", ylabel="seconds", title="where the time of a step goes")
-    if steps:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     target = folder / "plots" / "timeline.png"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=120)
