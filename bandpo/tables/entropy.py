@@ -13,9 +13,9 @@ from bandpo.errors import UserError
 from bandpo.evaluation.metrics import Estimate
 from bandpo.tables.figures import ENTROPY, entropy_figure, metrics_of
 from bandpo.tables.recipe import find_recipe
-from bandpo.tables.report import Block, write_report
+from bandpo.tables.report import Block, with_half, write_report
 from bandpo.tables.results import LAST_SHARE
-from bandpo.tables.runs import PlannedRun, plan_runs
+from bandpo.tables.runs import PlannedRun, by_cell, plan_runs
 from bandpo.tables.statistics import crossed_mean
 
 
@@ -53,15 +53,12 @@ class EntropyOfTable:
             print(f"wrote {path}")
 
     def _block(self, started: Sequence[PlannedRun]) -> Block:
-        cells: dict[tuple[str, str], list[PlannedRun]] = {}
-        for run in started:
-            cells.setdefault((run.model, run.method), []).append(run)
         return Block(
             title="mean entropy in nats",
             header=("model", "method", "seeds", "first fifth", "last fifth", "paper"),
             rows=tuple(
-                (*cell, str(len(runs)), *map(_text, _ends(runs)), self._paper(cell[1]))
-                for cell, runs in cells.items()
+                (*cell, str(len(runs)), *map(_shown, _ends(runs)), self._paper(cell[1]))
+                for cell, runs in by_cell(started).items()
             ),
             notes=("± half of the 95% interval over seeds; ? where there is one seed.",),
         )
@@ -83,6 +80,5 @@ def _ends(runs: Sequence[PlannedRun]) -> tuple[Estimate, Estimate]:
     return first, last
 
 
-def _text(estimate: Estimate) -> str:
-    half = (estimate.high - estimate.low) / 2
-    return f"{estimate.value:.3f} ± {'?' if np.isinf(half) else f'{half:.3f}'}"
+def _shown(estimate: Estimate) -> str:
+    return with_half(estimate, ".3f")

@@ -28,7 +28,7 @@ from bandpo.cost import (
 from bandpo.data.benchmarks import benchmark_spec
 from bandpo.evaluation.model import embedded_recipe
 from bandpo.tables.recipe import Recipe
-from bandpo.tables.runs import PlannedRun
+from bandpo.tables.runs import PlannedRun, by_cell
 from bandpo.tracking import hardware
 
 # What a table of plans shows of a card's memory, and under which names the parts are known.
@@ -62,11 +62,8 @@ class RowPlan:
 def plan_rows(recipe: Recipe, runs: Sequence[PlannedRun], cluster: Cluster | None) -> list[RowPlan]:
     """Memory, time and fit of every cell; on this machine's memory where there is no cluster."""
     rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG)) if cluster else None
-    cells: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in runs:
-        cells.setdefault((run.model, run.method), []).append(run)
     rows = []
-    for (model, _), seeds in cells.items():
+    for (model, _), seeds in by_cell(runs).items():
         config = seeds[0].config
         shape = shape_of(config.model)
         if cluster and rates:

@@ -107,10 +107,11 @@ def _shown(entry: Entry, what: str) -> str:
     if what == "paper":
         return "–" if entry.paper is None else f"{entry.paper:.2f}"
     estimate = entry.obtained if what == "obtained" else entry.to_paper
-    return _with_half(estimate, "+.1f" if what == "difference" else ".1f")
+    return with_half(estimate, "+.1f" if what == "difference" else ".1f")
 
 
-def _with_half(estimate: Estimate | None, form: str) -> str:
+def with_half(estimate: Estimate | None, form: str) -> str:
+    """`value ± half of the interval`; `?` where nothing is known of it, `–` without an estimate."""
     if estimate is None:
         return "–"
     half = (estimate.high - estimate.low) / 2
@@ -121,12 +122,12 @@ def _with_half(estimate: Estimate | None, form: str) -> str:
 def _claim(effect: Effect | None) -> str:
     if effect is None:
         return "–"
-    text = f"{_with_half(effect.difference, '+.1f')}, p {effect.p:.2g}"
+    text = f"{with_half(effect.difference, '+.1f')}, p {effect.p:.2g}"
     return f"{text}, {effect.verdict}" if effect.verdict else text
 
 
 def _trained(entry: Entry) -> str:
-    text = _with_half(entry.obtained, ".3g")
+    text = with_half(entry.obtained, ".3g")
     if entry.effect is None:
         return text
     star = "*" if entry.effect.verdict else ""

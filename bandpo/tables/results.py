@@ -13,7 +13,7 @@ from bandpo.errors import UserError
 from bandpo.evaluation.metrics import Estimate
 from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
 from bandpo.plots.training import read_metrics
-from bandpo.tables.runs import PlannedRun
+from bandpo.tables.runs import PlannedRun, by_cell
 from bandpo.tables.statistics import Effect, Values, crossed_mean, effects
 
 AVERAGE = "average"
@@ -80,11 +80,8 @@ class Cell:
 
 def collect(runs: Sequence[PlannedRun]) -> list[Cell]:
     """The finished runs as cells, in the recipe's order; cells may be empty."""
-    planned: dict[tuple[str, str], list[PlannedRun]] = {}
-    for run in runs:
-        planned.setdefault((run.model, run.method), []).append(run)
     cells = []
-    for (model, method), seeds in planned.items():
+    for (model, method), seeds in by_cell(runs).items():
         done = {run.seed: run for run in seeds if run.is_finished()}
         cells.append(
             Cell(

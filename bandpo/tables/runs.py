@@ -69,6 +69,14 @@ def table_hash(settings: Config | Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def by_cell(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]]:
+    """The runs of each (model, method), in the order that they are given in."""
+    cells: dict[tuple[str, str], list[PlannedRun]] = {}
+    for run in runs:
+        cells.setdefault((run.model, run.method), []).append(run)
+    return cells
+
+
 # --------------------------------------------------------------------------- planning
 
 
