@@ -57,7 +57,8 @@ def test_killed_in_the_middle_it_goes_on_without_redoing_what_is_finished(untrai
     with table(*arguments) as second:
         shown, _ = second.communicate(timeout=500)
     assert second.returncode == 0, shown
-    assert "3 runs, 1 of them finished" in shown
+    # The process that was left behind may end its run before the second call looks.
+    assert "3 runs, 1 of them finished" in shown or "3 runs, 2 of them finished" in shown
     assert all(run.is_finished() for run in runs)
     assert (runs[0].folder / "metrics.jsonl").stat().st_mtime_ns == before
     # No run was trained by two processes, not even the one whose process was left behind.
