@@ -80,6 +80,7 @@ def main() -> None:
                         "step_s": seconds,
                         "learner_s": learner,
                         "tokens": metrics["length/tokens"] + given,
+                        "phases": {k: v for k, v in metrics.items() if k.startswith("time/")},
                     }
                 )
 
