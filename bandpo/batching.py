@@ -6,9 +6,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
-from typing import TypeVar
+from itertools import chain, groupby
+from math import ceil
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,14 +111,33 @@ def deal(costs: Sequence[float], hands: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Sequences laid out in rows, as the network takes them.
+
+    input_ids        [rows, L]
+    places           for each sequence, where its tokens stand in the rows one after another
+    lengths          of the sequences as attention takes them from a row; empty where each has a
+                     row of its own
+    gather           [Σ lengths]: where in the row each token of those sequences stands; None where
+                     they are the row, one after another
+    back             [L]: which of those tokens each token of the row is, or one of them
+    """
+
+    input_ids: Tensor
+    places: Sequence[Tensor]
+    lengths: tuple[int, ...] = ()
+    gather: Tensor | None = None
+    back: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch(ABC):
     """Samples as the network takes them; subclasses lay the sequences out in rows.
 
-    input_ids        [rows, L]: prompts and completions
     states           [B, T]: where, in the hidden states of all rows one after another, the state
                      stands that predicts each completion token
     targets, mask    [B, T]: the completion tokens, and 1 where there is one
-    lengths          of the sequences that share a row; empty where each has a row of its own
+    input_ids, lengths, gather, back: as of `Rows`
     """
 
     samples: tuple[Sample, ...]
@@ -125,36 +146,52 @@ class Batch(ABC):
     targets: Tensor
     mask: Tensor
     lengths: tuple[int, ...] = ()
+    gather: Tensor | None = None
+    back: Tensor | None = None
 
     @staticmethod
     @abstractmethod
-    def size(lengths: Sequence[int]) -> int:
-        """Tokens that the network computes for sequences of these lengths."""
+    def size(samples: Sequence[Sample]) -> int:
+        """What these samples take of a micro-batch's token budget."""
 
     @staticmethod
     @abstractmethod
-    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """(input_ids [rows, L], where in them each sequence starts [B], lengths as above)."""
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """Lays the sequences out."""
+
+    @staticmethod
+    def sort_key(sample: Sample) -> tuple[Any, ...]:
+        """Neighbours in this order go well together: the longest first."""
+        return (-len(sample),)
 
     @classmethod
     def of(
         cls, samples: Sequence[Sample], device: torch.device | str = "cpu", weightless: bool = False
     ) -> Batch:
         """Lays samples out; a weightless batch has mask 0 and only keeps ranks in step."""
-        input_ids, starts, lengths = cls.rows([s.prompt_ids + s.completion_ids for s in samples])
-        prompts = torch.tensor([len(s.prompt_ids) for s in samples])
+        rows = cls.rows(samples)
         counts = torch.tensor([len(s.completion_ids) for s in samples])
-        steps = torch.arange(int(counts.max()))
-        kept = steps < counts[:, None]
-        # Positions without a token may point anywhere: the mask keeps them from being looked at.
-        states = ((starts + prompts - 1)[:, None] + steps).masked_fill(~kept, 0)
-        tokens = torch.tensor(list(chain.from_iterable(s.completion_ids for s in samples)))
-        targets = torch.zeros(kept.shape, dtype=torch.long).masked_scatter(kept, tokens)
-        mask = kept.float() * (0.0 if weightless else 1.0)
-        input_ids, states, targets, mask = (
-            tensor.to(device) for tensor in (input_ids, states, targets, mask)
+        kept = torch.arange(int(counts.max())) < counts[:, None]
+        # The state that predicts a token is that of the token before it.
+        before = torch.cat(
+            [
+                place[len(sample.prompt_ids) - 1 : -1]
+                for sample, place in zip(samples, rows.places, strict=True)
+            ]
         )
-        return cls(tuple(samples), input_ids, states, targets, mask, lengths)
+        tokens = torch.tensor(list(chain.from_iterable(s.completion_ids for s in samples)))
+        # Positions without a token may point anywhere: the mask keeps them from being looked at.
+        nowhere = torch.zeros(kept.shape, dtype=torch.long)
+        tensors = {
+            "input_ids": rows.input_ids,
+            "states": nowhere.masked_scatter(kept, before),
+            "targets": nowhere.masked_scatter(kept, tokens),
+            "mask": kept.float() * (0.0 if weightless else 1.0),
+            "gather": rows.gather,
+            "back": rows.back,
+        }
+        moved = {k: None if t is None else t.to(device) for k, t in tensors.items()}
+        return cls(tuple(samples), lengths=rows.lengths, **moved)  # type: ignore[arg-type]
 
     def padded(self, field: str) -> Tensor:
         """A per-token field of the samples as [B, T], 0 where there is no token."""
@@ -190,16 +227,17 @@ class PaddedBatch(Batch):
     """
 
     @staticmethod
-    def size(lengths: Sequence[int]) -> int:
+    def size(samples: Sequence[Sample]) -> int:
         """Every sequence is as long as the longest."""
-        return len(lengths) * max(lengths, default=0)
+        return len(samples) * max(map(len, samples), default=0)
 
     @staticmethod
-    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    def rows(samples: Sequence[Sample]) -> Rows:
         """Rows of the longest sequence's length; padding holds token 0."""
-        width = max(map(len, sequences))
-        ids = [[*sequence, *[0] * (width - len(sequence))] for sequence in sequences]
-        return torch.tensor(ids), torch.arange(len(ids)) * width, ()
+        width = max(map(len, samples))
+        ids = [[*s.prompt_ids, *s.completion_ids, *[0] * (width - len(s))] for s in samples]
+        places = [torch.arange(len(s)) + row * width for row, s in enumerate(samples)]
+        return Rows(torch.tensor(ids), places)
 
 
 class PackedBatch(Batch):
@@ -209,33 +247,75 @@ class PackedBatch(Batch):
     """
 
     @staticmethod
-    def size(lengths: Sequence[int]) -> int:
+    def size(samples: Sequence[Sample]) -> int:
         """Nothing but the sequences."""
-        return sum(lengths)
+        return sum(map(len, samples))
 
     @staticmethod
-    def rows(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    def rows(samples: Sequence[Sample]) -> Rows:
         """One row."""
+        lengths = tuple(map(len, samples))
+        row = list(chain.from_iterable(s.prompt_ids + s.completion_ids for s in samples))
+        return Rows(torch.tensor([row]), torch.arange(len(row)).split(lengths), lengths)
+
+
+class SharedPromptBatch(Batch):
+    """One row without padding in which neighbours of one prompt have it once.
+
+    A prompt's states do not depend on what follows, so that its group can share them. Attention
+    alone sees every sequence whole: `gather` puts the prompt before each of its completions.
+    """
+
+    @staticmethod
+    def size(samples: Sequence[Sample]) -> int:
+        """The row, and a quarter for a token that only attention repeats.
+
+        It keeps that token's query, key, value and output: less than a quarter of what it keeps
+        of a token that passes through the whole layer.
+        """
+        row = sum(len(s.completion_ids) for s in samples)
+        row += sum(len(prompt) for prompt, _ in groupby(samples, key=_prompt))
+        return row + ceil((sum(map(len, samples)) - row) / 4)
+
+    @staticmethod
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """One row; attention takes the longest sequence first, those of one length together."""
+        row: list[int] = []
+        places = []
+        for prompt, sharing in groupby(samples, key=_prompt):
+            shared = torch.arange(len(row), len(row) + len(prompt))
+            row += prompt
+            for sample in sharing:
+                own = torch.arange(len(row), len(row) + len(sample.completion_ids))
+                row += sample.completion_ids
+                places.append(torch.cat([shared, own]))
+        sequences = sorted(places, key=len, reverse=True)
+        gather = torch.cat(sequences)
+        _, back = np.unique(gather.numpy(), return_index=True)
         lengths = tuple(map(len, sequences))
-        starts = [0, *accumulate(lengths)][:-1]
-        row = list(chain.from_iterable(sequences))
-        return torch.tensor([row]), torch.tensor(starts), lengths
+        return Rows(torch.tensor([row]), places, lengths, gather, torch.from_numpy(back))
+
+    @staticmethod
+    def sort_key(sample: Sample) -> tuple[Any, ...]:
+        """Samples of one prompt stand together."""
+        return (-len(sample.prompt_ids), sample.prompt_ids, -len(sample))
+
+
+def _prompt(sample: Sample) -> tuple[int, ...]:
+    return sample.prompt_ids
 
 
 def micro_batches(
     samples: Sequence[Sample], token_budget: int, layout: type[Batch]
 ) -> list[list[Sample]]:
-    """Samples of similar length together, at most `token_budget` tokens as they are laid out.
+    """Samples that go well together, as many as the budget has room for as they are laid out.
 
     A sample longer than the budget gets a micro-batch of its own.
     """
     batches: list[list[Sample]] = []
-    lengths: list[int] = []  # of the last batch
-    for sample in sorted(samples, key=len, reverse=True):
-        lengths.append(len(sample))
-        if not batches or layout.size(lengths) > token_budget:
+    for sample in sorted(samples, key=layout.sort_key):
+        if not batches or layout.size([*batches[-1], sample]) > token_budget:
             batches.append([])
-            lengths = [len(sample)]
         batches[-1].append(sample)
     return batches
 

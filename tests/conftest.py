@@ -12,10 +12,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Tests run processes side by side on small machines.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long an example takes says more of the machine's load than of the code.
+hypothesis.settings.register_profile("bandpo", deadline=None)
+hypothesis.settings.load_profile("bandpo")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,6 +9,7 @@ from bandpo.batching import (
     PackedBatch,
     PaddedBatch,
     Sample,
+    SharedPromptBatch,
     deal,
     micro_batches,
     minibatches,
@@ -17,6 +18,7 @@ from bandpo.batching import (
     totals_of,
 )
 
+LAYOUTS = [PaddedBatch, PackedBatch, SharedPromptBatch]
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=40)
 
 
@@ -31,14 +33,19 @@ def everything(batches):
     return sorted(sample.advantage for batch in batches for sample in batch)
 
 
-@given(lengths, st.integers(1, 300), st.sampled_from([PaddedBatch, PackedBatch]))
+@given(lengths, st.integers(1, 300), st.sampled_from(LAYOUTS))
 def test_micro_batches_partition_within_the_budget(sizes, budget, layout):
     all_samples = samples(sizes)
     batches = micro_batches(all_samples, budget, layout)
     assert everything(batches) == [s.advantage for s in all_samples]
     for batch in batches:
-        assert layout.of(batch).input_ids.numel() == layout.size([len(s) for s in batch])
-        assert layout.of(batch).input_ids.numel() <= budget or len(batch) == 1
+        computed = layout.of(batch).input_ids.numel()
+        if layout is SharedPromptBatch:
+            repeated = sum(map(len, batch)) - computed
+            assert layout.size(batch) == computed + -(-repeated // 4)
+        else:
+            assert layout.size(batch) == computed
+        assert layout.size(batch) <= budget or len(batch) == 1
 
 
 @given(lengths, st.integers(1, 300), st.integers(0, 30))
@@ -106,6 +113,28 @@ def test_states_stand_before_each_token_in_its_own_sequence(sizes, layout):
             assert int(batch.targets[row, t]) == target
     rollout = batch.padded("rollout_logp")
     assert torch.equal(rollout * batch.mask, rollout)
+
+
+@given(lengths)
+def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_from_it(sizes):
+    ordered = sorted(samples(sizes), key=SharedPromptBatch.sort_key)
+    batch = SharedPromptBatch.of(ordered)
+    row = batch.input_ids[0]
+    prompts = {sample.prompt_ids for sample in ordered}  # those of one length are the same
+    assert len(row) == sum(map(len, prompts)) + totals_of(ordered).tokens
+    places = batch.gather.split(batch.lengths)
+    assert list(batch.lengths) == sorted(map(len, ordered), reverse=True)
+    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(
+        sample.prompt_ids + sample.completion_ids for sample in ordered
+    )
+    assert torch.equal(batch.gather[batch.back], torch.arange(len(row)))
+    for index, sample in enumerate(ordered):
+        begin, length = len(sample.prompt_ids) - 1, len(sample.completion_ids)
+        states = batch.states[index, :length].tolist()
+        assert any(
+            len(place) == len(sample) and place[begin:-1].tolist() == states for place in places
+        )
+        assert row[states].tolist() == [*sample.prompt_ids, *sample.completion_ids][begin:-1]
 
 
 def test_samples_of_an_older_policy_take_their_ratios_against_it():

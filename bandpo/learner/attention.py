@@ -1,9 +1,10 @@
 """Attention limited to each sequence of a packed row.
 
-Flash attention takes the sequences' lengths. With SDPA neighbours of one length share a call, which
+Flash attention takes the sequences' lengths. With SDPA sequences of one length share a call, which
 computes nothing across sequences and needs no mask: a block-diagonal mask over the row costs
-(Σn)² instead of Σn² (benchmarks/packing.py). Other implementations get that mask from transformers,
-which finds the sequences by the restarts of their positions.
+(Σn)² instead of Σn² (benchmarks/packing.py). There a prompt that several sequences of the row
+begin with stands in it once, and is repeated for the call alone. Other implementations get the
+mask from transformers, which finds the sequences by the restarts of their positions.
 """
 
 from __future__ import annotations
@@ -16,31 +17,45 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from bandpo.batching import Sample
+from bandpo.batching import Batch, PackedBatch, PaddedBatch, Sample, SharedPromptBatch
 from bandpo.errors import UserError
 
 BY_SEQUENCE = "sdpa_by_sequence"
 
 
-def implementation_for(attention: str, packing: bool) -> str:
-    """transformers' attn_implementation for `model.attention`."""
-    return BY_SEQUENCE if packing and attention == "sdpa" else attention
+def layout_for(attention: str, packing: bool) -> tuple[type[Batch], str]:
+    """How batches are laid out, and transformers' attn_implementation, for `model.attention`."""
+    if not packing:
+        return PaddedBatch, attention
+    return (SharedPromptBatch, BY_SEQUENCE) if attention == "sdpa" else (PackedBatch, attention)
 
 
 def packed_arguments(
-    implementation: str, lengths: Sequence[int], device: torch.device
+    implementation: str,
+    device: torch.device,
+    lengths: Sequence[int],
+    gather: Tensor | None = None,
+    back: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What the model is told beside the tokens of one row of sequences; nothing without any."""
+    """What the model is told beside the tokens of a row (`bandpo.batching.Rows`).
+
+    Nothing where rows hold one sequence each.
+    """
     if not lengths:
         return {}
-    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
     if implementation == BY_SEQUENCE:
-        return {"position_ids": positions, "sequence_lengths": tuple(lengths)}
+        return {
+            "position_ids": (positions if back is None else positions[back])[None],
+            "sequence_lengths": tuple(lengths),
+            "gather": gather,
+            "back": back,
+        }
     if "flash" not in implementation:
-        return {"position_ids": positions}
+        return {"position_ids": positions[None]}
     ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
     return {
-        "position_ids": positions,
+        "position_ids": positions[None],
         **{"cu_seq_lens_q": ends, "cu_seq_lens_k": ends},
         **{"max_length_q": max(lengths), "max_length_k": max(lengths)},
     }
@@ -53,13 +68,15 @@ def sdpa_by_sequence(
     value: Tensor,
     attention_mask: Tensor | None,
     sequence_lengths: Sequence[int] = (),
+    gather: Tensor | None = None,
+    back: Tensor | None = None,
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA for each sequence alone, causal; query [1, heads, Σn, size] → [1, Σn, …].
+    """transformers' SDPA for each sequence alone, causal; query [1, heads, L, size] → [1, L, …].
 
-    Micro-batches are sorted by length, so that calls are as few as there are lengths. Without
-    lengths every row is a sequence. Raises UserError where a sliding window would have to cut one.
+    Neighbours of one length share a call. Without lengths every row is a sequence. Raises
+    UserError where a sliding window would have to cut one.
     """
     del attention_mask  # transformers makes none for an implementation it does not know
     sdpa = AttentionInterface()["sdpa"]
@@ -72,15 +89,18 @@ def sdpa_by_sequence(
         )
     if not sequence_lengths:
         return sdpa(module, query, key, value, None, **settings)
+    tokens = [t[0].transpose(0, 1) for t in (query, key, value)]  # [L, heads, size]
+    if gather is not None:
+        tokens = [t.index_select(0, gather) for t in tokens]
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
     sizes = [length * count for length, count in runs]
-    pieces = zip(runs, *(t.split(sizes, dim=2) for t in (query, key, value)), strict=True)
+    pieces = zip(runs, *(t.split(sizes) for t in tokens), strict=True)
     outputs = []
     for (length, count), *piece in pieces:
-        # [1, heads, count · length, size] → [count, heads, length, size]
-        rows = [t[0].unflatten(1, (count, length)).transpose(0, 1) for t in piece]
+        rows = [t.unflatten(0, (count, length)).transpose(1, 2) for t in piece]
         outputs.append(sdpa(module, *rows, None, **settings)[0].flatten(0, 1))
-    return torch.cat(outputs)[None], None
+    output = torch.cat(outputs)
+    return (output if back is None else output.index_select(0, back))[None], None
 
 
 def prove_packing(
@@ -90,9 +110,10 @@ def prove_packing(
 
     Models whose layers are not all attention would mix a row's sequences without an error.
     """
-    first, second = (Sample((a, a + 1), (7, 8, 9, 10), 0.0, torch.zeros(4)) for a in (2, 12))
-    alone = torch.tensor(logprobs([first]) + logprobs([second]))
-    gap = float((torch.tensor(logprobs([first, second])) - alone).abs().max())
+    beginnings = ((2, 7), (2, 9), (12, 7))  # two samples of one prompt, and another's
+    samples = [Sample((a, a + 1), (b, 8, 9, 10), 0.0, torch.zeros(4)) for a, b in beginnings]
+    alone = torch.tensor([values for sample in samples for values in logprobs([sample])])
+    gap = float((torch.tensor(logprobs(samples)) - alone).abs().max())
     if not gap <= tolerance:
         raise UserError(
             "learner.packing=true: this model mixes the sequences of a row (log-probabilities "

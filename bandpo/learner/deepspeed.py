@@ -16,8 +16,6 @@ from torch import Tensor
 
 from bandpo.batching import (
     Batch,
-    PackedBatch,
-    PaddedBatch,
     Sample,
     micro_batches,
     sequence_cost,
@@ -27,7 +25,7 @@ from bandpo.batching import (
 from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
 from bandpo.learner.adapter import add_adapter, save_adapter
-from bandpo.learner.attention import implementation_for, prove_packing
+from bandpo.learner.attention import layout_for, prove_packing
 from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
@@ -85,7 +83,7 @@ class DeepSpeedLearner:
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self.config, self.loss, self.ranks = config, loss, ranks
-        self.layout: type[Batch] = PackedBatch if config.packing else PaddedBatch
+        self.layout, _ = layout_for(model.attention, config.packing)
         settings = _deepspeed_config(config, model, ranks)
         network = _load_network(model, model_path, temperature, config, settings)
         optimizer = _optimizer(config, network)
@@ -335,7 +333,7 @@ class DeepSpeedLearner:
         """
         batches = micro_batches(samples, self.micro_batch_tokens, self.layout)
         longest = max(map(len, samples), default=0)
-        largest = max((self.layout.size([*map(len, batch)]) for batch in batches), default=0)
+        largest = max((self.layout.size(batch) for batch in batches), default=0)
         sizes = torch.tensor([longest, largest], device=self.ranks.device)
         longest, largest = self.ranks.max(sizes).tolist()
         if largest <= longest:
@@ -356,8 +354,13 @@ class DeepSpeedLearner:
 
     def _padding_frac(self, batches: Sequence[tuple[list[Sample], bool]]) -> float:
         """The share of the tokens computed, over all ranks, that belong to no sample."""
-        computed = sum(self.layout.size(list(map(len, chunk))) for chunk, _ in batches)
-        real = sum(sum(map(len, chunk)) for chunk, weightless in batches if not weightless)
+        computed = sum(self.layout.size(chunk) for chunk, _ in batches)
+        # Prompts that are shared make a row shorter than its sequences.
+        real = sum(
+            min(self.layout.size(chunk), sum(map(len, chunk)))
+            for chunk, weightless in batches
+            if not weightless
+        )
         counts = torch.tensor([real, computed], dtype=torch.float64, device=self.ranks.device)
         real, computed = self.ranks.sum(counts).tolist()
         return 1 - real / computed
@@ -482,7 +485,8 @@ def _distinct(batches: Sequence[Sequence[Sample]]) -> list[Sample]:
 
 
 def _apply(network: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    return network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
+    rows = (batch.lengths, batch.gather, batch.back)
+    return network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
 
 
 def _load_network(
@@ -503,7 +507,7 @@ def _load_network(
     lm = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, model.dtype),
-        attn_implementation=implementation_for(model.attention, config.packing),
+        attn_implementation=layout_for(model.attention, config.packing)[1],
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
     )

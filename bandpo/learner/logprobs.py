@@ -125,13 +125,17 @@ class PolicyNetwork(nn.Module):
         targets: Tensor,
         mask: Tensor,
         lengths: Sequence[int] = (),
+        gather: Tensor | None = None,
+        back: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
 
         The arguments are those of `bandpo.batching.Batch`. Hidden states of prompt and padding
         never reach the head.
         """
-        packed = packed_arguments(self.lm.config._attn_implementation, lengths, input_ids.device)
+        packed = packed_arguments(
+            self.lm.config._attn_implementation, input_ids.device, lengths, gather, back
+        )
         hidden = self.lm.base_model(
             input_ids=input_ids, use_cache=False, **packed
         ).last_hidden_state.flatten(0, 1)

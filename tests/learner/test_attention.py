@@ -1,15 +1,17 @@
 """A packed row: each sequence sees itself alone, and a model that breaks this is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sample_batch import make_samples
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch
+from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.errors import UserError
 from bandpo.learner.attention import (
     BY_SEQUENCE,
-    implementation_for,
+    layout_for,
     packed_arguments,
     prove_packing,
     sdpa_by_sequence,
@@ -23,27 +25,44 @@ def scorer(folder, attention):
     network = PolicyNetwork(lm, 1.0, chunk=64)
 
     def logprobs(samples):
-        batch = PackedBatch.of(samples)
-        logp, _ = network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
-        return logp.tolist()
+        layout = SharedPromptBatch if attention == BY_SEQUENCE else PackedBatch
+        batch = layout.of(samples)
+        rows = (batch.lengths, batch.gather, batch.back)
+        return network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)[0].tolist()
 
     return logprobs
 
 
 def test_sdpa_alone_is_replaced_and_only_for_packed_rows():
-    assert implementation_for("sdpa", packing=True) == BY_SEQUENCE
-    assert implementation_for("sdpa", packing=False) == "sdpa"
-    assert implementation_for("flash_attention_2", packing=True) == "flash_attention_2"
+    assert layout_for("sdpa", packing=True) == (SharedPromptBatch, BY_SEQUENCE)
+    assert layout_for("sdpa", packing=False) == (PaddedBatch, "sdpa")
+    assert layout_for("flash_attention_2", packing=True) == (PackedBatch, "flash_attention_2")
+
+
+def test_sequences_of_one_length_share_a_call(monkeypatch):
+    calls = []
+    sdpa = AttentionInterface()["sdpa"]
+    monkeypatch.setitem(
+        AttentionInterface._global_mapping,
+        "sdpa",
+        lambda module, query, *rest, **how: (
+            calls.append(query.shape),
+            sdpa(module, query, *rest, **how),
+        )[1],
+    )
+    module = SimpleNamespace(is_causal=True, training=False)
+    sdpa_by_sequence(module, *torch.randn(3, 1, 4, 14, 8), None, (3, 3, 3, 5))
+    assert calls == [(3, 4, 3, 8), (1, 4, 5, 8)]
 
 
 def test_flash_attention_is_told_where_sequences_end():
-    arguments = packed_arguments("flash_attention_2", (3, 1, 4), torch.device("cpu"))
+    arguments = packed_arguments("flash_attention_2", torch.device("cpu"), (3, 1, 4))
     assert arguments["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 2, 3]]
     for side in "qk":
         assert arguments[f"cu_seq_lens_{side}"].tolist() == [0, 3, 4, 8]
         assert arguments[f"cu_seq_lens_{side}"].dtype == torch.int32
         assert arguments[f"max_length_{side}"] == 4
-    assert packed_arguments("flash_attention_2", (), torch.device("cpu")) == {}
+    assert packed_arguments("flash_attention_2", torch.device("cpu"), ()) == {}
 
 
 def test_a_model_that_keeps_sequences_apart_is_accepted(untrained):

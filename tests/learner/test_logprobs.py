@@ -10,7 +10,7 @@ import torch
 from sample_batch import make_samples
 from transformers import AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch, PaddedBatch
+from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 
 
@@ -55,6 +55,7 @@ def test_logits_of_more_than_a_chunk_never_exist(monkeypatch):
         (PaddedBatch, "eager"),
         (PackedBatch, "sdpa"),  # transformers' own, with its block-diagonal mask
         (PackedBatch, "sdpa_by_sequence"),
+        (SharedPromptBatch, "sdpa_by_sequence"),
         (PackedBatch, "eager"),
         (PackedBatch, "flex_attention"),
     ],
@@ -66,7 +67,8 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, 
     lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
     network = PolicyNetwork(lm, 1.0, chunk=5)
     batch = layout.of(make_samples())
-    logp, entropy = network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
+    rows = (batch.lengths, batch.gather, batch.back)
+    logp, entropy = network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
     for row, sample in enumerate(batch.samples):
         ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
         table = plain(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
