@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
+from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
@@ -87,20 +88,6 @@ def _process_group_kept() -> Iterator[None]:
         dist.destroy_process_group = destroy
 
 
-def _bytes_of_a_token(model_path: str, dtype: str, trust_remote_code: bool) -> int:
-    """Of keys and values of all layers."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(
-        model_path, trust_remote_code=trust_remote_code
-    ).get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    width = getattr(torch, dtype).itemsize
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * config.num_hidden_layers * kv_heads * size * width
-
-
 class VLLMLocal:
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
@@ -137,6 +124,7 @@ class VLLMLocal:
         _prepare_environment(threads)
         # vLLM's own use of torch; nothing that a user could mend.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+        from transformers import AutoConfig
         from vllm import LLM
 
         self.weight_version = 0
@@ -154,7 +142,8 @@ class VLLMLocal:
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
             sequences = max_num_seqs * (max_model_len + BLOCK)  # the last block may be begun
-            needed = sequences * _bytes_of_a_token(model_path, dtype, trust_remote_code)
+            model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+            needed = sequences * token_bytes(model, dtype)
             llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
