@@ -336,13 +336,12 @@ class _Cache:
             place = block.prompt_length + self.length
             keys[:, :, place], values[:, :, place] = k[:, :, 0], v[:, :, 0]
             seen = slice(max(0, place + 1 - window), place + 1)
-            rows = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-            outputs.append(
-                scaled_dot_product_attention(
-                    rows, keys[:, :, seen], values[:, :, seen], scale=scale
-                )
-            )
-        return torch.cat(outputs).reshape(len(query), 1, *query.shape[1::2])
+            rows = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[-1])  # [samples · kv heads, …]
+            keys, values = (t[:, :, seen].flatten(0, 1) for t in (keys, values))
+            # For one token a matrix product is twice as quick as the fused attention.
+            weights = (torch.bmm(rows, keys.transpose(1, 2)).float() * scale).softmax(-1)
+            outputs.append(torch.bmm(weights.to(values.dtype), values).view(q.shape))
+        return torch.cat(outputs).transpose(1, 2)
 
 
 def _cached_attention(
