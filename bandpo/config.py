@@ -174,7 +174,8 @@ class LearnerConfig(Section):
     micro_batch_tokens: int = Field(
         16384,
         ge=1,
-        description="Tokens, with padding, of one forward/backward pass on one rank.",
+        description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
+        "that samples share, a repetition counts a quarter.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(
@@ -386,7 +387,7 @@ def _resume_exists(trainer: TrainerConfig) -> str | None:
 def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
     kind, _, rest = (trainer.keep_best or "").partition("/")
     names = [b if isinstance(b, str) else str(b.get("name")) for b in eval.benchmarks]
-    if kind != "eval" or rest.rpartition("/")[0] in names:
+    if kind != "eval" or any(rest.startswith(f"{name}/") for name in names):
         return None
     return (
         f"trainer.keep_best={trainer.keep_best}: no such benchmark is evaluated "

@@ -37,6 +37,14 @@ def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
     except HydraException as error:
         raise UserError(str(error)) from None
     varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    for word in words:
+        if word.startswith(("run.dir=", "run.name=")) and "${" not in word and len(runs) > 1:
+            key = word.split("=")[0]
+            if key not in varied:
+                raise UserError(
+                    f"{word}: the {len(runs)} runs of this sweep would share one folder; leave "
+                    f"{key} out, or name in it what varies, as in {key}='x-${{seed}}'"
+                )
     return [[*run, *_name(run, varied)] for run in runs]
 
 

@@ -1,4 +1,4 @@
-"""`bandpo train` as a contender of vs_trl.py, with vLLM in process.
+"""`bandpo train` as a contender of vs_trl.py, with vLLM in process or a transformers model alone.
 
 Arguments: the setting as JSON (see vs_trl.py).
 """
@@ -18,6 +18,7 @@ from bandpo.stops import Stops
 from bandpo.train import train
 
 LEARNER = ("exchange", "logprob", "learn")  # the phases that are no generation and no sync
+ENGINES = {"vllm": "vllm_local", "transformers": "hf"}
 REWARD = {
     "_target_": "bandpo.reward.FunctionReward",
     "function": {"_target_": "bandpo_contender.low_bytes", "_partial_": True},
@@ -37,6 +38,7 @@ def overrides(setting: dict) -> list[str]:
         "data.template=none",
         f"data.max_prompt_tokens={setting['max_model_len'] - setting['max_tokens']}",
         f"run.dir={setting['folder']}",
+        f"rollout={ENGINES[setting['engine']]}",
         "method=grpo",
         "method.kl_coef=0",
         f"rollout.prompts_per_step={setting['prompts']}",
@@ -80,7 +82,6 @@ def main() -> None:
                         "step_s": seconds,
                         "learner_s": learner,
                         "tokens": metrics["length/tokens"] + given,
-                        "phases": {k: v for k, v in metrics.items() if k.startswith("time/")},
                     }
                 )
 

@@ -18,13 +18,21 @@ import torch
 from results import keep
 
 from bandpo import embedded
-from bandpo.batching import Batch, PackedBatch, PaddedBatch, Sample, micro_batches
+from bandpo.batching import (
+    Batch,
+    PackedBatch,
+    PaddedBatch,
+    Sample,
+    SharedPromptBatch,
+    micro_batches,
+)
 from bandpo.learner.attention import BY_SEQUENCE
 from bandpo.learner.logprobs import PolicyNetwork
 
 LAYOUTS: dict[str, tuple[type[Batch], str]] = {
     "padded": (PaddedBatch, "sdpa"),
-    "packed, a call a sequence": (PackedBatch, BY_SEQUENCE),
+    "packed": (PackedBatch, BY_SEQUENCE),
+    "packed, prompts shared": (SharedPromptBatch, BY_SEQUENCE),
     "packed, block-diagonal mask": (PackedBatch, "sdpa"),
     "packed, eager": (PackedBatch, "eager"),
 }
@@ -46,19 +54,21 @@ CASES: dict[str, tuple[int, int, int, int, Callable[[random.Random], list[int]]]
 
 
 def make_samples(lengths: list[int], rng: random.Random) -> list[Sample]:
-    """Random tokens with prompts of 16."""
+    """Random tokens; four samples of each prompt of 20."""
 
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(5, 262) for _ in range(count))
 
-    return [Sample(tokens(16), tokens(n), 1.0, torch.zeros(n)) for n in lengths]
+    prompts = [tokens(20) for _ in lengths[::4]]
+    return [Sample(prompts[i // 4], tokens(n), 1.0, torch.zeros(n)) for i, n in enumerate(lengths)]
 
 
 def run(network: PolicyNetwork, layout: type[Batch], batches: list[list[Sample]]) -> None:
     """One forward and backward pass over all micro-batches."""
     for samples in batches:
         batch = layout.of(samples)
-        logp, _ = network(batch.input_ids, batch.states, batch.targets, batch.mask, batch.lengths)
+        rows = (batch.lengths, batch.gather, batch.back)
+        logp, _ = network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
         logp.sum().backward()
 
 

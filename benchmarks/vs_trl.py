@@ -1,4 +1,4 @@
-"""`bandpo train` against TRL's GRPOTrainer, in both of TRL's modes, step by step in turns.
+"""`bandpo train` against TRL's GRPOTrainer, both with vLLM and without, step by step in turns.
 
     bash benchmarks/trl_env.sh
     python benchmarks/vs_trl.py [--trl-python .trl-venv/bin/python] [--sizes 0.9M,20M] [--steps 8]
@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -40,6 +41,7 @@ BARS = {
     "transformers": {"end to end": 1.3, "learner": 1.5, "peak memory": 1.0},
     "vllm": {"end to end": 2.5, "learner": 1.5, "peak memory": 1.0},
 }
+CONTENDERS = [(whose, engine) for whose in ("bandpo", "trl") for engine in BARS]
 
 
 def prepare(folder: Path, size: str) -> tuple[Path, Path, int]:
@@ -84,11 +86,11 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
         }
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
         contenders = {}
-        for name in ("bandpo", *(f"trl {mode}" for mode in BARS)):
+        for whose, engine in CONTENDERS:
+            name = f"{whose} {engine}"
             own = folder / name.replace(" ", "_")
-            engine = name.removeprefix("trl ")
-            script = HERE / ("bandpo_contender.py" if name == "bandpo" else "trl_contender.py")
-            python = sys.executable if name == "bandpo" else arguments.trl_python
+            script = HERE / f"{whose}_contender.py"
+            python = sys.executable if whose == "bandpo" else arguments.trl_python
             given = json.dumps({**setting, "folder": str(own), "engine": engine})
             command = [python, str(script), given]
             contenders[name] = Contender(command, folder / f"{own.name}.log", environment)
@@ -125,9 +127,9 @@ def summary(steps: list[dict[str, float]], samples: int) -> dict[str, float]:
     }
 
 
-def ratios(found: dict[str, dict[str, float]], mode: str) -> dict[str, float]:
-    """How many times better than TRL in one of its modes: above 1 is better."""
-    ours, theirs = found["bandpo"], found[f"trl {mode}"]
+def ratios(found: dict[str, dict[str, float]], engine: str, mode: str) -> dict[str, float]:
+    """How many times better bandpo is than TRL, each on its engine: above 1 is better."""
+    ours, theirs = found[f"bandpo {engine}"], found[f"trl {mode}"]
     return {
         "end to end": ours["samples_per_s"] / theirs["samples_per_s"],
         "learner": ours["learner_tokens_per_s"] / theirs["learner_tokens_per_s"],
@@ -155,11 +157,11 @@ def main() -> None:
     for size in arguments.sizes.split(","):
         found = contest(size, arguments)
         result[size] = {"contenders": found, "ratios": {}}
-        for mode, bars in BARS.items():
-            result[size]["ratios"][mode] = ratios(found, mode)
-            for name, ratio in result[size]["ratios"][mode].items():
-                bar = bars[name]
-                print(f"{size}, TRL with {mode}, {name:<12} {ratio:6.2f}  (at least {bar})")
+        for (_, engine), (mode, bars) in product(CONTENDERS[: len(BARS)], BARS.items()):
+            case = f"bandpo with {engine}, TRL with {mode}"
+            result[size]["ratios"][case] = ratios(found, engine, mode)
+            for name, ratio in result[size]["ratios"][case].items():
+                print(f"{size}, {case}, {name:<12} {ratio:6.2f}  (at least {bars[name]})")
     keep(
         arguments.name,
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -125,7 +126,8 @@ def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint 
     metric is no candidate.
     """
     found = checkpoints_in(folder)
-    scored = [(score, c.step, c) for c in found if best and (score := c.score(best)) is not None]
+    scores = [(c.score(best) if best else None, c.step, c) for c in found]
+    scored = [item for item in scores if item[0] is not None and math.isfinite(item[0])]
     top = max(scored, key=lambda item: item[:2])[2] if scored else None
     for checkpoint in found[:-newest]:
         if checkpoint != top:

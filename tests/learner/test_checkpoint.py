@@ -1,6 +1,7 @@
 """A checkpoint is whole or it is not used: writing, sealing, choosing, keeping."""
 
 import json
+import math
 import random
 import threading
 
@@ -161,7 +162,8 @@ def test_a_disk_that_refuses_one_rank_fails_the_checkpoint_on_all(failing, folde
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-    for step, score in ((1, 0.3), (2, 0.9), (3, None), (4, 0.9), (5, 0.5), (6, 0.1)):
+    scores = ((1, math.nan), (2, 0.9), (3, None), (4, 0.9), (5, 0.5), (6, 0.1))
+    for step, score in scores:
         written(tmp_path, step, scores={} if score is None else {"eval/x/mean@2": score})
         keep_checkpoints(tmp_path, 2, "eval/x/mean@2")
     assert names(tmp_path) == ["best", "latest", "step_000004", "step_000005", "step_000006"]

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bandpo import multirun
+from bandpo.config import Config, compose
 from bandpo.errors import UserError
 from bandpo.multirun import launch, sweep_of
 
@@ -22,9 +23,18 @@ def test_every_combination_gets_a_name():
 
 def test_without_the_flag_there_is_no_sweep_and_names_given_are_kept():
     assert sweep_of(["seed=0"]) == []
-    assert sweep_of(["-m", "seed=0,1", "run.name=x"])[1] == ["seed=1", "run.name=x"]
+    named = "run.name=x-${seed}"
+    runs = sweep_of(["-m", "seed=0,1", named])
+    assert [compose("train", run, Config).run.name for run in runs] == ["x-0", "x-1"]
+    assert sweep_of(["-m", "seed=0", "run.name=x"]) == [["seed=0", "run.name=x"]]
     with pytest.raises(UserError):
         sweep_of(["--multirun", "seed=[0"])
+
+
+@pytest.mark.parametrize("word", ["run.name=x", "run.dir=outputs/x"])
+def test_runs_that_would_share_a_folder_are_refused(word):
+    with pytest.raises(UserError, match=r"2 runs of this sweep would share one folder"):
+        sweep_of(["-m", "seed=0,1", word])
 
 
 @pytest.fixture
