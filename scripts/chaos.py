@@ -125,6 +125,8 @@ class Launched:
                 return "a verifier's worker"
             if "torch.distributed.run" in words:
                 return "the launcher"
+            if "bandpo.cli" not in words:
+                return f"a helper ({words[-1][:40]})"
             return f"rank {process.environ().get('RANK', '0')}"
         except psutil.Error:
             return "a process"
@@ -227,7 +229,7 @@ def kill(job: Launched, folder: Path, rng: random.Random) -> str:
 
 def term(job: Launched, folder: Path, rng: random.Random) -> str:
     """SIGTERM to a rank, or to the launcher where there is one."""
-    processes = [p for p in job.alive() if "verifier" not in job.role(p)]
+    processes = [p for p in job.alive() if job.role(p).startswith(("rank", "the launcher"))]
     if not processes:
         return "had ended"
     victim = rng.choice(processes)
