@@ -24,10 +24,9 @@ from bandpo.batching import (
 )
 from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
-from bandpo.learner.adapter import add_adapter, save_adapter
+from bandpo.learner.adapter import save_adapter
 from bandpo.learner.attention import layout_for, prove_packing
-from bandpo.learner.liger import use_liger
-from bandpo.learner.logprobs import PolicyNetwork
+from bandpo.learner.engine import build_policy, build_reference
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
@@ -79,25 +78,13 @@ class DeepSpeedLearner:
         ranks: Ranks,
         temperature: float = 1.0,
     ) -> None:
-        import deepspeed
-
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self.config, self.loss, self.ranks = config, loss, ranks
         self.layout, _ = layout_for(model.attention, config.packing)
-        settings = _deepspeed_config(config, model, ranks)
-        network = _load_network(model, model_path, temperature, config, settings)
-        optimizer = _optimizer(config, network)
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=network,
-            optimizer=optimizer,
-            lr_scheduler=lambda optimizer: _warmup(config, optimizer),
-            config=settings,
-            dist_init_required=False,
-        )
+        given = (config, model, model_path, temperature, ranks)
+        self.engine, self.optimizer = build_policy(*given)
         self.reference: Any = None
         if loss.needs_reference and not self.has_adapter:
-            frozen = _load_network(model, model_path, temperature, config, settings)
-            self.reference = _frozen(frozen, config, settings, ranks)
+            self.reference = build_reference(*given)
         self.diagnostics = LossDiagnostics(ranks.device)
         self.micro_batch_tokens = config.micro_batch_tokens  # halved where memory does not suffice
         # Called with the loss output of every micro-batch of an update that was taken.
@@ -487,91 +474,3 @@ def _distinct(batches: Sequence[Sequence[Sample]]) -> list[Sample]:
 def _apply(network: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     rows = (batch.lengths, batch.gather, batch.back)
     return network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
-
-
-def _load_network(
-    model: ModelConfig,
-    model_path: str | Path,
-    temperature: float,
-    config: LearnerConfig,
-    settings: dict[str, Any],
-) -> PolicyNetwork:
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-
-    # While it lives, from_pretrained shards as it loads; without it each rank holds all weights.
-    sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    lm = AutoModelForCausalLM.from_pretrained(
-        model_path,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=layout_for(model.attention, config.packing)[1],
-        trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
-    )
-    del sharding
-    if model.kernels == "liger":
-        use_liger(lm)
-    if config.lora.rank:
-        add_adapter(lm, config.lora)
-    if model.gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-    return PolicyNetwork(lm, temperature, config.logits_chunk)
-
-
-def _frozen(
-    network: PolicyNetwork, config: LearnerConfig, settings: dict[str, Any], ranks: Ranks
-) -> Any:
-    import deepspeed
-
-    network.eval().requires_grad_(False)
-    if config.zero_stage < 3:
-        return network.to(ranks.device)
-    keep = ("train_micro_batch_size_per_gpu", "train_batch_size", "zero_optimization", "bf16")
-    engine, *_ = deepspeed.initialize(
-        model=network, config={key: settings[key] for key in keep}, dist_init_required=False
-    )
-    engine.eval()  # returns nothing, unlike a module's
-    return engine
-
-
-def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": config.zero_stage}
-    if config.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if config.offload == "parameters":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        # Micro-batches are ours: we set the accumulation boundary and normalise the loss.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "train_batch_size": ranks.size,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": model.dtype == "bfloat16", "check_grad_overflow": True},
-        "steps_per_print": 2**31,
-    }
-
-
-def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    settings = {
-        "lr": config.lr,
-        "betas": config.betas,
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
-    if config.offload != "none":
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        return DeepSpeedCPUAdam(trained, **settings)
-    return torch.optim.AdamW(trained, fused=True, **settings)
-
-
-def _warmup(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda update: min(1.0, (update + 1) / (config.warmup_steps + 1))
-    )
