@@ -81,7 +81,8 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
             "max_tokens": arguments.max_tokens,
             "max_model_len": 64 + arguments.max_tokens,
             "updates": arguments.updates,
-            "lr": 1e-5,
+            # So small that the policies stay what they are: one that learns changes its lengths.
+            "lr": 1e-9,
             "threads": arguments.threads,
         }
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
