@@ -27,7 +27,9 @@ PATIENCE = timedelta(hours=2)
 """How long ranks wait for the slowest one; DeepSpeed's own 10 minutes are less than a server takes
 to be given up (`rollout.engine.timeout_s`), or the first rank to download a model."""
 ALONE = "BANDPO_ALONE"
-"""Names, in the environment, the process that announced itself for want of a launcher."""
+"""In the environment: the process that announced itself for want of a launcher, and its port.
+
+A launcher that such a process starts announces another port: what it says counts again."""
 
 
 class Ranks:
@@ -137,7 +139,9 @@ def _announce_single_process() -> None:
 
     What a single process announces is for itself: one that it starts has a job of its own.
     """
-    if "RANK" in os.environ and os.environ.get(ALONE, str(os.getpid())) == str(os.getpid()):
+    process, _, port = os.environ.get(ALONE, "").partition(" ")
+    inherited = port and port == os.environ.get("MASTER_PORT") and process != str(os.getpid())
+    if "RANK" in os.environ and not inherited:
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -145,7 +149,7 @@ def _announce_single_process() -> None:
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    os.environ[ALONE] = str(os.getpid())
+    os.environ[ALONE] = f"{os.getpid()} {port}"
 
 
 def _device() -> torch.device:

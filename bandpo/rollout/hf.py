@@ -157,7 +157,7 @@ class HFGenerate:
         Models that keep other state than keys and values would lose it without an error.
         """
         prompt = Prompt(Problem("probe", "", ""), "", (1, 2, 3))
-        (group,) = self.generate([prompt], Sampling(n=1, max_tokens=4))
+        (group,) = self._wave([prompt], Sampling(n=1, max_tokens=4))
         (found,) = self.logprobs(prompt, group.completions)
         wanted = torch.tensor(group.completions[0].logprobs)
         gap = float((torch.tensor(found) - wanted).abs().max())

@@ -59,6 +59,8 @@ def test_a_process_that_one_alone_starts_has_a_job_of_its_own(environment):
 
 
 def test_what_a_launcher_announced_stays(environment, monkeypatch):
+    ranks._announce_single_process()  # also where it was started by a process that is alone
+    monkeypatch.setenv(ranks.ALONE, os.environ[ranks.ALONE].replace(str(os.getpid()), "1"))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "7")
     ranks._announce_single_process()
