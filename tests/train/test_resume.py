@@ -56,18 +56,19 @@ def read(path: Path) -> str:
 
 
 def record(folder: Path) -> dict:
-    """All that a run leaves, but for its checkpoints, plots and what tells the time."""
+    """All that a run leaves, but for its checkpoints, plots and what tells the time.
+
+    Evaluations keep problems in the order in which verdicts came.
+    """
 
     def timeless(line: str) -> dict:
         return {k: v for k, v in json.loads(line).items() if "time" not in k and "through" not in k}
 
     lines = [timeless(line) for line in read(folder / "metrics.jsonl").splitlines()]
-    files = [
-        path
-        for pattern in ("samples/*", "tokens/*", "eval/*/*.jsonl")
-        for path in sorted(folder.glob(pattern))
-    ]
-    return {"metrics": lines, **{str(p.relative_to(folder)): p.read_bytes() for p in files}}
+    files = [path for pattern in ("samples/*", "tokens/*") for path in sorted(folder.glob(pattern))]
+    evaluations = {p: sorted(read(p).splitlines()) for p in folder.glob("eval/*/*.jsonl")}
+    kept = {**{p: p.read_bytes() for p in files}, **evaluations}
+    return {"metrics": lines, **{str(path.relative_to(folder)): kept[path] for path in kept}}
 
 
 def weights(folder: Path) -> str:
