@@ -14,7 +14,7 @@ from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 
 SETTINGS = [*(("float32", stage) for stage in range(4)), ("bfloat16", 0), ("bfloat16", 2)]
-# Rank 1 of 2 has micro-batches of 50 and 7 tokens: the last, whose backward pass communicates, fits.
+# Rank 1 of 2 has 50 and 7 tokens: the last micro-batch, whose backward pass communicates, fits.
 BUDGET, LIMIT = 56, 40
 
 
