@@ -193,6 +193,12 @@ class Batch(ABC):
         moved = {k: None if t is None else t.to(device) for k, t in tensors.items()}
         return cls(tuple(samples), lengths=rows.lengths, **moved)  # type: ignore[arg-type]
 
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        rows = (self.lengths, self.gather, self.back)
+        return (self.input_ids, self.states, self.targets, self.mask, *rows)
+
     def padded(self, field: str) -> Tensor:
         """A per-token field of the samples as [B, T], 0 where there is no token."""
         out = torch.zeros(self.mask.shape)

@@ -67,8 +67,7 @@ def run(network: PolicyNetwork, layout: type[Batch], batches: list[list[Sample]]
     """One forward and backward pass over all micro-batches."""
     for samples in batches:
         batch = layout.of(samples)
-        rows = (batch.lengths, batch.gather, batch.back)
-        logp, _ = network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
+        logp, _ = network(*batch.arguments)
         logp.sum().backward()
 
 

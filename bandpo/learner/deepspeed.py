@@ -26,7 +26,7 @@ from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
 from bandpo.learner.adapter import save_adapter
 from bandpo.learner.attention import layout_for, prove_packing
-from bandpo.learner.engine import build_policy, build_reference
+from bandpo.learner.engine import PolicySource
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
@@ -80,11 +80,11 @@ class DeepSpeedLearner:
     ) -> None:
         self.config, self.loss, self.ranks = config, loss, ranks
         self.layout, _ = layout_for(model.attention, config.packing)
-        given = (config, model, model_path, temperature, ranks)
-        self.engine, self.optimizer = build_policy(*given)
+        policy = PolicySource(config, model, model_path, temperature, ranks)
+        self.engine, self.optimizer = policy.trained()
         self.reference: Any = None
         if loss.needs_reference and not self.has_adapter:
-            self.reference = build_reference(*given)
+            self.reference = policy.frozen()
         self.diagnostics = LossDiagnostics(ranks.device)
         self.micro_batch_tokens = config.micro_batch_tokens  # halved where memory does not suffice
         # Called with the loss output of every micro-batch of an update that was taken.
@@ -167,7 +167,7 @@ class DeepSpeedLearner:
                 for chunk, weightless in self._in_step(list(left)):
                     with self._agreed_on_memory(self._forward_is_local):
                         batch = self.layout.of(chunk, self.ranks.device, weightless)
-                        logp, entropy = _apply(network, batch)
+                        logp, entropy = network(*batch.arguments)
                     if not weightless:
                         yield batch, logp.cpu(), entropy.cpu()
                         for sample in chunk:
@@ -216,7 +216,7 @@ class DeepSpeedLearner:
             self.engine.set_gradient_accumulation_boundary(last)
             with self._agreed_on_memory(self._forward_is_local):
                 batch = self.layout.of(chunk, self.ranks.device, weightless)
-                logp, entropy = _apply(self.engine, batch)
+                logp, entropy = self.engine(*batch.arguments)
                 output = self.loss(batch.token_batch(logp, entropy, step), totals)
                 if not weightless:
                     diagnostics.update(output)
@@ -263,7 +263,8 @@ class DeepSpeedLearner:
     def _drop_gradients(self) -> None:
         """Forgets what the passes so far have accumulated, with a gradient that is refused."""
         self.engine.set_gradient_accumulation_boundary(True)
-        logp, _ = _apply(self.engine, self.layout.of([_PLACEHOLDER], self.ranks.device, True))
+        placeholder = self.layout.of([_PLACEHOLDER], self.ranks.device, weightless=True)
+        logp, _ = self.engine(*placeholder.arguments)
         self.engine.backward(_poison(logp))
         self._step()
 
@@ -469,8 +470,3 @@ def _is_finite(values: Tensor | Sequence[float] | float) -> bool:
 
 def _distinct(batches: Sequence[Sequence[Sample]]) -> list[Sample]:
     return list(dict.fromkeys(sample for batch in batches for sample in batch))
-
-
-def _apply(network: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    rows = (batch.lengths, batch.gather, batch.back)
-    return network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,82 +17,73 @@ from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
 
 
-def build_policy(
-    config: LearnerConfig,
-    model: ModelConfig,
-    model_path: str | Path,
-    temperature: float,
-    ranks: Ranks,
-) -> tuple[Any, Any]:
-    """DeepSpeed's engine around the policy, and its optimizer; collective."""
-    import deepspeed
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy to be loaded, and how DeepSpeed is to hold it."""
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    settings = _deepspeed_config(config, model, ranks)
-    network = _load_network(model, model_path, temperature, config, settings)
-    engine, optimizer, _, _ = deepspeed.initialize(
-        model=network,
-        optimizer=_optimizer(config, network),
-        lr_scheduler=lambda optimizer: _warmup(config, optimizer),
-        config=settings,
-        dist_init_required=False,
-    )
-    return engine, optimizer
+    config: LearnerConfig
+    model: ModelConfig
+    model_path: str | Path
+    temperature: float
+    ranks: Ranks
 
+    def trained(self) -> tuple[Any, Any]:
+        """DeepSpeed's engine around the policy, and its optimizer; collective."""
+        import deepspeed
 
-def build_reference(
-    config: LearnerConfig,
-    model: ModelConfig,
-    model_path: str | Path,
-    temperature: float,
-    ranks: Ranks,
-) -> Any:
-    """The policy as it was at the start, frozen; sharded under ZeRO 3. Collective."""
-    import deepspeed
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        settings = _deepspeed_config(self.config, self.model, self.ranks)
+        network = self._network(settings)
+        engine, optimizer, _, _ = deepspeed.initialize(
+            model=network,
+            optimizer=_optimizer(self.config, network),
+            lr_scheduler=lambda optimizer: _warmup(self.config, optimizer),
+            config=settings,
+            dist_init_required=False,
+        )
+        return engine, optimizer
 
-    settings = _deepspeed_config(config, model, ranks)
-    network = _load_network(model, model_path, temperature, config, settings)
-    network.eval().requires_grad_(False)
-    if config.zero_stage < 3:
-        return network.to(ranks.device)
-    keep = ("train_micro_batch_size_per_gpu", "train_batch_size", "zero_optimization", "bf16")
-    engine, *_ = deepspeed.initialize(
-        model=network, config={key: settings[key] for key in keep}, dist_init_required=False
-    )
-    engine.eval()  # returns nothing, unlike a module's
-    return engine
+    def frozen(self) -> Any:
+        """The policy as it is loaded, for reference; sharded under ZeRO 3. Collective."""
+        import deepspeed
 
+        settings = _deepspeed_config(self.config, self.model, self.ranks)
+        network = self._network(settings)
+        network.eval().requires_grad_(False)
+        if self.config.zero_stage < 3:
+            return network.to(self.ranks.device)
+        keep = ("train_micro_batch_size_per_gpu", "train_batch_size", "zero_optimization", "bf16")
+        engine, *_ = deepspeed.initialize(
+            model=network, config={key: settings[key] for key in keep}, dist_init_required=False
+        )
+        engine.eval()  # returns nothing, unlike a module's
+        return engine
 
-def _load_network(
-    model: ModelConfig,
-    model_path: str | Path,
-    temperature: float,
-    config: LearnerConfig,
-    settings: dict[str, Any],
-) -> PolicyNetwork:
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.utils import logging as transformers_logging
+    def _network(self, settings: dict[str, Any]) -> PolicyNetwork:
+        from transformers import AutoModelForCausalLM
+        from transformers.integrations import HfDeepSpeedConfig
+        from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+        config, model = self.config, self.model
+        transformers_logging.disable_progress_bar()
 
-    # While it lives, from_pretrained shards as it loads; without it each rank holds all weights.
-    sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-    lm = AutoModelForCausalLM.from_pretrained(
-        model_path,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=layout_for(model.attention, config.packing)[1],
-        trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
-    )
-    del sharding
-    if model.kernels == "liger":
-        use_liger(lm)
-    if config.lora.rank:
-        add_adapter(lm, config.lora)
-    if model.gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-    return PolicyNetwork(lm, temperature, config.logits_chunk)
+        # While it lives, from_pretrained shards as it loads: no rank holds all weights.
+        sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
+        lm = AutoModelForCausalLM.from_pretrained(
+            self.model_path,
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=layout_for(model.attention, config.packing)[1],
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+        )
+        del sharding
+        if model.kernels == "liger":
+            use_liger(lm)
+        if config.lora.rank:
+            add_adapter(lm, config.lora)
+        if model.gradient_checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        return PolicyNetwork(lm, self.temperature, config.logits_chunk)
 
 
 def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -> dict[str, Any]:

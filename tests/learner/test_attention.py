@@ -7,7 +7,7 @@ import torch
 from sample_batch import make_samples
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch
+from bandpo.batching import PackedBatch, PaddedBatch, Sample, SharedPromptBatch
 from bandpo.errors import UserError
 from bandpo.learner.attention import (
     BY_SEQUENCE,
@@ -26,9 +26,7 @@ def scorer(folder, attention):
 
     def logprobs(samples):
         layout = SharedPromptBatch if attention == BY_SEQUENCE else PackedBatch
-        batch = layout.of(samples)
-        rows = (batch.lengths, batch.gather, batch.back)
-        return network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)[0].tolist()
+        return network(*layout.of(samples).arguments)[0].tolist()
 
     return logprobs
 
@@ -66,7 +64,11 @@ def test_flash_attention_is_told_where_sequences_end():
 
 
 def test_a_model_that_keeps_sequences_apart_is_accepted(untrained):
-    prove_packing(scorer(untrained(), BY_SEQUENCE), 1e-5)
+    logprobs = scorer(untrained(), BY_SEQUENCE)
+    prove_packing(logprobs, 1e-5)
+    samples = [Sample(prompt, (7, 8, 9), 0.0, torch.zeros(3)) for prompt in ((2, 3), (2, 3), (5,))]
+    alone = torch.tensor([values for sample in samples for values in logprobs([sample])])
+    torch.testing.assert_close(torch.tensor(logprobs(samples)), alone, atol=1e-5, rtol=0)
 
 
 def test_a_model_that_mixes_sequences_is_refused(untrained):

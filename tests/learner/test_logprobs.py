@@ -67,8 +67,7 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, 
     lm = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
     network = PolicyNetwork(lm, 1.0, chunk=5)
     batch = layout.of(make_samples())
-    rows = (batch.lengths, batch.gather, batch.back)
-    logp, entropy = network(batch.input_ids, batch.states, batch.targets, batch.mask, *rows)
+    logp, entropy = network(*batch.arguments)
     for row, sample in enumerate(batch.samples):
         ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
         table = plain(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)

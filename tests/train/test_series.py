@@ -40,7 +40,7 @@ def runs_of(folder: Path, model: Path, *overrides: str) -> list[Training]:
     ]
 
 
-def check(folder: Path, model: Path, *overrides: str) -> None:
+def assert_runs_are_as_alone(folder: Path, model: Path, *overrides: str) -> None:
     heard: dict[int, int] = {}
     codes = launch_series(runs_of(folder / "together", model, *overrides), report=heard.__setitem__)
     assert codes == list(heard.values()) == [0, 2, 0]
@@ -53,13 +53,13 @@ def check(folder: Path, model: Path, *overrides: str) -> None:
 
 
 def test_a_shared_engine_changes_no_run(untrained, tmp_path):
-    check(tmp_path, untrained(), "rollout=hf")
+    assert_runs_are_as_alone(tmp_path, untrained(), "rollout=hf")
 
 
 @pytest.mark.slow
 def test_a_shared_vllm_changes_no_run(untrained, tmp_path):
     pytest.importorskip("vllm")
-    check(tmp_path, untrained(), "rollout.engine.enforce_eager=true")
+    assert_runs_are_as_alone(tmp_path, untrained(), "rollout.engine.enforce_eager=true")
 
 
 def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
