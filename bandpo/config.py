@@ -1,37 +1,26 @@
-"""The configuration of a run: typed, documented and checked as a whole before anything loads.
+"""What a run is configured with: the schema, typed, documented and range-checked.
 
-Hydra composes the YAML files of `configs/`; the result is validated section by section against
-the models below, then by the cross-checks at the end, and every problem found is reported in
-one error.
+`bandpo.composition` makes it from the YAML files of `configs/` and a user's overrides;
+`bandpo.cross_checks` holds what two settings say of each other.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-
-from bandpo.errors import UserError
 
 # What a setting may do to a run that goes on from a checkpoint (`bandpo.resume`). An unmarked key
 # decides what the run is; the keys of a mapping may be marked one by one.
 HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
 ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
+
+
+MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 
 
 class Section(BaseModel):
@@ -171,11 +160,12 @@ class LearnerConfig(Section):
         "itself alone; false: a padded row each (quicker with model.attention=eager).",
         json_schema_extra=ROUNDING,
     )
-    micro_batch_tokens: int = Field(
-        16384,
+    micro_batch_tokens: int | None = Field(
+        None,
         ge=1,
         description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
-        "that samples share, a repetition counts a quarter.",
+        "that samples share, a repetition counts a quarter. null: 16384 on a GPU, 2048 on a CPU, "
+        "whose caches hold the activations of so many.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(
@@ -187,6 +177,10 @@ class LearnerConfig(Section):
     offload: Literal["none", "optimizer", "parameters"] = Field(
         "none", description="Move optimizer state (ZeRO ≥ 1) or parameters too (ZeRO 3) to the CPU."
     )
+
+    def micro_batch_on(self, device: Literal["cuda", "cpu"]) -> int:
+        """Tokens of one forward/backward pass there."""
+        return self.micro_batch_tokens or MICRO_BATCH_TOKENS[device]
 
 
 class TrainerConfig(Section):
@@ -287,151 +281,6 @@ class Config(Section):
     )
 
 
-# --- Cross-checks: each names the sections it needs and yields problems in words ---------------
-
-
-def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
-    ranks = world_size()
-    pieces = ranks * learner.updates_per_rollout
-    if rollout.prompts_per_step % pieces == 0:
-        return None
-    return (
-        f"rollout.prompts_per_step={rollout.prompts_per_step} is not divisible by "
-        f"learner.updates_per_rollout={learner.updates_per_rollout} × {ranks} rank(s) = {pieces}: "
-        f"{rollout.prompts_per_step // pieces * pieces or pieces} would be"
-    )
-
-
-def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
-    if rollout.top_p == 1.0 and rollout.top_k == 0:
-        return None
-    return (
-        f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k} cut the sampling "
-        "distribution while the importance ratios are those of the whole one: train with "
-        "top_p=1 and top_k=0 (evaluation may cut: eval.top_p)"
-    )
-
-
-def _offload_fits_stage(learner: LearnerConfig) -> str | None:
-    least = {"none": 0, "optimizer": 1, "parameters": 3}[learner.offload]
-    if learner.zero_stage >= least:
-        return None
-    return (
-        f"learner.offload={learner.offload} needs learner.zero_stage >= {least}, "
-        f"not {learner.zero_stage}"
-    )
-
-
-def _engine_has_target(rollout: RolloutConfig) -> str | None:
-    if "_target_" in rollout.engine:
-        return None
-    return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
-
-
-def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
-    if rollout.lag == 0 or "_target_" not in rollout.engine:
-        return None
-    try:
-        engine = get_object(rollout.engine["_target_"])
-    except Exception as error:  # whatever a user's own module raises is the user's to read
-        return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
-    if getattr(engine, "samples_apart", False):
-        return None
-    return (
-        f"rollout.lag={rollout.lag} needs an engine that samples in processes of its own while "
-        "the learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
-    )
-
-
-def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig) -> str | None:
-    if rollout.lag == 0 or "correction" not in method.loss:
-        return None
-    return (
-        f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
-        "method.loss.correction compares with the learner's: leave it out"
-    )
-
-
-def _method_instantiates(method: MethodConfig) -> str | None:
-    problem = _not_built(method.loss) or _not_built(method.advantage)
-    return problem and f"method={method.name} cannot be built: {problem}"
-
-
-def _reward_instantiates(reward: dict[str, Any]) -> str | None:
-    problem = _not_built(reward)  # worker processes start with the first completion, not here
-    return problem and f"reward cannot be built: {problem}"
-
-
-def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
-    problems = [problem for problem in map(_not_built, alarms) if problem]
-    return f"alarms cannot be built: {'; '.join(problems)}" if problems else None
-
-
-def _not_built(target: Mapping[str, Any]) -> str | None:
-    """Why hydra cannot build a `_target_` tree; None where it can."""
-    try:
-        instantiate(target)
-    except Exception as error:  # whatever a user's own class raises is the user's to read
-        cause = error.__cause__ or error
-        lines = str(cause).splitlines()
-        return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]
-    return None
-
-
-def _resume_exists(trainer: TrainerConfig) -> str | None:
-    if trainer.resume in ("auto", "never") or Path(trainer.resume).is_dir():
-        return None
-    return f"trainer.resume={trainer.resume} is neither auto, never nor a checkpoint folder"
-
-
-def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
-    kind, _, rest = (trainer.keep_best or "").partition("/")
-    names = [b if isinstance(b, str) else str(b.get("name")) for b in eval.benchmarks]
-    if kind != "eval" or any(rest.startswith(f"{name}/") for name in names):
-        return None
-    return (
-        f"trainer.keep_best={trainer.keep_best}: no such benchmark is evaluated "
-        f"(eval.benchmarks: {', '.join(names) or 'none'})"
-    )
-
-
-def _run_dir_is_usable(run: RunConfig) -> str | None:
-    folder = Path(run.dir).absolute()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir():
-        return f"run.dir={run.dir}: {nearest} is a file, not a folder"
-    return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
-
-
-def _dtype_fits_model(model: ModelConfig) -> str | None:
-    if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
-        return None
-    return f"model.dtype={model.dtype}: the embedded policy is made for float32"
-
-
-CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
-    _batch_divides,
-    _ratios_need_the_full_distribution,
-    _offload_fits_stage,
-    _engine_has_target,
-    _lag_needs_servers,
-    _lag_knows_no_other_old_policy,
-    _method_instantiates,
-    _reward_instantiates,
-    _alarms_instantiate,
-    _resume_exists,
-    _best_is_measured,
-    _dtype_fits_model,
-    _run_dir_is_usable,
-)
-
-# --- Composition and validation ----------------------------------------------------------------
-
-SchemaT = TypeVar("SchemaT", bound=BaseModel)
-# hydra refuses some overrides with a bare ValueError.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
-
-
 def longest_sequence(config: Config) -> int:
     """Tokens of the longest prompt with the longest completion, in training or evaluation."""
     completion = max(config.rollout.max_tokens, config.eval.max_tokens)
@@ -455,138 +304,3 @@ def announced(ranks: int) -> Iterator[None]:
             del os.environ["WORLD_SIZE"]
         else:
             os.environ["WORLD_SIZE"] = before
-
-
-def config_dir() -> Path:
-    """The folder of the shipped YAML files, in a checkout as in an installed wheel."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"no configs folder beside {package}: the installation is incomplete")
-
-
-def defaults(schema: type[BaseModel]) -> dict[str, Any]:
-    """The schema's default values as a tree, so that YAML files need not repeat them."""
-    tree: dict[str, Any] = {}
-    for name, field in schema.model_fields.items():
-        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            tree[name] = defaults(field.annotation)
-        elif not field.is_required():
-            default = field.get_default(call_default_factory=True)
-            tree[name] = list(default) if isinstance(default, tuple) else default
-    return tree
-
-
-def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
-    return _resolved(_composed(name, overrides, schema))
-
-
-def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
-    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose(name, overrides=list(overrides))
-
-
-def _resolved(composed: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    noise = ("full_key", "object_type", "Config search path", "provider=")
-    hints = [line for line in lines[1:] if not line.startswith(noise)]
-    return " ".join([lines[0], *hints]) if lines else type(error).__name__
-
-
-def _sorted_out(
-    name: str, overrides: Sequence[str], schema: type[BaseModel]
-) -> tuple[list[str], list[str]]:
-    """The overrides that compose, and what is wrong with each of the others.
-
-    Group choices (method=…) come first, since they decide which keys there are.
-    """
-    accepted: list[str] = []
-    problems: list[str] = []
-    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
-    # First where to look, then which groups to take, then values.
-    order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
-    for override in sorted(overrides, key=lambda o: order[o]):
-        try:
-            _compose(name, [*accepted, override], schema)
-            accepted.append(override)
-        except COMPOSITION_ERRORS as error:
-            problems.append(f"{override}: {_first_sentence(error)}")
-    return accepted, problems
-
-
-def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
-    """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
-    try:
-        OverridesParser.create().parse_overrides(list(overrides))
-        problems: list[str] = []
-        raw = _compose(name, overrides, schema)
-    except COMPOSITION_ERRORS:
-        accepted, problems = _sorted_out(name, overrides, schema)
-        raw = _compose(name, accepted, schema)
-    return validate(raw, schema, problems)
-
-
-def compose_seeds(
-    name: str, overrides: Sequence[str], schema: type[SchemaT], seeds: Sequence[int]
-) -> list[SchemaT]:
-    """`compose` with each `seed` in turn, for little more than the time of one."""
-    try:
-        composed = _composed(name, overrides, schema)
-        trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
-    except COMPOSITION_ERRORS:
-        return [compose(name, [*overrides, f"seed={seed}"], schema) for seed in seeds]
-    return [validate(tree, schema) for tree in trees]
-
-
-def validate(
-    raw: Mapping[str, Any], schema: type[SchemaT], problems: Sequence[str] = ()
-) -> SchemaT:
-    """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
-
-    Raises UserError with `problems` found before and all that are found here.
-    """
-    found = list(problems)
-    try:
-        schema.model_validate(raw)
-    except ValidationError as error:
-        found += [_in_words(detail) for detail in error.errors()]
-    found += _cross_problems(raw, schema)
-    if found:
-        raise UserError.join("the configuration has these problems:", found)
-    return schema.model_validate(raw)
-
-
-def _in_words(detail: Any) -> str:
-    key = ".".join(map(str, detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    if detail["type"] == "missing":
-        return f"{key}: is missing"
-    if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
-        return f"{key}: {detail['msg']}"
-    return f"{key}={detail['input']!r}: {detail['msg']}"
-
-
-def _cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
-    """What the checks find whose sections the schema has and that are valid by themselves."""
-    valid: dict[tuple[str, Any], Any] = {}
-    for name, field in schema.model_fields.items():
-        annotation: Any = field.annotation
-        try:
-            valid[name, annotation] = TypeAdapter(annotation).validate_python(raw.get(name))
-        except ValidationError:
-            continue
-    found = []
-    for check in CROSS_CHECKS:
-        needed = {n: hint for n, hint in get_type_hints(check).items() if n != "return"}
-        if needed.items() <= valid.keys():
-            found.append(check(**{name: valid[name, hint] for name, hint in needed.items()}))
-    return [problem for problem in found if problem]

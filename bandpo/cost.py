@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from hydra.utils import get_object, instantiate
 
 from bandpo.architecture import Shape
-from bandpo.config import Config, ModelConfig, longest_sequence
+from bandpo.config import MICRO_BATCH_TOKENS, Config, ModelConfig, longest_sequence
 from bandpo.data.benchmarks import benchmark_spec
 from bandpo.errors import UserError
 
@@ -97,7 +97,7 @@ class Workload:
     passes_an_update: int = 4
     old_share: float = 1.0
     has_reference: bool = True
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS["cuda"]
 
     @classmethod
     def of(cls, config: Config, mean_tokens: float | None, engine_slots: int) -> Workload:
@@ -121,7 +121,7 @@ class Workload:
             passes_an_update=4 if config.model.gradient_checkpointing else 3,
             old_share=1 - 1 / updates if single else 1.0,
             has_reference=needs_reference(config),
-            micro_batch_tokens=learner.micro_batch_tokens,
+            micro_batch_tokens=learner.micro_batch_on("cuda"),
         )
 
     @property
@@ -331,7 +331,9 @@ def trained_parameters(config: Config, shape: Shape) -> float:
     return 2 * rank / shape.hidden * layers
 
 
-def learner_memory(config: Config, shape: Shape, ranks: int) -> dict[str, float]:
+def learner_memory(
+    config: Config, shape: Shape, ranks: int, device: Literal["cuda", "cpu"]
+) -> dict[str, float]:
     """Estimated GiB of the learner on one rank by part.
 
     Weights, gradients and AdamW's two moments (with a float32 master copy under bfloat16) are
@@ -347,11 +349,12 @@ def learner_memory(config: Config, shape: Shape, ranks: int) -> dict[str, float]
     in_layer = 17 * shape.hidden * width
     recomputed = config.model.gradient_checkpointing
     kept = shape.layers * (shape.hidden * width if recomputed else in_layer)
-    tokens = max(learner.micro_batch_tokens, longest_sequence(config))
+    tokens = max(learner.micro_batch_on(device), longest_sequence(config))
     on_gpu = learner.offload == "none"
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
-        "gradients": trained * width / (ranks if stage >= 2 else 1),
+        # In shards they are added up in float32.
+        "gradients": trained * 4 / ranks if stage >= 2 else trained * width,
         "optimizer": on_gpu * trained * (8 + master) / (ranks if stage >= 1 else 1),
         "activations": tokens * (kept + (in_layer if recomputed else 0)),
         "logits": 3 * 4 * min(learner.logits_chunk, tokens) * shape.vocabulary,
@@ -369,7 +372,7 @@ def card_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
     The engine takes `gpu_memory_utilization` of the card: its weights and, with all the rest, its
     KV cache. Servers are taken to have as many cards of their own, free of the learner.
     """
-    learner = learner_memory(config, shape, cluster.count)
+    learner = learner_memory(config, shape, cluster.count, "cuda")
     engine = config.rollout.engine
     share = float(engine.get("gpu_memory_utilization", 0.9))
     shards = int(engine.get("tensor_parallel_size", 1))
@@ -393,7 +396,7 @@ def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memo
 
     The KV cache is that of all concurrent sequences at full length.
     """
-    learner, width = learner_memory(config, shape, ranks), BYTES[config.model.dtype]
+    learner, width = learner_memory(config, shape, ranks, "cpu"), BYTES[config.model.dtype]
     samples = config.rollout.prompts_per_step * config.rollout.group_size // ranks
     concurrent = min(samples, int(config.rollout.engine.get("max_num_seqs", samples)))
     cache = concurrent * longest_sequence(config) * shape.kv_bytes(width)
@@ -469,7 +472,7 @@ def remedies(config: Config, shape: Shape, cluster: Cluster) -> str:
 def _candidates(config: Config) -> Iterator[tuple[str, Any]]:
     yield "model.gradient_checkpointing", True
     yield "learner.zero_stage", 3
-    tokens = config.learner.micro_batch_tokens
+    tokens = config.learner.micro_batch_on("cuda")
     while tokens // 2 >= longest_sequence(config):
         tokens //= 2
         yield "learner.micro_batch_tokens", tokens

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo.cache import cache_dir
-from bandpo.config import config_dir
+from bandpo.composition import config_dir
 from bandpo.errors import UserError
 from bandpo.rollout.vllm_local import require_vllm, vllm_version
 from bandpo.tracking import hardware, versions

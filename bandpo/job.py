@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +17,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.alarms import AlarmPanel
-from bandpo.batching import Sample, deal, minibatches, samples_of
+from bandpo.batching import Sample, deal, minibatches
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -37,6 +35,7 @@ from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
 from bandpo.model_card import model_card
+from bandpo.probe import TOLERANCE, prove_weights, reference_answers
 from bandpo.redaction import redact, redacted
 from bandpo.refusals import Refusals
 from bandpo.replay.records import dump_path, recorded
@@ -53,13 +52,9 @@ from bandpo.rollout.judge import (
 )
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.tracking import Tracker, git_commit
-from bandpo.types import Completion, Group, Problem, Prompt
+from bandpo.types import Problem, Prompt
 
 logger = logging.getLogger(__name__)
-
-PROBE_SAMPLES = 4
-PROBE_TOKENS = 64
-PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 
 
 class Job:
@@ -333,37 +328,19 @@ class Job:
     def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
 
-        A few samples (of the step, or the first problems' reference answers), at least one for each
-        copy of the weights, are scored by both; raises RuntimeError where they differ by more than
-        the tolerance.
+        A few samples of the step, or the first problem's reference answer, are scored by both.
+        Raises RuntimeError where they differ by more than the tolerance.
         """
         self.engine.wake()
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
-        groups = [item.group for item in judged] or self._reference_answers()
+        groups = [item.group for item in judged] or [
+            reference_answers(self._first_prompt, self.tokenizer)
+        ]
         group = groups[self._version % len(groups)]
-        count = max(PROBE_SAMPLES, math.ceil(self.engine.replicas / self.ranks.size))
-        completions = [_cut(c, PROBE_TOKENS) for c in islice(cycle(group.completions), count)]
-        probe = samples_of(
-            dataclasses.replace(group, completions=tuple(completions)), [0.0] * len(completions)
-        )
-        theirs = self.engine.logprobs(group.prompt, completions)
-        ours = self.learner.logprobs(probe)
-        gap = torch.tensor(_largest_gap(theirs, ours), device=self.ranks.device)
-        gap = float(self.ranks.max(gap))
-        tolerance = self.config.rollout.probe_tolerance or PROBE_TOLERANCE[self.config.model.dtype]
-        if gap > tolerance:
-            raise RuntimeError(
-                f"after weight sync {self._version} the engine's log-probabilities differ from the "
-                f"learner's by {gap:.3g}, more than {tolerance:g}: the weights did not arrive"
-            )
+        tolerance = self.config.rollout.probe_tolerance or TOLERANCE[self.config.model.dtype]
+        gap = prove_weights(self.engine, self.learner, group, self.ranks, tolerance)
         return {"sync/probe_logprob_max": gap}
-
-    def _reference_answers(self) -> list[Group]:
-        prompt = self._first_prompt
-        tokens = tuple(self.tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
-        completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
-        return [Group(prompt, (completion,) * PROBE_SAMPLES)]
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
@@ -485,24 +462,6 @@ def random_file(checkpoint: Path, rank: int) -> Path:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
-
-
-def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:
-    """The largest |difference| of a token's values; infinity where one is NaN.
-
-    A NaN compares as neither larger nor smaller: a maximum may pass over it.
-    """
-    pairs = (pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True))
-    gaps = (abs(a - b) for a, b in pairs)
-    return max(math.inf if math.isnan(gap) else gap for gap in gaps)
-
-
-def _cut(completion: Completion, limit: int) -> Completion:
-    return dataclasses.replace(
-        completion,
-        token_ids=completion.token_ids[:limit],
-        logprobs=completion.logprobs[:limit],
-    )
 
 
 def _model(config: Config, ranks: Ranks) -> ModelSource:

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from bandpo.advantage import group_advantages
-from bandpo.config import MethodConfig, compose, config_dir
+from bandpo.composition import compose, config_dir
+from bandpo.config import MethodConfig
 from bandpo.errors import UserError
 from bandpo.loss import (
     BatchTotals,

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo.architecture import Shape, shape_of
-from bandpo.config import Config, announced, compose, world_size
+from bandpo.composition import compose
+from bandpo.config import Config, announced, world_size
 from bandpo.cost import (
     RELEASE_MODEL_CONFIG,
     Cluster,

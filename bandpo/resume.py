@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from bandpo.config import Config, defaults
+from bandpo.composition import defaults
+from bandpo.config import Config
 from bandpo.redaction import redacted
 
 Effect = Literal["determining", "rounding", "harmless"]

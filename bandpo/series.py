@@ -13,7 +13,8 @@ from functools import partial
 from multiprocessing import get_context
 from threading import Lock
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.errors import UserError
 from bandpo.host import Host
 from bandpo.train import run

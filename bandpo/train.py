@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from functools import partial
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.host import Host
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics

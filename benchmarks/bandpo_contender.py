@@ -12,7 +12,8 @@ import time
 import torch
 from turns import report, wait_for_turn
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.job import Job
 from bandpo.stops import Stops
 from bandpo.train import train

@@ -20,7 +20,8 @@ from typing import Any
 
 from results import keep
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.job import Job
 from bandpo.stops import Stops
 from bandpo.train import train

@@ -28,6 +28,7 @@ from turns import report, wait_for_turn  # noqa: E402
 
 torch.set_num_threads(setting["threads"])
 samples = setting["prompts"] * setting["group_size"]
+micro_batches = samples // setting["updates"] // setting["trl_rows"]  # of an update
 
 
 def low_bytes(completion_ids, **_):
@@ -92,8 +93,9 @@ arguments = GRPOConfig(
     disable_tqdm=True,
     logging_steps=10**6,
     max_steps=10**6,
-    per_device_train_batch_size=samples // setting["updates"],
-    steps_per_generation=setting["updates"],
+    per_device_train_batch_size=setting["trl_rows"],
+    gradient_accumulation_steps=micro_batches,
+    steps_per_generation=setting["updates"] * micro_batches,
     num_generations=setting["group_size"],
     max_completion_length=setting["max_tokens"],
     temperature=1.0,

@@ -6,8 +6,9 @@
 The same untrained Qwen2 from a seed, prompts, group size, lengths, number of updates, loss (GRPO
 with a clip of 0.2, no reference) and optimizer (fused AdamW), in float32 with as many threads.
 All contenders stay alive and take turns at a step (a rollout with its updates and the weight sync),
-so that a disturbance of the machine hits all; medians after warm-up count. Prints what TRL takes
-divided by what bandpo takes and writes results/vs_trl.json.
+so that a disturbance of the machine hits all; medians after warm-up count. Micro-batches are
+bandpo's default, and the quickest of those tried for TRL. Prints what TRL takes divided by what
+bandpo takes and writes results/vs_trl.json.
 
 Learner time is what is left of a step without generation and weight sync: on both sides it has
 the old log-probabilities, the loss, the gradients and the optimizer.
@@ -21,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -41,6 +43,8 @@ BARS = {
     "transformers": {"end to end": 1.3, "learner": 1.5, "peak memory": 1.0},
     "vllm": {"end to end": 2.5, "learner": 1.5, "peak memory": 1.0},
 }
+PAUSE_S = 0.5
+"""Between turns: OpenMP's threads keep spinning for a while after their last work."""
 CONTENDERS = [(whose, engine) for whose in ("bandpo", "trl") for engine in BARS]
 
 
@@ -84,6 +88,7 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
             # So small that the policies stay what they are: one that learns changes its lengths.
             "lr": 1e-9,
             "threads": arguments.threads,
+            "trl_rows": arguments.trl_rows,
         }
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
         contenders = {}
@@ -98,6 +103,7 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
         for turn in range(arguments.warmup + arguments.steps):
             for name, contender in contenders.items():
+                time.sleep(PAUSE_S)
                 taken[name].append(contender.step())
                 print(
                     f"{size} {name:<18} step {turn}: {taken[name][-1]['step_s']:.2f} s", flush=True
@@ -148,6 +154,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--updates", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--trl-rows", type=int, default=32, help="of one of its forward passes")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--name", default="vs_trl", help="of the file in results/")

@@ -7,7 +7,8 @@ import pytest
 
 from bandpo.architecture import KNOWN, Shape, shape_of
 from bandpo.cli import main
-from bandpo.config import Config, ModelConfig, announced, compose
+from bandpo.composition import compose
+from bandpo.config import Config, ModelConfig, announced
 from bandpo.cost import (
     CARDS,
     PERFECT,
@@ -122,6 +123,7 @@ def test_memory_by_hand():
     gib = 2**30
     n = PARAMETERS["Qwen/Qwen2.5-3B-Instruct"]
     assert memory.learner["weights"] == pytest.approx(2 * n / 8 / gib)
+    assert memory.learner["gradients"] == pytest.approx(4 * n / 8 / gib)
     assert memory.learner["optimizer"] == pytest.approx(12 * n / 8 / gib)
     assert memory.learner["logits"] == pytest.approx(12 * 1024 * 151_936 / gib)
     kept = 36 * 2048 * 2 + 34 * 2048
@@ -187,7 +189,7 @@ def test_adapters_take_memory_for_themselves_alone():
     kv, hidden, inner = 256, 2048, 11_008
     sides = 2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + inner)
     assert 1 < trained_parameters(lora, shape) / (36 * 16 * sides) < 1.5
-    before, after = (learner_memory(config, shape, 1) for config in (whole, lora))
+    before, after = (learner_memory(config, shape, 1, "cuda") for config in (whole, lora))
     assert "reference" in before and "reference" not in after
     assert after["weights"] == before["weights"]
     assert sum(after[part] / before[part] for part in ("gradients", "optimizer")) < 0.05

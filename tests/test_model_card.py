@@ -2,7 +2,8 @@
 
 import pytest
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.model_card import model_card
 
 

@@ -6,38 +6,28 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bandpo.job import Job
+from bandpo.probe import prove_weights
 from bandpo.types import Completion, Group, Problem, Prompt
 
 TOKENS = (3, 4, 5)
 
 
-def synced(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    """A sync after which engine and learner give these log-probabilities to every completion."""
+def proved(theirs: list[float], ours: list[float]) -> float:
+    """The proof where engine and learner give these log-probabilities to every completion."""
     completion = Completion("", TOKENS, (0.0,) * len(TOKENS), "stop")
     group = Group(Prompt(Problem("q", "q", "1"), "q", (1, 2)), (completion,))
-    job = SimpleNamespace(
-        config=SimpleNamespace(
-            rollout=SimpleNamespace(probe_tolerance=None), model=SimpleNamespace(dtype="float32")
-        ),
-        engine=SimpleNamespace(
-            replicas=1,
-            wake=lambda: None,
-            load_weights=lambda weights, version: None,
-            logprobs=lambda prompt, completions: [theirs] * len(completions),
-        ),
-        learner=SimpleNamespace(
-            weights=lambda: iter(()), logprobs=lambda samples: [ours] * len(samples)
-        ),
-        ranks=SimpleNamespace(size=1, device=torch.device("cpu"), max=lambda tensor: tensor),
-        _version=0,
-        _reference_answers=lambda: [group],
+    engine = SimpleNamespace(
+        replicas=1,
+        weight_version=1,
+        logprobs=lambda prompt, completions: [theirs] * len(completions),
     )
-    return Job.sync(job)
+    learner = SimpleNamespace(logprobs=lambda samples: [ours] * len(samples))
+    ranks = SimpleNamespace(size=1, device=torch.device("cpu"), max=lambda tensor: tensor)
+    return prove_weights(engine, learner, group, ranks, tolerance=1e-3)
 
 
 def test_weights_that_arrived_pass_with_their_gap():
-    gap = synced([-1.0, -2.0, -3.0], [-1.0, -2.0005, -3.0])["sync/probe_logprob_max"]
+    gap = proved([-1.0, -2.0, -3.0], [-1.0, -2.0005, -3.0])
     assert gap == pytest.approx(5e-4, rel=1e-3)
 
 
@@ -47,6 +37,6 @@ def test_a_single_wrong_value_stops_the_run_wherever_it_stands(wrong, place):
     theirs, ours = [-2.0] * len(TOKENS), [-2.0] * len(TOKENS)
     theirs[place] = wrong
     with pytest.raises(RuntimeError, match="the weights did not arrive"):
-        synced(theirs, ours)
+        proved(theirs, ours)
     with pytest.raises(RuntimeError, match="the weights did not arrive"):
-        synced(ours, theirs)
+        proved(ours, theirs)

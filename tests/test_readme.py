@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.multirun import sweep_of
 
 ROOT = Path(__file__).resolve().parents[1]

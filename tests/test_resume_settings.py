@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.resume import changes, config_hash, effect_of
 
 

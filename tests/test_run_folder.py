@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from bandpo.beginning import Beginning
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.learner.checkpoint import Checkpoint, checkpoints_in
 from bandpo.plots.training import read_metrics
 from bandpo.run_folder import cut_after, holds_a_run

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bandpo.config import config_dir
+from bandpo.composition import config_dir
 from bandpo.data.sources import READERS, FileSource, HubSource, Source, parse_source
 from bandpo.errors import UserError
 from bandpo.types import Problem

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from bandpo.config import DataConfig, compose
+from bandpo.composition import compose
+from bandpo.config import DataConfig
 from bandpo.data.benchmarks import content_sha256, load_benchmark, registered
 from bandpo.data.cleaning import Deduplicate, DropConflicts, DropControlCharacters, EnglishOnly
 from bandpo.data.overlap import BenchmarkIndex, Overlap

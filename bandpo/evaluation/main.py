@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bandpo.config import compose
+from bandpo.composition import compose
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.errors import UserError
 from bandpo.evaluation.config import EvalCommand
@@ -50,11 +50,11 @@ def main(argv: Sequence[str]) -> int:
     folder = config.out or Path("outputs") / "eval" / model.slug
     identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
-        ranks = _ranks()
+        ranks, parts = _joined(stack)
         engine = _engine(arguments, config, model)
-        stack.callback(engine.close)
+        parts.callback(engine.close)
         reward = instantiate(config.reward)
-        stack.callback(reward.close)
+        parts.callback(reward.close)
         summaries = evaluate_all(
             engine,
             reward,
@@ -85,13 +85,20 @@ def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) ->
     console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
 
 
-def _ranks() -> Ranks:
-    """The ranks that a launcher announced; on a GPU vLLM wants to be told even of one."""
-    if "RANK" not in os.environ and not torch.cuda.is_available():
-        return Alone()
-    from bandpo.learner import ranks
+def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
+    """The ranks that a launcher announced, and what is closed after they have parted.
 
-    return ranks.Ranks()
+    On a GPU vLLM wants to be told even of one.
+    """
+    if "RANK" not in os.environ and not torch.cuda.is_available():
+        return Alone(), stack
+    from bandpo.learner import ranks
+    from bandpo.learner.neighbours import Neighbours
+
+    joined = stack.enter_context(ranks.Ranks())
+    parts = stack.enter_context(ExitStack())
+    stack.enter_context(Neighbours(joined))
+    return joined, parts
 
 
 def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> int:

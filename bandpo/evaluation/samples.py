@@ -72,17 +72,20 @@ class SampleLog:
     def resume(self, settings: Mapping[str, Any], n: int) -> dict[str, list[Sample]]:
         """Every complete group so far by problem id; raises `UserError` if settings changed.
 
-        Other ranks' files, left by a kill before their samples were taken over, are read too.
+        What other ranks' files hold, left by a kill before it was taken over, is taken over.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._settings.exists():
             self._refuse_changes(settings)
         else:
             self._write_settings(settings)
-        done: dict[str, list[Sample]] = {}
-        for path in (self.path, *self._other_ranks()):
+        done = {group[0].problem_id: group for group in _complete_groups(self.path, n)}
+        for path in self._other_ranks():
             for group in _complete_groups(path, n):
-                done.setdefault(group[0].problem_id, group)
+                if group[0].problem_id not in done:
+                    self.append(group)
+                    done[group[0].problem_id] = group
+        self.drop_other_ranks()
         return done
 
     def restart(self, settings: Mapping[str, Any]) -> None:

@@ -86,7 +86,8 @@ class DeepSpeedLearner:
         if loss.needs_reference and not self.has_adapter:
             self.reference = policy.frozen()
         self.diagnostics = LossDiagnostics(ranks.device)
-        self.micro_batch_tokens = config.micro_batch_tokens  # halved where memory does not suffice
+        # Halved where memory does not suffice.
+        self.micro_batch_tokens = config.micro_batch_on(ranks.device.type)
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
         if config.packing:

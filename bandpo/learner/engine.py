@@ -92,7 +92,8 @@ def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
+    bfloat16 = model.dtype == "bfloat16"
+    settings = {
         # Micro-batches are ours: we set the accumulation boundary and normalise the loss.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -100,9 +101,14 @@ def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": model.dtype == "bfloat16", "check_grad_overflow": True},
+        "bf16": {"enabled": bfloat16, "check_grad_overflow": True},
         "steps_per_print": 2**31,
     }
+    if bfloat16 and config.zero_stage >= 2:
+        # In bfloat16 a sum no longer grows once it is 256 times what is added. DeepSpeed cannot
+        # do this at stage 0, and at stage 1 takes an optimizer that has no offload.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
 
 
 def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:

@@ -1,8 +1,8 @@
 """Generation with a transformers model alone, for places without vLLM; chosen with `rollout=hf`.
 
 All groups of a wave advance together, a token a forward pass. A prompt is computed once for its
-group; its samples' keys and values grow in place, and samples that have ended leave the batch. A
-wave is as many groups as the cache has room for.
+group, which shares its keys and values; those of its samples grow in place, and samples that have
+ended leave the batch. A wave is as many groups as the cache has room for.
 """
 
 from __future__ import annotations
@@ -71,20 +71,22 @@ class HFGenerate:
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields the groups of a wave, shorter prompts first, when all of them have ended."""
         wave: list[Prompt] = []
+        taken = 0
         for prompt in sorted(prompts, key=lambda prompt: len(prompt.token_ids)):
-            longest = len(prompt.token_ids) + sampling.max_tokens
-            if wave and (len(wave) + 1) * sampling.n * longest > self._room:
+            needed = len(prompt.token_ids) + sampling.n * sampling.max_tokens
+            if wave and taken + needed > self._room:
                 yield from self._wave(wave, sampling)
-                wave = []
+                wave, taken = [], 0
             wave.append(prompt)
+            taken += needed
         if wave:
             yield from self._wave(wave, sampling)
 
     @torch.no_grad()
     def _wave(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
-        cache = _Cache(sampling.max_tokens)
+        cache = _Cache()
         logits = [
-            self._prefill(cache, [prompt.token_ids for prompt in same], sampling.n)
+            self._prefill(cache, [prompt.token_ids for prompt in same], sampling)
             for _, same in groupby(prompts, key=lambda prompt: len(prompt.token_ids))
         ]
         draw = _Draw(prompts, sampling, self._model.config.vocab_size, self._device)
@@ -116,14 +118,17 @@ class HFGenerate:
             for i, prompt in enumerate(prompts)
         ]
 
-    def _prefill(self, cache: _Cache, prompts: Sequence[tuple[int, ...]], n: int) -> Tensor:
+    def _prefill(
+        self, cache: _Cache, prompts: Sequence[tuple[int, ...]], sampling: Sampling
+    ) -> Tensor:
         """Computes prompts of one length; the scores of each sample's first token."""
         ids = torch.tensor(prompts, device=self._device)
-        block = _Block(ids.shape[1], n, cache.count + torch.arange(len(prompts) * n).to(ids))
+        count = len(prompts) * sampling.n
+        rows = torch.arange(cache.count, cache.count + count, device=self._device)
+        block = _Block(rows.view(len(prompts), sampling.n), sampling.max_tokens)
         scores = self._model(ids, use_cache=False, logits_to_keep=1, cache=block).logits[:, -1]
-        block.make_room(cache.room)
         cache.blocks.append(block)
-        return scores.repeat_interleave(n, 0)
+        return scores.repeat_interleave(sampling.n, 0)
 
     def _group(
         self, prompt: Prompt, samples: Sequence[tuple[list[int], list[float], int, bool]]
@@ -217,12 +222,14 @@ class _Draw:
         if sampling.top_p < 1:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
         self._generators = [torch.Generator(device).manual_seed(p.seed) for p in prompts]
-        self._noise = torch.empty(len(prompts), sampling.n, vocabulary, device=device)
+        shape = (len(prompts), sampling.n)
+        self._uniform = torch.empty(shape, dtype=torch.float64, device=device)
 
     def __call__(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A token for each of these rows and its log-probability as it was drawn from.
 
-        With E exponential, argmax p / E is distributed as p.
+        It is the first at which the distribution function exceeds a uniform number, in float64:
+        float32 has not room for the tail of a large vocabulary.
         """
         scores = scores.float()
         if self._temperature == 0:
@@ -232,22 +239,36 @@ class _Draw:
         for warper in self._warpers:
             scores = warper(None, scores)
         logp = scores.log_softmax(-1)
-        for noise, generator in zip(self._noise, self._generators, strict=True):
-            noise.exponential_(generator=generator)
-        chosen = (logp.exp() / self._noise.flatten(0, 1)[rows]).argmax(-1)
-        return chosen, logp.gather(-1, chosen[:, None]).squeeze(-1)
+        for uniform, generator in zip(self._uniform, self._generators, strict=True):
+            uniform.uniform_(generator=generator)
+        below = logp.exp().cumsum(-1, dtype=torch.float64)
+        level = self._uniform.flatten()[rows, None] * below[:, -1:]
+        # Rounded up to the total it would be beyond the last token.
+        chosen = torch.searchsorted(below, level, right=True).clamp_(max=below.shape[-1] - 1)
+        return chosen.squeeze(-1), logp.gather(-1, chosen).squeeze(-1)
 
 
 @dataclass
 class _Block:
-    """Keys and values of the samples, `n` a prompt, of prompts of one length."""
+    """Keys and values, by layer, of prompts of one length and of what their samples have added.
 
-    prompt_length: int
-    n: int
+    Every prompt has as many samples in the batch. Where more of its own have ended than of
+    another's, some of those that have stay with it.
+    """
+
     rows: Tensor
-    """Which of the wave's samples these are."""
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    """Which of the wave's samples these are, [prompts, samples]."""
+    room: int
+    """For tokens of a sample."""
+    prompts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """[prompts, kv heads, length, size]"""
+    samples: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """[prompts · samples, kv heads, room, size]"""
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of each prompt."""
+        return self.prompts[0][0].shape[2]
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
@@ -258,89 +279,117 @@ class _Block:
                 f"rollout=hf: {query.shape[2]} tokens at once are more than the model's attention "
                 f"window of {window}; use rollout=vllm_local"
             )
-        self.keys.append(key)
-        self.values.append(value)
+        self.prompts.append((key, value))
+        shape = (self.rows.numel(), key.shape[1], self.room, key.shape[3])
+        self.samples.append((key.new_empty(shape), value.new_empty(shape)))
         groups = query.shape[1] > key.shape[1]
         output = scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scale, enable_gqa=groups
         )
         return output.transpose(1, 2)
 
-    def make_room(self, tokens: int) -> None:
-        """Copies the prompts' keys and values to each sample, with room for its tokens."""
-        for states in (self.keys, self.values):
-            for layer, prompts in enumerate(states):
-                count, heads, length, size = prompts.shape
-                room = prompts.new_empty(count, self.n, heads, length + tokens, size)
-                room[..., :length, :] = prompts[:, None]
-                states[layer] = room.flatten(0, 1)
+    def advance(
+        self,
+        layer: int,
+        place: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int,
+    ) -> Tensor:
+        """The token at `place` of each sample; query [samples, heads, 1, size] → the same.
 
-    def keep(self, kept: Tensor) -> None:
-        """Forgets the other samples."""
-        self.rows = self.rows[kept]
-        for states in (self.keys, self.values):
-            states[:] = [state[kept] for state in states]
+        What the samples of a prompt ask of it are rows of one matrix product: its keys and values
+        are read once. Query heads that share a key stand there like further samples. For one
+        token matrix products are quicker than the fused attention.
+        """
+        prompts, m = self.rows.shape
+        heads = key.shape[1]
+        keys, values = self.samples[layer]
+        keys[:, :, place], values[:, :, place] = key[:, :, 0], value[:, :, 0]
+        first = max(0, self.prompt_length + place + 1 - window)  # that the window still sees
+        own = slice(max(0, first - self.prompt_length), place + 1)
+        keys, values = (t[:, :, own].flatten(0, 1) for t in (keys, values))
+        prompt_keys, prompt_values = (t[:, :, first:] for t in self.prompts[layer])
+
+        def of_prompts(
+            rows: Tensor,
+        ) -> Tensor:  # [samples · heads, g, …] → [prompts, heads, m·g, …]
+            return rows.unflatten(0, (prompts, m, heads)).transpose(1, 2).flatten(2, 3)
+
+        def of_samples(rows: Tensor) -> Tensor:  # and back
+            return rows.unflatten(2, (m, -1)).transpose(1, 2).flatten(0, 2)
+
+        rows = query.reshape(prompts * m * heads, -1, query.shape[-1])
+        asked = of_samples(of_prompts(rows) @ prompt_keys.transpose(2, 3))
+        scores = torch.cat([asked, torch.bmm(rows, keys.transpose(1, 2))], -1)
+        weights = (scores.float() * scale).softmax(-1).to(values.dtype)
+        of_prompt, of_own = weights.split([asked.shape[-1], values.shape[1]], -1)
+        output = of_samples(of_prompts(of_prompt) @ prompt_values)
+        return torch.baddbmm(output, of_own, values).view(query.shape)
+
+    def drop(self, ended: Tensor) -> Tensor:
+        """Takes out samples that have ended, once they are many; which of the batch are kept."""
+        prompts, m = self.rows.shape
+        going_on = ~ended[self.rows]
+        most = int(going_on.sum(1).max())
+        left = going_on.any(1).nonzero().flatten()
+        if len(left) * most >= (1 - MOST_ENDED) * prompts * m:
+            return torch.arange(prompts * m, device=ended.device)
+        order = going_on[left].int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        kept = (left[:, None] * m + order).flatten()
+        self.rows = self.rows.flatten()[kept].view(len(left), most)
+        self.prompts = [(keys[left], values[left]) for keys, values in self.prompts]
+        self.samples = [(keys[kept], values[kept]) for keys, values in self.samples]
+        return kept
 
 
 class _Cache:
     """The blocks of a wave, which advance together."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self) -> None:
         self.length = 0  # tokens that every sample has beside its prompt
         self.blocks: list[_Block] = []
 
     @property
     def count(self) -> int:
         """Samples so far."""
-        return sum(len(block.rows) for block in self.blocks)
+        return sum(block.rows.numel() for block in self.blocks)
 
     @property
     def rows(self) -> Tensor:
         """The samples in the batch, in its order."""
-        return torch.cat([block.rows for block in self.blocks])
+        return torch.cat([block.rows.flatten() for block in self.blocks])
 
     def positions(self) -> Tensor:
         """Where the tokens that come next stand in their sequences, [samples, 1]."""
         places = [
-            torch.full_like(block.rows, block.prompt_length + self.length) for block in self.blocks
+            torch.full_like(block.rows.flatten(), block.prompt_length + self.length)
+            for block in self.blocks
         ]
         return torch.cat(places)[:, None]
 
     def drop(self, ended: Tensor) -> Tensor:
-        """Takes out samples that have ended, once they are many; which of the batch are kept."""
-        kept = []
+        """As every block does, those of which nothing is left too; which of the batch are kept."""
+        kept, start = [], 0
         for block in self.blocks:
-            going_on = ~ended[block.rows]
-            if float(going_on.float().mean()) >= 1 - MOST_ENDED:
-                going_on[:] = True
-            else:
-                block.keep(going_on)
-            kept.append(going_on)
-        self.blocks = [block for block in self.blocks if len(block.rows)]
+            size = block.rows.numel()
+            kept.append(start + block.drop(ended))
+            start += size
+        self.blocks = [block for block in self.blocks if block.rows.numel()]
         return torch.cat(kept)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
     ) -> Tensor:
-        """A token of each sample; query [samples, heads, 1, size] → [samples, 1, heads, size].
-
-        Query heads that share a key stand where a sequence's tokens would: nothing is repeated.
-        """
-        sizes = [len(block.rows) for block in self.blocks]
-        outputs = []
-        for block, q, k, v in zip(
-            self.blocks, query.split(sizes), key.split(sizes), value.split(sizes), strict=True
-        ):
-            keys, values = block.keys[layer], block.values[layer]
-            place = block.prompt_length + self.length
-            keys[:, :, place], values[:, :, place] = k[:, :, 0], v[:, :, 0]
-            seen = slice(max(0, place + 1 - window), place + 1)
-            rows = q.reshape(-1, q.shape[1] // k.shape[1], q.shape[-1])  # [samples · kv heads, …]
-            keys, values = (t[:, :, seen].flatten(0, 1) for t in (keys, values))
-            # For one token a matrix product is twice as quick as the fused attention.
-            weights = (torch.bmm(rows, keys.transpose(1, 2)).float() * scale).softmax(-1)
-            outputs.append(torch.bmm(weights.to(values.dtype), values).view(q.shape))
+        """A token of each sample; query [samples, heads, 1, size] → [samples, 1, heads, size]."""
+        sizes = [block.rows.numel() for block in self.blocks]
+        pieces = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+        outputs = [
+            block.advance(layer, self.length, *piece, scale, window)
+            for block, piece in zip(self.blocks, pieces, strict=True)
+        ]
         return torch.cat(outputs).transpose(1, 2)
 
 
@@ -359,7 +408,7 @@ def _cached_attention(
     del attention_mask  # transformers makes none for an implementation it does not know
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sys.maxsize if sliding_window is None else sliding_window
-    cache = _Block(query.shape[2], 1, torch.empty(0)) if cache is None else cache
+    cache = _Block(torch.empty(0, 0), 0) if cache is None else cache
     layer: Any = module.layer_idx
     return cache.attend(layer, query, key, value, scale, window), None
 

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
-from bandpo.config import Section, validate
+from bandpo.composition import validate
+from bandpo.config import Section
 from bandpo.errors import UserError
 
 FILE = "recipe.yaml"

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from bandpo.config import Config, EvalConfig, RunConfig, announced, compose_seeds, defaults
+from bandpo.composition import compose_seeds, defaults
+from bandpo.config import Config, EvalConfig, RunConfig, announced
 from bandpo.errors import UserError
 from bandpo.plots.training import read_metrics
 from bandpo.resume import config_hash

@@ -181,6 +181,9 @@ def test_what_other_ranks_left_is_kept(tmp_path):
     engine = FakeEngine()
     assert run(folder, engine=engine) == whole
     assert len(engine.seen) == 6
+    by_problem = sorted(read_samples(folder / "toy.jsonl"), key=lambda s: (s.problem_id, s.sample))
+    assert by_problem == sorted(samples, key=lambda s: (s.problem_id, s.sample))
+    assert not list(folder.glob("*.rank*"))
 
 
 def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_path):

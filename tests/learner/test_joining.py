@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 import torch
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.learner import ranks
 
 deepspeed = pytest.importorskip("deepspeed")

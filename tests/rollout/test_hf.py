@@ -94,7 +94,7 @@ def test_the_samples_of_a_prompt_depend_on_its_seed_and_not_on_its_company(engin
 def test_a_wave_keeps_within_the_cache(engine, monkeypatch):
     waves = []
     wave = engine._wave
-    monkeypatch.setattr(engine, "_room", 2 * 4 * (7 + 10))
+    monkeypatch.setattr(engine, "_room", 3 + 7 + 2 * 4 * 10)
     monkeypatch.setattr(engine, "_wave", lambda p, s: (waves.append(len(p)), wave(p, s))[1])
     groups = list(engine.generate(prompts(), Sampling(4, max_tokens=10)))
     assert len(groups) == len(LENGTHS) and waves == [2, 2, 1]  # lengths 1, 3 | 3, 7 | 12
@@ -132,17 +132,21 @@ def test_top_k_and_top_p_leave_the_rest_out(engine):
 def test_sequences_beyond_an_attention_window_are_refused_or_cut(folder):
     query, key = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8)
     with pytest.raises(UserError, match="attention window of 5"):
-        hf._Block(6, 1, torch.arange(2)).attend(0, query, key, key, 1.0, window=5)
-    block = hf._Block(6, 1, torch.arange(2))
+        hf._Block(torch.arange(2)[:, None], 4).attend(0, query, key, key, 1.0, window=5)
+    # Three samples each of two prompts; after four tokens the window has left the prompt.
+    block = hf._Block(torch.arange(6).view(2, 3), room=4)
     block.attend(0, query, key, key, 1.0, window=6)
-    block.make_room(1)
-    cache = hf._Cache(1)
+    cache = hf._Cache()
     cache.blocks.append(block)
-    q, k = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8)
-    found = cache.attend(0, q, k, k, 1.0, window=3)
-    seen = torch.cat([key, k], 2)[:, :, -3:].repeat_interleave(2, 1)
-    wanted = (q @ seen.transpose(2, 3)).softmax(-1) @ seen
-    torch.testing.assert_close(found, wanted.transpose(1, 2))
+    past = key.repeat_interleave(3, 0)
+    for _ in range(4):
+        q, k = torch.randn(6, 4, 1, 8), torch.randn(6, 2, 1, 8)
+        found = cache.attend(0, q, k, k, 1.0, window=3)
+        cache.length += 1
+        past = torch.cat([past, k], 2)
+        seen = past[:, :, -3:].repeat_interleave(2, 1)
+        wanted = (q @ seen.transpose(2, 3)).softmax(-1) @ seen
+        torch.testing.assert_close(found, wanted.transpose(1, 2))
 
 
 def test_a_model_that_keeps_more_than_keys_and_values_is_refused(folder, monkeypatch):

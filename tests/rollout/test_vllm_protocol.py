@@ -11,7 +11,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.errors import UserError
 from bandpo.rollout import vllm_local
 from bandpo.rollout.vllm_local import VLLMLocal

@@ -10,7 +10,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bandpo.cli import main
-from bandpo.config import Config, announced, compose, config_dir
+from bandpo.composition import compose, config_dir
+from bandpo.config import Config, announced
 from bandpo.cost import Cluster
 from bandpo.errors import UserError
 from bandpo.tables.recipe import find_recipe, override_of

@@ -14,7 +14,8 @@ import torch
 from fabricated import finish
 
 from bandpo.cli import main
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.errors import UserError
 from bandpo.lock import is_held, only_one, wait_until_free
 from bandpo.tables import launch

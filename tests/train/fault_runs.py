@@ -3,7 +3,8 @@
 import json
 import sys
 
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.errors import RunHalted
 from bandpo.host import Host
 from bandpo.train import run

@@ -7,7 +7,8 @@ import torch
 from hydra.utils import instantiate
 from sample_batch import make_samples
 
-from bandpo.config import Config, compose, config_dir
+from bandpo.composition import compose, config_dir
+from bandpo.config import Config
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 

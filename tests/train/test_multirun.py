@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from bandpo import multirun
-from bandpo.config import Config, compose
+from bandpo.composition import compose
+from bandpo.config import Config
 from bandpo.errors import UserError
 from bandpo.multirun import launch, sweep_of
 

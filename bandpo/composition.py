@@ -1,0 +1,147 @@
+"""Makes a configuration of the shipped YAML files and overrides, checked as a whole.
+
+Hydra composes; the result is validated section by section against its schema and then by the
+cross-checks, and every problem found is reported in one error before anything loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from bandpo.cross_checks import cross_problems
+from bandpo.errors import UserError
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
+# hydra refuses some overrides with a bare ValueError.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def config_dir() -> Path:
+    """The folder of the shipped YAML files, in a checkout as in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no configs folder beside {package}: the installation is incomplete")
+
+
+def defaults(schema: type[BaseModel]) -> dict[str, Any]:
+    """The schema's default values as a tree, so that YAML files need not repeat them."""
+    tree: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            tree[name] = defaults(field.annotation)
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            tree[name] = list(default) if isinstance(default, tuple) else default
+    return tree
+
+
+def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+    return _resolved(_composed(name, overrides, schema))
+
+
+def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
+    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra_compose(name, overrides=list(overrides))
+
+
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    noise = ("full_key", "object_type", "Config search path", "provider=")
+    hints = [line for line in lines[1:] if not line.startswith(noise)]
+    return " ".join([lines[0], *hints]) if lines else type(error).__name__
+
+
+def _sorted_out(
+    name: str, overrides: Sequence[str], schema: type[BaseModel]
+) -> tuple[list[str], list[str]]:
+    """The overrides that compose, and what is wrong with each of the others.
+
+    Group choices (method=…) come first, since they decide which keys there are.
+    """
+    accepted: list[str] = []
+    problems: list[str] = []
+    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
+    # First where to look, then which groups to take, then values.
+    order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+    for override in sorted(overrides, key=lambda o: order[o]):
+        try:
+            _compose(name, [*accepted, override], schema)
+            accepted.append(override)
+        except COMPOSITION_ERRORS as error:
+            problems.append(f"{override}: {_first_sentence(error)}")
+    return accepted, problems
+
+
+def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
+    """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+        problems: list[str] = []
+        raw = _compose(name, overrides, schema)
+    except COMPOSITION_ERRORS:
+        accepted, problems = _sorted_out(name, overrides, schema)
+        raw = _compose(name, accepted, schema)
+    return validate(raw, schema, problems)
+
+
+def compose_seeds(
+    name: str, overrides: Sequence[str], schema: type[SchemaT], seeds: Sequence[int]
+) -> list[SchemaT]:
+    """`compose` with each `seed` in turn, for little more than the time of one."""
+    try:
+        composed = _composed(name, overrides, schema)
+        trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
+    except COMPOSITION_ERRORS:
+        return [compose(name, [*overrides, f"seed={seed}"], schema) for seed in seeds]
+    return [validate(tree, schema) for tree in trees]
+
+
+def validate(
+    raw: Mapping[str, Any], schema: type[SchemaT], problems: Sequence[str] = ()
+) -> SchemaT:
+    """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
+
+    Raises UserError with `problems` found before and all that are found here.
+    """
+    found = list(problems)
+    try:
+        schema.model_validate(raw)
+    except ValidationError as error:
+        found += [_in_words(detail) for detail in error.errors()]
+    found += cross_problems(raw, schema)
+    if found:
+        raise UserError.join("the configuration has these problems:", found)
+    return schema.model_validate(raw)
+
+
+def _in_words(detail: Any) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such key"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
+        return f"{key}: {detail['msg']}"
+    return f"{key}={detail['input']!r}: {detail['msg']}"
