@@ -164,6 +164,11 @@ class Job:
             say(note)
         if dropped:
             say(f"dropped {dropped} prompts longer than {config.data.max_prompt_tokens} tokens")
+        if config.model.dtype == "bfloat16" and config.learner.zero_stage < 2:
+            say(
+                f"learner.zero_stage={config.learner.zero_stage} adds up bfloat16 gradients of "
+                "micro-batches in bfloat16, which loses small ones; learner.zero_stage=2 does not"
+            )
         if self.start:
             say(f"resuming {config.run.name} after step {self.start}")
         say(

@@ -41,6 +41,8 @@ class PolicySource:
             config=settings,
             dist_init_required=False,
         )
+        if self.model.dtype == "bfloat16" and self.config.zero_stage == 0:
+            _undo_first_step(optimizer)
         return engine, optimizer
 
     def frozen(self) -> Any:
@@ -124,6 +126,19 @@ def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
 
         return DeepSpeedCPUAdam(trained, **settings)
     return torch.optim.AdamW(trained, fused=True, **settings)
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Takes back what DeepSpeed's bfloat16 optimizer of stage 0 does to allocate AdamW's state.
+
+    A step on gradients of zero counts: AdamW's correction of its means would take the first real
+    update for the second and make it a quarter shorter. And it decays the weights.
+    """
+    for state in optimizer.optimizer.state.values():
+        state["step"].zero_()
+    for master, own in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+        for weight, half in zip(master, own, strict=True):
+            weight.data.copy_(half.data)
 
 
 def _warmup(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
