@@ -313,12 +313,11 @@ class _Block:
         keys, values = (t[:, :, own].flatten(0, 1) for t in (keys, values))
         prompt_keys, prompt_values = (t[:, :, first:] for t in self.prompts[layer])
 
-        def of_prompts(
-            rows: Tensor,
-        ) -> Tensor:  # [samples · heads, g, …] → [prompts, heads, m·g, …]
+        # [samples · heads, g, …] → [prompts, heads, m·g, …], and back
+        def of_prompts(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (prompts, m, heads)).transpose(1, 2).flatten(2, 3)
 
-        def of_samples(rows: Tensor) -> Tensor:  # and back
+        def of_samples(rows: Tensor) -> Tensor:
             return rows.unflatten(2, (m, -1)).transpose(1, 2).flatten(0, 2)
 
         rows = query.reshape(prompts * m * heads, -1, query.shape[-1])
