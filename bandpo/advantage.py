@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def group_advantages(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
     """GRPO's advantage, A = (R − mean(R)) / (std(R) + 1e-6), std with ddof 1.
 
     `rewards` [P, G]; `valid` [P, G] bool excludes samples: they get 0 and count in no statistic.
-    Groups of one sample or of equal rewards get 0. Source: DeepSeekMath, section 4.1.2.
+    Groups of one sample or of equal rewards get exactly 0. Source: DeepSeekMath, section 4.1.2.
     """
     centered, valid = _centered(rewards, valid)
     count = valid.sum(-1, keepdim=True)
@@ -24,8 +26,8 @@ def group_advantages(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
 def centered_advantages(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
     """Dr. GRPO's advantage, A = R − mean(R), which does not favour too easy or too hard prompts.
 
-    Shapes as in `group_advantages`. Source: Understanding R1-Zero-Like Training: A Critical
-    Perspective, section 3.2.
+    Shapes and zeros as in `group_advantages`. Source: Understanding R1-Zero-Like Training:
+    A Critical Perspective, section 3.2.
     """
     return _centered(rewards, valid)[0]
 
@@ -33,7 +35,7 @@ def centered_advantages(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
 def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Tensor:
     """RLOO's advantage, A_i = R_i − mean of the other samples = G/(G−1) · (R_i − mean(R)).
 
-    Shapes as in `group_advantages`; 0 for a group of one. Source: Back to Basics: Revisiting
+    Shapes and zeros as in `group_advantages`. Source: Back to Basics: Revisiting
     REINFORCE-Style Optimization for Learning from Human Feedback in LLMs (RLOO).
     """
     centered, valid = _centered(rewards, valid)
@@ -41,12 +43,24 @@ def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Te
     return centered * count / (count - 1).clamp(min=1)
 
 
+def has_spread(rewards: Sequence[float]) -> bool:
+    """Whether the rewards of a group differ as advantages see them: in float32, at least."""
+    return len(set(_floating(torch.tensor(rewards)).tolist())) > 1
+
+
 def _centered(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """R − mean over the valid samples of each group, 0 elsewhere, and the validity used."""
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [prompts, samples], got {tuple(rewards.shape)}")
-    rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
+    rewards = _floating(rewards)
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid.bool()
-    kept = torch.where(valid, rewards, 0.0)
-    mean = kept.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(valid, rewards - mean, 0.0), valid
+    # Relative to one of them: the rounded mean of equal rewards need not be their value, and what
+    # it misses would be divided by a standard deviation that is as small.
+    first = rewards.gather(-1, valid.int().argmax(-1, keepdim=True))
+    relative = torch.where(valid, rewards - first, 0.0)
+    mean = relative.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(valid, relative - mean, 0.0), valid
+
+
+def _floating(rewards: Tensor) -> Tensor:
+    return rewards.to(torch.promote_types(rewards.dtype, torch.float32))

@@ -12,6 +12,7 @@ from statistics import fmean, pstdev
 
 from pydantic import TypeAdapter
 
+from bandpo.advantage import has_spread
 from bandpo.errors import UserError
 from bandpo.reward import Reward, Score, has_bad_gold, verifier_counts
 from bandpo.rollout.engine import RolloutEngine, Sampling
@@ -46,7 +47,7 @@ class JudgedGroup:
     @property
     def has_spread(self) -> bool:
         """Whether rewards differ; without spread every advantage is 0."""
-        return len(set(self.rewards)) > 1
+        return has_spread(self.rewards)
 
 
 _GROUPS = TypeAdapter(list[JudgedGroup])

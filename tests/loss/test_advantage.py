@@ -7,8 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandpo.advantage import centered_advantages, group_advantages, leave_one_out_advantages
+from bandpo.advantage import (
+    centered_advantages,
+    group_advantages,
+    has_spread,
+    leave_one_out_advantages,
+)
 
+ESTIMATORS = (group_advantages, centered_advantages, leave_one_out_advantages)
 groups = st.integers(2, 8).flatmap(
     lambda size: st.lists(
         st.lists(st.floats(-5, 5), min_size=size, max_size=size), min_size=1, max_size=4
@@ -33,15 +39,38 @@ def test_definitions(rewards):
         assert rloo == pytest.approx([x - y for x, y in zip(row, others, strict=True)], abs=1e-9)
 
 
-def test_equal_rewards_give_no_gradient():
-    rewards = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
-    for advantages in (group_advantages, centered_advantages, leave_one_out_advantages):
+@pytest.mark.parametrize("advantages", ESTIMATORS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_equal_rewards_give_exactly_zero(advantages, dtype):
+    values = [-0.9, 0.1, 1.1, 0.2, 1.2, -1 / 3, 0.3, 7.0, 1e6 + 0.1, 1e-7, 3e38]
+    values = torch.tensor(values, dtype=torch.float64)
+    if dtype == torch.int64:
+        values = values.clamp(max=2.0**40)
+    for size in range(1, 65):
+        rewards = values.to(dtype)[:, None].expand(-1, size)
         assert (advantages(rewards) == 0).all()
+        valid = torch.arange(size) % 3 != 0
+        among_others = torch.where(valid, rewards, 5).to(dtype)
+        assert (advantages(among_others, valid.expand_as(rewards)) == 0).all()
 
 
-@pytest.mark.parametrize(
-    "advantages", [group_advantages, centered_advantages, leave_one_out_advantages]
-)
+@given(st.floats(-1e30, 1e30), st.integers(1, 200))
+def test_any_equal_rewards_give_exactly_zero(value, size):
+    for advantages in ESTIMATORS:
+        assert (advantages(torch.full((1, size), value)) == 0).all()
+
+
+@given(st.lists(st.sampled_from([0.1 + 0.2, 0.3, 0.3 + 1e-12, 1.1, 1.1 + 1e-6, -0.9]), min_size=2))
+def test_spread_is_what_gives_an_advantage(rewards):
+    for advantages in ESTIMATORS:
+        assert has_spread(rewards) == bool((advantages(torch.tensor([rewards])) != 0).any())
+
+
+def test_spread_of_rewards_of_any_kind():
+    assert has_spread([0, 1]) and not has_spread([2, 2]) and not has_spread([True, True])
+
+
+@pytest.mark.parametrize("advantages", ESTIMATORS)
 def test_invalid_samples_are_as_if_never_drawn(advantages):
     rewards = torch.tensor([[1.0, 0.0, 7.0, 0.0], [3.0, 1.0, float("nan"), float("inf")]])
     valid = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]]).bool()
@@ -53,7 +82,7 @@ def test_invalid_samples_are_as_if_never_drawn(advantages):
 
 
 def test_a_group_of_one_has_no_advantage():
-    for advantages in (group_advantages, centered_advantages, leave_one_out_advantages):
+    for advantages in ESTIMATORS:
         assert advantages(torch.tensor([[3.0]])).item() == 0
 
 
