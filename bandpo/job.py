@@ -50,7 +50,7 @@ from bandpo.rollout.judge import (
     rollout,
     write_groups,
 )
-from bandpo.rollout.seeds import prompt_seed
+from bandpo.rollout.seeds import Seeds
 from bandpo.tracking import Tracker, git_commit
 from bandpo.types import Problem, Prompt
 
@@ -212,13 +212,16 @@ class Job:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def next_prompts(self, step: int) -> list[Prompt]:
-        """This rank's share of the step's prompts, with their seeds."""
+    def seeds(self, step: int) -> Seeds:
+        """Those of a step's prompts."""
+        return Seeds(self.config.seed, step, self.sampling.n)
+
+    def next_prompts(self, seeds: Seeds, refill: int = 0) -> list[Prompt]:
+        """This rank's share of a step's prompts, or of those of a refill, with their seeds."""
         prompts = self.sampler.next(self.config.rollout.prompts_per_step)
-        return [
-            dataclasses.replace(p, seed=prompt_seed(self.config.seed, step, p.problem.id))
-            for p in self.ranks.share(prompts)
-        ]
+        return self.ranks.share(
+            [dataclasses.replace(p, seed=seeds.take(p.problem.id, refill)) for p in prompts]
+        )
 
     def rollout(self, prompts: Sequence[Prompt]) -> list[JudgedGroup]:
         """The judged groups of this rank's prompts.

