@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
 # What a setting may do to a run that goes on from a checkpoint (`bandpo.resume`). An unmarked key
@@ -112,8 +112,10 @@ class RolloutConfig(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(ge=1, description="Longest completion.")
-    filter_groups: bool = Field(
-        False, description="Replace groups whose rewards are all equal (DAPO's dynamic sampling)."
+    filter_groups: Literal[False, "accuracy", "reward"] = Field(
+        False,
+        description="Replace groups whose answers are all right or all wrong (accuracy, or true: "
+        "DAPO's dynamic sampling), or whose rewards are all equal (reward).",
     )
     max_refills: int = Field(100, ge=1, description="Extra batches that filter_groups may draw.")
     lag: Literal[0, 1] = Field(
@@ -129,6 +131,11 @@ class RolloutConfig(Section):
         "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
         json_schema_extra=HARMLESS,
     )
+
+    @field_validator("filter_groups", mode="before")
+    @classmethod
+    def _filter_by_accuracy(cls, value: Any) -> Any:
+        return "accuracy" if value is True else value
 
 
 class LoraConfig(Section):

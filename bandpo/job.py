@@ -41,14 +41,13 @@ from bandpo.refusals import Refusals
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
+from bandpo.rollout.draws import Draws, Rollout, read_rollout, write_rollout
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import (
     EngineDied,
     JudgedGroup,
     RewardDied,
-    read_groups,
     rollout,
-    write_groups,
 )
 from bandpo.rollout.seeds import Seeds
 from bandpo.tracking import Tracker, git_commit
@@ -86,8 +85,7 @@ class Job:
             self.rollout_ranks = self.ranks.apart() if config.rollout.lag else self.ranks
             beginning = find_beginning(config, self.ranks)
             checkpoint, self.start = beginning.checkpoint, beginning.step
-            waiting = read_groups(checkpoint.folder) if checkpoint else None
-            self.waiting = None if waiting is None else self.ranks.share(waiting)
+            self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
             model = _model(config, self.ranks)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
             dropped = self._take_prompts(problems)
@@ -212,16 +210,11 @@ class Job:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def seeds(self, step: int) -> Seeds:
-        """Those of a step's prompts."""
-        return Seeds(self.config.seed, step, self.sampling.n)
-
-    def next_prompts(self, seeds: Seeds, refill: int = 0) -> list[Prompt]:
-        """This rank's share of a step's prompts, or of those of a refill, with their seeds."""
-        prompts = self.sampler.next(self.config.rollout.prompts_per_step)
-        return self.ranks.share(
-            [dataclasses.replace(p, seed=seeds.take(p.problem.id, refill)) for p in prompts]
-        )
+    def draws(self, step: int) -> Draws:
+        """The prompts of a step, to be drawn and judged."""
+        settings = self.config.rollout
+        seeds = Seeds(self.config.seed, step, settings.group_size)
+        return Draws(settings, self.sampler, seeds, self.rollout_ranks)
 
     def rollout(self, prompts: Sequence[Prompt]) -> list[JudgedGroup]:
         """The judged groups of this rank's prompts.
@@ -342,7 +335,7 @@ class Job:
         self.engine.wake()
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
-        groups = [item.group for item in judged] or [
+        groups = [item.group for item in self.ranks.share(judged)] or [
             reference_answers(self._first_prompt, self.tokenizer)
         ]
         group = groups[self._version % len(groups)]
@@ -383,11 +376,11 @@ class Job:
         self,
         step: int,
         metrics: Mapping[str, float],
-        waiting: Sequence[JudgedGroup] | None = None,
+        waiting: Rollout | None = None,
     ) -> bool:
         """Writes a checkpoint of this step and drops those that are not kept; whether it could.
 
-        `waiting` are the groups that wait for the next step. A full disk fails the checkpoint and
+        `waiting` is the rollout that waits for the next step. A full disk fails the checkpoint and
         not the run: the ones before are untouched and the next due step tries again. Raises
         UserError when it was the last step's.
         """
@@ -430,7 +423,7 @@ class Job:
         }
 
     def _parts(
-        self, step: int, scores: Mapping[str, float], waiting: Sequence[JudgedGroup] | None
+        self, step: int, scores: Mapping[str, float], waiting: Rollout | None
     ) -> list[Callable[[Path], None]]:
         """What every rank writes into a checkpoint, in this order."""
         trainer = self.config.trainer
@@ -441,7 +434,7 @@ class Job:
             self._save_random_state,
         ]
         if waiting is not None:
-            parts.append(lambda folder: write_groups(folder, self.ranks.rank, waiting))
+            parts.append(lambda folder: write_rollout(folder, self.ranks, waiting))
         every = trainer.save_hf_every
         if step == trainer.steps or (every and step % every == 0):
             parts += [self._save_policy, lambda folder: self._save_card(folder, step, scores)]

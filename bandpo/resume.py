@@ -14,6 +14,9 @@ from bandpo.composition import defaults
 from bandpo.config import Config
 from bandpo.redaction import redacted
 
+# What values in files of earlier versions mean: `true` filtered by reward there.
+FORMERLY: Mapping[str, Mapping[Any, Any]] = {"rollout.filter_groups": {True: "reward"}}
+
 Effect = Literal["determining", "rounding", "harmless"]
 Settings = Mapping[str, Any]
 
@@ -87,4 +90,6 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     Secrets are hidden, as they are in files: a new key does not make another run.
     """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
-    return flat(defaults(Config)) | flat(redacted(tree))
+    values = flat(defaults(Config)) | flat(redacted(tree))
+    formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items()}
+    return values | formerly

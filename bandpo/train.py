@@ -14,7 +14,7 @@ from bandpo.multirun import launch, sweep_of
 from bandpo.plots import plot_timeline, plot_training
 from bandpo.profiling import traced
 from bandpo.rollout.ahead import Rollouts
-from bandpo.rollout.judge import JudgedGroup, rollout_metrics
+from bandpo.rollout.draws import Rollout
 from bandpo.stops import Stops
 from bandpo.tracking import Clock
 
@@ -35,11 +35,10 @@ def train(job: Job, stops: Stops) -> bool:
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
         with clock("rollout"):
-            judged = rollouts.next(step)
+            rollout = rollouts.next(step)
         job.engine.sleep()
         with clock("exchange"):
-            everyone = job.ranks.unshare(judged)
-            batches = job.batches(everyone, step)
+            batches = job.batches(rollout.groups, step)
         with clock("logprob"):
             learner.prepare(batches)
         with clock("learn"):
@@ -47,9 +46,9 @@ def train(job: Job, stops: Stops) -> bool:
         with clock("rollout"):
             rollouts.settle()
         with clock("sync"):
-            probe = job.sync(judged)
+            probe = job.sync(rollout.groups)
         metrics = {
-            **rollout_metrics(everyone),
+            **rollout.metrics,
             **rollouts.metrics(),
             **learner.take_metrics(),
             **update_metrics(updates),
@@ -61,7 +60,7 @@ def train(job: Job, stops: Stops) -> bool:
             metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
-            tracker.log_samples(step, everyone)
+            tracker.log_samples(step, rollout.groups)
         job.check_alarms(step, metrics)
         reason = None if last else stops.reason()
         due = last or reason is not None or is_due(step, trainer.checkpoint_every)
@@ -75,30 +74,14 @@ def train(job: Job, stops: Stops) -> bool:
     return True
 
 
-def collect(job: Job, step: int) -> list[JudgedGroup]:
-    """This rank's judged groups of a step.
-
-    With `rollout.filter_groups`, groups without reward spread are replaced by those of further
-    prompts until every rank has its number or `rollout.max_refills` batches were drawn (DAPO,
-    section 3.2, dynamic sampling).
-    """
-    settings = job.config.rollout
-    seeds = job.seeds(step)
-    judged = job.rollout(job.next_prompts(seeds))
-    wanted = len(judged)
-    for refill in range(1, settings.max_refills + 1 if settings.filter_groups else 1):
-        useful = [item for item in judged if item.has_spread]
-        if not job.rollout_ranks.any(len(useful) < wanted):
-            break
-        judged = useful + job.rollout(job.next_prompts(seeds, refill))
-    if settings.filter_groups:
-        judged.sort(key=lambda item: not item.has_spread)  # what could not be replaced comes last
-    if not job.rollout_ranks.any(any(item.has_spread for item in judged)):
-        job.tracker.say(
-            f"step {step}: the rewards of every group are equal, so nothing is learned from it; "
-            "the problems are too hard or too easy, or the verifier reads no answer"
-        )
-    return judged[:wanted]
+def collect(job: Job, step: int) -> Rollout:
+    """The judged groups of a step, of all ranks: those of one batch, or of as many as it takes."""
+    draws = job.draws(step)
+    while not draws.ended:
+        draws.add(job.rollout(draws.next_prompts()))
+    for note in draws.notes():
+        job.tracker.say(f"step {step}: {note}")
+    return draws.rollout()
 
 
 def is_due(step: int, every: int) -> bool:

@@ -63,15 +63,14 @@ def main() -> None:
     prompt_tokens: dict[str, int] = {}
     config = compose("train", overrides(setting), Config).model_copy(update={"reward": REWARD})
     with Job(config) as job:
-        prompts, begun = job.next_prompts, time.perf_counter()
+        generate, begun = job.rollout, time.perf_counter()
 
-        def next_prompts(step):
+        def rollout(prompts):
             nonlocal begun
             wait_for_turn()
             begun = time.perf_counter()
-            drawn = prompts(step)
-            prompt_tokens["of the step"] = sum(len(p.token_ids) for p in drawn)
-            return drawn
+            prompt_tokens["of the step"] = sum(len(p.token_ids) for p in prompts)
+            return generate(prompts)
 
         def log(step, metrics):
             if step:
@@ -86,7 +85,7 @@ def main() -> None:
                     }
                 )
 
-        job.next_prompts, job.tracker.log = next_prompts, log
+        job.rollout, job.tracker.log = rollout, log
         with Stops(job.ranks, None, job.tracker.say, job.started) as stops:
             train(job, stops)
 

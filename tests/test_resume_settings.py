@@ -68,6 +68,16 @@ def test_a_file_of_a_run_says_the_same_as_the_configuration_it_was_written_from(
     )
 
 
+def test_a_run_that_filtered_by_reward_goes_on_filtering_by_reward():
+    old = config("rollout.filter_groups=reward").model_dump(mode="json")
+    old["rollout"]["filter_groups"] = True  # its only meaning then
+    assert config_hash(old) == config_hash(config("rollout.filter_groups=reward"))
+    changed = changes(old, config("rollout.filter_groups=true")).determining
+    assert changed == ("rollout.filter_groups: reward → accuracy",)
+    old["rollout"]["filter_groups"] = False
+    assert changes(old, config()).determining == ()
+
+
 def test_every_mark_is_one_that_means_something():
     def marks(schema):
         for field in schema.model_fields.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from bandpo.errors import UserError
@@ -40,14 +40,24 @@ class PromptSampler:
                 f"{n} prompts a step were asked for, but the training data has only {len(self)}"
             )
 
-    def next(self, n: int) -> list[Prompt]:
-        """The next `n` prompts, all different; raises as `require` does."""
+    def next(self, n: int, without: Collection[str] = ()) -> list[Prompt]:
+        """The next `n` prompts, all different; raises as `require` does.
+
+        Problems of the ids `without` are passed over; there may be fewer prompts left then.
+        """
         self.require(n)
-        if self.position + n > len(self):
+        n = min(n, len(self._by_id.keys() - set(without)))
+        if len(self._left(without)) < n:
             self._start_epoch(self.epoch + 1)
-        ids = self._order[self.position : self.position + n]
-        self.position += n
-        return [self._by_id[id] for id in ids]
+        places = self._left(without)[:n]
+        if places:
+            self.position = places[-1] + 1
+        return [self._by_id[self._order[place]] for place in places]
+
+    def _left(self, without: Collection[str]) -> list[int]:
+        """The places of this epoch that are still to come."""
+        places = range(self.position, len(self))
+        return [place for place in places if self._order[place] not in without]
 
     def state_dict(self) -> dict[str, Any]:
         """Position, epoch, seed and the fingerprint of the data, as plain JSON values."""

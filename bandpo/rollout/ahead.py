@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from statistics import fmean
 
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.draws import Rollout
 
-Collect = Callable[[int], list[JudgedGroup]]
-"""Samples and judges this rank's groups of a step."""
+Collect = Callable[[int], Rollout]
+"""Samples and judges the groups of a step, of all ranks."""
 
 
 class Rollouts:
-    """The judged groups of each step, one step off policy with `lag` 1.
+    """The rollout of each step, one step off policy with `lag` 1.
 
     With lag 0 a step's rollout is sampled when `next` asks for it, by the newest weights. With
     lag 1, handing out step k's starts step k+1's on a thread of its own: the engine samples it with
@@ -28,31 +28,31 @@ class Rollouts:
         collect: Collect,
         last: int,
         lag: int = 0,
-        waiting: Sequence[JudgedGroup] | None = None,
+        waiting: Rollout | None = None,
     ) -> None:
         """`waiting` is what a checkpoint kept of the first step; `last` is the last step.
 
         `version` tells that of the engine's weights.
         """
         self._version, self._collect, self._last, self._lag = version, collect, last, lag
-        self._coming: Future[list[JudgedGroup]] | None = None
-        self._waiting = None if waiting is None else list(waiting)
+        self._coming: Future[Rollout] | None = None
+        self._waiting = waiting
         self._metrics: dict[str, float] = {}
         self._seconds = 0.0
 
     @property
-    def waiting(self) -> list[JudgedGroup] | None:
-        """The settled groups of the next step, which a checkpoint must keep; None with lag 0."""
+    def waiting(self) -> Rollout | None:
+        """The settled rollout of the next step, which a checkpoint must keep; None with lag 0."""
         return self._waiting
 
-    def next(self, step: int) -> list[JudgedGroup]:
-        """This rank's judged groups of a step; the steps are asked for in turn."""
+    def next(self, step: int) -> Rollout:
+        """The judged groups of a step; the steps are asked for in turn."""
         self.settle()
-        judged = self._collect(step) if self._waiting is None else self._waiting
+        rollout = self._collect(step) if self._waiting is None else self._waiting
         self._waiting = None
         ages = [
             self._version() - completion.weight_version
-            for item in judged
+            for item in rollout.groups
             for completion in item.group.completions
         ]
         self._metrics = {"rollout/lag": fmean(ages) if ages else 0.0}
@@ -60,9 +60,9 @@ class Rollouts:
             thread = ThreadPoolExecutor(1, "rollout")
             self._coming = thread.submit(self._timed, step + 1)
             thread.shutdown(wait=False)  # ends with the rollout
-        return judged
+        return rollout
 
-    def _timed(self, step: int) -> list[JudgedGroup]:
+    def _timed(self, step: int) -> Rollout:
         begun = time.perf_counter()
         try:
             return self._collect(step)

@@ -6,15 +6,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
-from pathlib import Path
-from statistics import fmean, pstdev
-
-from pydantic import TypeAdapter
 
 from bandpo.advantage import has_spread
 from bandpo.errors import UserError
-from bandpo.reward import Reward, Score, has_bad_gold, verifier_counts
+from bandpo.reward import Reward, Score, has_bad_gold
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
 
@@ -45,12 +40,14 @@ class JudgedGroup:
         return not has_bad_gold(self.scores)
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether some answers are right and others wrong (0 < correct < G in DAPO, equation 8)."""
+        return len({score.correct for score in self.scores}) > 1
+
+    @property
     def has_spread(self) -> bool:
         """Whether rewards differ; without spread every advantage is 0."""
         return has_spread(self.rewards)
-
-
-_GROUPS = TypeAdapter(list[JudgedGroup])
 
 
 def judged_groups(
@@ -100,37 +97,3 @@ def rollout(
     """All groups, judged, in the order of the prompts whatever the order they finished in."""
     judged = {j.group.problem.id: j for j in judged_groups(engine, reward, prompts, sampling)}
     return [judged[prompt.problem.id] for prompt in prompts]
-
-
-def write_groups(folder: Path, rank: int, judged: Sequence[JudgedGroup]) -> None:
-    """Keeps a rank's groups, exactly as they are, in `rollout-rank….json`."""
-    (folder / f"rollout-rank{rank}.json").write_bytes(_GROUPS.dump_json(list(judged)))
-
-
-def read_groups(folder: Path) -> list[JudgedGroup] | None:
-    """The kept groups of all ranks in the order in which they had been dealt; None without any."""
-    count = len(list(folder.glob("rollout-rank*.json")))
-    files = [folder / f"rollout-rank{rank}.json" for rank in range(count)]
-    parts = [_GROUPS.validate_json(file.read_bytes()) for file in files]
-    return [item for row in zip_longest(*parts) for item in row if item] if parts else None
-
-
-def rollout_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
-    """Rewards, lengths and the verifier's verdicts of a step's groups, over all ranks."""
-    scores = [score for item in judged for score in item.scores]
-    completions = [completion for item in judged for completion in item.group.completions]
-    rewards = [score.value for score in scores]
-    lengths = [len(completion.token_ids) for completion in completions]
-    return {
-        "reward/mean": fmean(rewards),
-        "reward/std": pstdev(rewards),
-        "reward/correct_frac": fmean(score.correct for score in scores),
-        "reward/zero_std_groups": float(sum(not item.has_spread for item in judged)),
-        "rollout/groups": float(len(judged)),
-        "rollout/unusable_groups": float(sum(not item.usable for item in judged)),
-        "length/mean": fmean(lengths),
-        "length/max": float(max(lengths)),
-        "length/tokens": float(sum(lengths)),
-        "length/truncated_frac": fmean(c.truncated for c in completions),
-        **{name: float(count) for name, count in verifier_counts(scores).items()},
-    }

@@ -23,6 +23,9 @@ TRAINING = (
     *("length/mean", "policy/kl_ref"),
 )
 LAST_SHARE = 0.2
+# Where a filtering run logs it, its rewards and lengths are of all groups drawn, as those of runs
+# that do not filter are. Earlier versions logged those of the kept groups: another population.
+_OF_ALL = "rollout/groups_kept"
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,10 @@ def late_training(run: PlannedRun) -> dict[str, float]:
     """Means of `TRAINING` over the last fifth of a run's steps."""
     lines = [line for line in read_metrics(run.folder) if line["step"] > 0]
     late = lines[-max(1, round(LAST_SHARE * len(lines))) :]
-    return {
-        name: fmean(line[name] for line in late if name in line)
-        for name in TRAINING
-        if any(name in line for line in late)
-    }
+    names = [name for name in TRAINING if any(name in line for line in late)]
+    if run.config.rollout.filter_groups and not all(_OF_ALL in line for line in late):
+        names = [name for name in names if not name.startswith(("reward/", "length/"))]
+    return {name: fmean(line[name] for line in late if name in line) for name in names}
 
 
 def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:

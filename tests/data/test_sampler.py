@@ -32,6 +32,28 @@ def test_requests_never_hold_a_prompt_twice():
     assert (sampler.epoch, sampler.position) == (7, 10)
 
 
+def test_what_is_excluded_is_passed_over_and_the_epoch_goes_on():
+    sampler, plain = PromptSampler(PROMPTS, seed=1), PromptSampler(PROMPTS, seed=1)
+    order = ids(plain.next(23))
+    assert ids(sampler.next(5)) == order[:5]
+    assert ids(sampler.next(3, without={order[5], order[7], "p-of-no-one"})) == [
+        order[6],
+        *order[8:10],
+    ]
+    assert ids(sampler.next(2)) == order[10:12]
+    # Another epoch where this one has not enough of the others.
+    again = ids(sampler.next(10, without=set(order[12:15])))
+    assert sampler.epoch == 1 and len(set(again)) == 10 and not set(again) & set(order[12:15])
+
+
+def test_fewer_than_asked_for_where_the_others_are_excluded():
+    sampler = PromptSampler(PROMPTS, seed=1)
+    sampler.next(20)
+    found = sampler.next(20, without={f"p{i}" for i in range(15)})
+    assert {*ids(found)} == {f"p{i}" for i in range(15, 23)} and len(found) == 8
+    assert sampler.next(5, without={f"p{i}" for i in range(23)}) == []
+
+
 def test_the_order_of_the_file_does_not_matter():
     one, two = PromptSampler(PROMPTS, 3), PromptSampler(PROMPTS[::-1], 3)
     assert ids(one.next(10)) == ids(two.next(10))

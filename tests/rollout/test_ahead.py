@@ -1,7 +1,5 @@
 """One step off policy: what is sampled when, by which weights, and what a checkpoint keeps."""
 
-import dataclasses
-import random
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +8,8 @@ import pytest
 from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.ahead import Rollouts
-from bandpo.rollout.judge import JudgedGroup, read_groups, write_groups
+from bandpo.rollout.draws import Rollout
+from bandpo.rollout.judge import JudgedGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
@@ -39,11 +38,11 @@ class Loop:
         self.threads[step] = threading.current_thread().name
         self.may_finish.wait(10)
         self.log.append(f"sampled {step} with {version}")
-        return [judged(f"p{step}", version)]
+        return Rollout([judged(f"p{step}", version)])
 
     def step(self, step) -> float:
         found = self.rollouts.next(step)
-        assert [item.group.problem.id for item in found] == [f"p{step}"]
+        assert [item.group.problem.id for item in found.groups] == [f"p{step}"]
         self.log.append(f"learned {step}")
         self.rollouts.settle()
         self.engine.weight_version += 1
@@ -81,14 +80,14 @@ def test_only_what_is_left_is_waited_for():
     threading.Event().wait(0.2)  # learning
     loop.rollouts.settle()
     assert 0.1 < loop.rollouts.metrics()["rollout/overlap_s"] < 0.39
-    assert [item.group.problem.id for item in loop.rollouts.waiting] == ["p3"]
+    assert [item.group.problem.id for item in loop.rollouts.waiting.groups] == ["p3"]
 
 
 def test_a_failure_ahead_is_raised_where_it_is_waited_for():
     def fail(step):
         if step == 2:
             raise UserError("no vLLM server is left")
-        return [judged(f"p{step}", 1)]
+        return Rollout([judged(f"p{step}", 1)])
 
     rollouts = Rollouts(lambda: 1, fail, last=3, lag=1)
     rollouts.next(1)
@@ -96,15 +95,9 @@ def test_a_failure_ahead_is_raised_where_it_is_waited_for():
         rollouts.settle()
 
 
-def test_what_waits_is_kept_exactly_and_dealt_again_over_any_number_of_ranks(tmp_path):
-    numbers = random.Random(0)
-    groups = [judged(f"p{i}", i, numbers.random() * -30) for i in range(7)]
-    assert read_groups(tmp_path) is None
-    for rank in range(2):
-        write_groups(tmp_path, rank, groups[rank::2])
-    kept = read_groups(tmp_path)
-    assert [dataclasses.asdict(item) for item in kept] == [dataclasses.asdict(g) for g in groups]
-    resumed = Loop(lag=1, last=1, waiting=kept[0:1])
+def test_what_waits_is_handed_out_without_sampling():
+    kept = Rollout([judged("p1", 1)], {"reward/mean": 0.5})
+    resumed = Loop(lag=1, last=1, waiting=kept)
     resumed.engine.weight_version = 3
-    assert resumed.rollouts.next(1) == groups[:1] and resumed.log == []
-    assert resumed.rollouts.metrics()["rollout/lag"] == 3
+    assert resumed.rollouts.next(1) == kept and resumed.log == []
+    assert resumed.rollouts.metrics()["rollout/lag"] == 2

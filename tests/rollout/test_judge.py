@@ -3,8 +3,9 @@
 from concurrent.futures import Future
 
 from bandpo.reward import Score
+from bandpo.rollout.draws import rollout_metrics
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import JudgedGroup, judged_groups, rollout, rollout_metrics
+from bandpo.rollout.judge import JudgedGroup, judged_groups, rollout
 from bandpo.types import Completion, Group, Problem, Prompt
 
 

@@ -6,6 +6,7 @@ import sys
 from html.parser import HTMLParser
 from math import sqrt
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fabricated import finish
@@ -15,7 +16,7 @@ from bandpo.cli import main
 from bandpo.errors import UserError
 from bandpo.tables.recipe import find_recipe
 from bandpo.tables.report import latex
-from bandpo.tables.results import accuracy_lines, collect, training_lines
+from bandpo.tables.results import accuracy_lines, collect, late_training, training_lines
 from bandpo.tables.runs import plan_runs
 
 RECIPE = """
@@ -114,6 +115,19 @@ class Cells(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.found.append(data.strip())
+
+
+@pytest.mark.parametrize("filtered", [False, "accuracy"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_rewards_of_kept_groups_alone_are_not_compared(tmp_path, filtered, earlier):
+    metrics = {"policy/entropy": 1.0, "reward/mean": 0.5, "length/mean": 9.0}
+    new = {} if earlier else {"rollout/groups_kept": 4.0}
+    lines = [{"step": 0}, *({"step": i, **metrics, **new} for i in range(1, 11))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rollout = SimpleNamespace(filter_groups=filtered)
+    run = SimpleNamespace(folder=tmp_path, config=SimpleNamespace(rollout=rollout))
+    expected = {"policy/entropy": 1.0} if filtered and earlier else metrics
+    assert late_training(run) == expected
 
 
 def test_report_writes_all_files_and_says_what_is_not_finished(table, capsys):

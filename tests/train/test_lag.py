@@ -20,7 +20,7 @@ def trained(model, folder, ranks):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "bandpo.cli", "train"]
     command += [f"model.path={model}", f"run.dir={folder}", f"trainer.steps={STEPS}"]
-    command += ["rollout=in_a_thread", "rollout.lag=1", "rollout.filter_groups=true"]
+    command += ["rollout=in_a_thread", "rollout.lag=1", "rollout.filter_groups=reward"]
     command += ["trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "eval.benchmarks=[]"]
     command += ["rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=6"]
     command += ["learner.updates_per_rollout=2", "learner.zero_stage=2", "learner.lr=0.003"]

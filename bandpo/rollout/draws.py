@@ -1,0 +1,177 @@
+"""What a step trains on: its prompts, drawn until enough of their groups are worth training on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bandpo.config import RolloutConfig
+from bandpo.data.sampler import PromptSampler
+from bandpo.learner.ranks import Ranks
+from bandpo.reward import verifier_counts
+from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.seeds import Seeds
+from bandpo.types import Prompt
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The groups of all ranks that a step trains on, and metrics of all that were drawn for it."""
+
+    groups: list[JudgedGroup]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+_FILTERS: Mapping[Any, Callable[[JudgedGroup], bool]] = {
+    False: lambda item: True,
+    "accuracy": lambda item: item.usable and item.is_mixed,
+    "reward": lambda item: item.usable and item.has_spread,
+}
+
+
+class Draws:
+    """The prompts of one step and their groups, the same on every rank whatever their number.
+
+    With `rollout.filter_groups` batches are drawn until as many of their groups as a step has are
+    worth training on, or `rollout.max_refills` batches were added (DAPO, section 3.2, dynamic
+    sampling); what is still lacking is taken from the others.
+    """
+
+    def __init__(
+        self, settings: RolloutConfig, sampler: PromptSampler, seeds: Seeds, ranks: Ranks
+    ) -> None:
+        self._settings, self._sampler = settings, sampler
+        self._seeds, self._ranks = seeds, ranks
+        self._batches = 0
+        self._drawn: list[JudgedGroup] = []  # of all ranks, in the order of the prompts
+
+    @property
+    def kept(self) -> list[JudgedGroup]:
+        """The groups so far that the filter leaves, in the order in which they were drawn."""
+        is_worth_it = _FILTERS[self._settings.filter_groups]
+        return [item for item in self._drawn if is_worth_it(item)]
+
+    @property
+    def lacking(self) -> int:
+        """How many groups there are too few."""
+        return max(0, self._settings.prompts_per_step - len(self.kept))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is lacking, or no further batch may be drawn."""
+        return self._batches > 0 and (
+            self.lacking == 0 or self._batches > self._settings.max_refills
+        )
+
+    def next_prompts(self) -> list[Prompt]:
+        """This rank's share of the next batch, with seeds; none whose group is kept already."""
+        kept = {item.group.problem.id for item in self.kept}
+        prompts = self._sampler.next(self._settings.prompts_per_step, without=kept)
+        seeds = [self._seeds.take(prompt.problem.id, self._batches) for prompt in prompts]
+        self._batches += 1
+        return self._ranks.share(
+            [dataclasses.replace(p, seed=seed) for p, seed in zip(prompts, seeds, strict=True)]
+        )
+
+    def add(self, judged: Sequence[JudgedGroup]) -> None:
+        """Takes this rank's judged groups of the batch; collective."""
+        self._drawn += self._ranks.unshare(judged)
+
+    def notes(self) -> list[str]:
+        """What a user should know of a step that found too few groups, or none, to learn from."""
+        found = []
+        settings = self._settings
+        if self.lacking and settings.filter_groups:
+            sought = {"accuracy": "right and wrong answers", "reward": "different rewards"}
+            found.append(
+                f"{len(self.kept)} of {settings.prompts_per_step} groups had "
+                f"{sought[settings.filter_groups]} after {settings.max_refills} refills "
+                f"(rollout.filter_groups={settings.filter_groups}); others fill the step up"
+            )
+        if not any(map(_FILTERS["reward"], self._drawn)):
+            found.append(
+                "the rewards of every group are equal, so nothing is learned from it; the problems "
+                "are too hard or too easy, or the verifier reads no answer"
+            )
+        return found
+
+    def rollout(self) -> Rollout:
+        """What was drawn, so far as it is trained on."""
+        chosen = {item.group.problem.id: item for item in self.kept}
+        for item in reversed(self._drawn):  # a problem that was drawn again counts once
+            chosen.setdefault(item.group.problem.id, item)
+        groups = list(chosen.values())[: self._settings.prompts_per_step]
+        filtered = groups if self._settings.filter_groups else None
+        return Rollout(groups, rollout_metrics(self._drawn, filtered))
+
+
+def rollout_metrics(
+    drawn: Sequence[JudgedGroup], kept: Sequence[JudgedGroup] | None = None
+) -> dict[str, float]:
+    """Rewards, lengths and the verifier's verdicts of all groups drawn for a step.
+
+    So that methods that filter and methods that do not can be compared. The same of the groups
+    that a filter has `kept` come as `kept/…`.
+    """
+    trained = drawn if kept is None else kept
+    tokens = {
+        name: sum(len(c.token_ids) for item in groups for c in item.group.completions)
+        for name, groups in (("drawn", drawn), ("trained", trained))
+    }
+    scores = [score for item in drawn for score in item.scores]
+    return {
+        **_rewards_and_lengths(drawn),
+        **({f"kept/{k}": v for k, v in _rewards_and_lengths(kept).items()} if kept else {}),
+        "rollout/groups": float(len(drawn)),
+        "rollout/groups_kept": float(len(trained)),
+        "rollout/tokens_discarded": float(tokens["drawn"] - tokens["trained"]),
+        "rollout/unusable_groups": float(sum(not item.usable for item in drawn)),
+        **{name: float(count) for name, count in verifier_counts(scores).items()},
+    }
+
+
+def _rewards_and_lengths(judged: Sequence[JudgedGroup]) -> dict[str, float]:
+    scores = [score for item in judged for score in item.scores]
+    completions = [completion for item in judged for completion in item.group.completions]
+    rewards = [score.value for score in scores]
+    lengths = [len(completion.token_ids) for completion in completions]
+    return {
+        "reward/mean": fmean(rewards),
+        "reward/std": pstdev(rewards),
+        "reward/correct_frac": fmean(score.correct for score in scores),
+        "reward/zero_std_groups": float(sum(not item.has_spread for item in judged)),
+        "length/mean": fmean(lengths),
+        "length/max": float(max(lengths)),
+        "length/tokens": float(sum(lengths)),
+        "length/truncated_frac": fmean(c.truncated for c in completions),
+    }
+
+
+# Earlier checkpoints kept the groups alone.
+_PART: TypeAdapter[Rollout | list[JudgedGroup]] = TypeAdapter(Rollout | list[JudgedGroup])
+
+
+def write_rollout(folder: Path, ranks: Ranks, rollout: Rollout) -> None:
+    """Keeps this rank's share of the groups, exactly as they are, in `rollout-rank….json`."""
+    own = Rollout(ranks.share(rollout.groups), rollout.metrics)
+    (folder / f"rollout-rank{ranks.rank}.json").write_bytes(_PART.dump_json(own))
+
+
+def read_rollout(folder: Path) -> Rollout | None:
+    """What all ranks have kept, in its order; None without any."""
+    count = len(list(folder.glob("rollout-rank*.json")))
+    files = [folder / f"rollout-rank{rank}.json" for rank in range(count)]
+    parts = [_PART.validate_json(file.read_bytes()) for file in files]
+    if not parts:
+        return None
+    shares = [part.groups if isinstance(part, Rollout) else part for part in parts]
+    groups = [item for row in zip_longest(*shares) for item in row if item]
+    first = parts[0]
+    return Rollout(groups, first.metrics if isinstance(first, Rollout) else rollout_metrics(groups))
