@@ -171,7 +171,8 @@ class Batch(ABC):
         """Lays samples out; a weightless batch has mask 0 and only keeps ranks in step."""
         rows = cls.rows(samples)
         counts = torch.tensor([len(s.completion_ids) for s in samples])
-        kept = torch.arange(int(counts.max())) < counts[:, None]
+        # Completions that are all empty leave a column that the mask hides.
+        kept = torch.arange(max(1, int(counts.max()))) < counts[:, None]
         # The state that predicts a token is that of the token before it.
         before = torch.cat(
             [
@@ -179,13 +180,13 @@ class Batch(ABC):
                 for sample, place in zip(samples, rows.places, strict=True)
             ]
         )
-        tokens = torch.tensor(list(chain.from_iterable(s.completion_ids for s in samples)))
+        targets = list(chain.from_iterable(s.completion_ids for s in samples))
         # Positions without a token may point anywhere: the mask keeps them from being looked at.
         nowhere = torch.zeros(kept.shape, dtype=torch.long)
         tensors = {
             "input_ids": rows.input_ids,
             "states": nowhere.masked_scatter(kept, before),
-            "targets": nowhere.masked_scatter(kept, tokens),
+            "targets": nowhere.masked_scatter(kept, torch.tensor(targets, dtype=torch.long)),
             "mask": kept.float() * (0.0 if weightless else 1.0),
             "gather": rows.gather,
             "back": rows.back,
@@ -212,16 +213,25 @@ class Batch(ABC):
         return all(getattr(sample, field) is not None for sample in self.samples)
 
     def token_batch(self, logp: Tensor, entropy: Tensor | None, step: int) -> TokenBatch:
-        """What the loss sees; on-policy samples take their old log-probabilities from `logp`."""
+        """What the loss sees; `logp` and `entropy` are the old policy's too for on-policy samples.
+
+        Where the old log-probabilities are an engine's, the old policy's entropy is not known.
+        """
+        on_policy = not self.has("old_logp")
         advantages = torch.tensor([s.advantage for s in self.samples], device=logp.device)
         return TokenBatch(
             logp=logp,
-            old_logp=self.padded("old_logp") if self.has("old_logp") else logp.detach(),
+            old_logp=logp.detach() if on_policy else self.padded("old_logp"),
             advantages=advantages[:, None].expand_as(self.mask),
             mask=self.mask,
             ref_logp=self.padded("ref_logp") if self.has("ref_logp") else None,
             rollout_logp=self.padded("rollout_logp") if self.has("rollout_logp") else None,
-            entropy=self.padded("entropy") if self.has("entropy") else entropy,
+            entropy=self.padded("entropy")
+            if self.has("entropy")
+            else entropy
+            if on_policy
+            else None,
+            new_entropy=entropy,
             step=step,
         )
 

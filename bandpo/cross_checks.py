@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -21,6 +22,7 @@ from bandpo.config import (
     world_size,
 )
 from bandpo.errors import UserError
+from bandpo.types import TokenBatch
 
 
 def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
@@ -83,6 +85,21 @@ def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig)
         f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
         "method.loss.correction compares with the learner's: leave it out"
     )
+
+
+def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.lag == 0 or "correction" in method.loss or _not_built(method.loss):
+        return None
+    value = torch.zeros(1, 1)
+    try:
+        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
+    except Exception as error:  # whatever a user's own class raises is the user's to read
+        return (
+            f"rollout.lag={rollout.lag} knows of the policy that sampled the log-probabilities of "
+            f"its tokens and nothing else, and method={method.name} needs more ({error}): choose "
+            "another method, or rollout.lag=0"
+        )
+    return None
 
 
 def _method_instantiates(method: MethodConfig) -> str | None:
@@ -149,6 +166,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _engine_has_target,
     _lag_needs_servers,
     _lag_knows_no_other_old_policy,
+    _lag_gives_what_the_loss_reads,
     _method_instantiates,
     _reward_instantiates,
     _alarms_instantiate,

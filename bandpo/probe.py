@@ -55,13 +55,13 @@ def reference_answers(prompt: Prompt, tokenizer: Any) -> Group:
 
 
 def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:
-    """The largest |difference| of a token's values; infinity where one is NaN.
+    """The largest |difference| of a token's values; infinity where one is NaN, 0 without tokens.
 
     A NaN compares as neither larger nor smaller: a maximum may pass over it.
     """
     pairs = (pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True))
     gaps = (abs(a - b) for a, b in pairs)
-    return max(math.inf if math.isnan(gap) else gap for gap in gaps)
+    return max((math.inf if math.isnan(gap) else gap for gap in gaps), default=0.0)
 
 
 def _cut(completion: Completion) -> Completion:

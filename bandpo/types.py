@@ -91,7 +91,9 @@ class TokenBatch:
     mask          1 for completion tokens, 0 for prompt and padding
     ref_logp      log π_ref(token) of the frozen reference, when a reference KL is on
     rollout_logp  log-probability reported by the sampling engine, for mismatch correction
-    entropy       entropy of π_old at the token's position, in nats, for adaptive radii
+    entropy       entropy of π_old at the token's position, in nats, for adaptive radii; None where
+                  it is not known (samples of older weights: engines report none)
+    new_entropy   that of the policy being trained, for metrics where π_old's is not known
     step          the training step, for scheduled radii
 
     Values at masked positions are arbitrary but finite. Units: nats.
@@ -104,13 +106,13 @@ class TokenBatch:
     ref_logp: Tensor | None = None
     rollout_logp: Tensor | None = None
     entropy: Tensor | None = None
+    new_entropy: Tensor | None = None
     step: int = 0
 
     def __post_init__(self) -> None:
         shape = self.old_logp.shape
-        for name in ("logp", "advantages", "mask", "ref_logp", "rollout_logp", "entropy"):
-            tensor = getattr(self, name)
-            if tensor is not None and tensor.shape != shape:
+        for name, tensor in vars(self).items():
+            if isinstance(tensor, Tensor) and tensor.shape != shape:
                 raise ValueError(
                     f"TokenBatch.{name} has shape {tuple(tensor.shape)}, old_logp {tuple(shape)}"
                 )

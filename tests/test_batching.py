@@ -17,6 +17,15 @@ from bandpo.batching import (
     split_to,
     totals_of,
 )
+from bandpo.loss import (
+    Clip,
+    EntropyRadius,
+    Fixed,
+    LossDiagnostics,
+    PolicyLoss,
+    TokenMean,
+    TokenRatio,
+)
 
 LAYOUTS = [PaddedBatch, PackedBatch, SharedPromptBatch]
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=40)
@@ -149,6 +158,27 @@ def test_samples_of_an_older_policy_take_their_ratios_against_it():
     for row, values in enumerate(engine):
         assert torch.equal(stale.old_logp[row, : len(values)], values)
     assert stale.rollout_logp is None  # nothing is left to compare the old policy with
+
+
+def test_the_entropy_of_an_older_policy_is_not_that_of_the_new_one():
+    logp, entropy = torch.full((2, 6), -0.7), torch.full((2, 6), 1.3)
+    on_policy = PaddedBatch.of(samples([(3, 4), (2, 6)])).token_batch(logp, entropy, 1)
+    assert torch.equal(on_policy.entropy, entropy)
+    older = samples([(3, 4), (2, 6)])
+    for sample in older:
+        sample.take_behaviour_policy()
+    batch = PaddedBatch.of(older).token_batch(logp, entropy, 1)
+    assert batch.entropy is None and torch.equal(batch.new_entropy, entropy)
+    with pytest.raises(ValueError, match="the old policy's entropy"):
+        EntropyRadius(0.01, 0.1)(batch)
+    loss = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())
+    diagnostics = LossDiagnostics()
+    diagnostics.update(loss(batch))
+    assert diagnostics.metrics()["policy/entropy"] == pytest.approx(1.3)
+    # What the learner has scored itself has its own.
+    for sample in older:
+        sample.old_logp, sample.entropy = sample.old_logp + 0.1, torch.zeros_like(sample.old_logp)
+    assert (PaddedBatch.of(older).token_batch(logp, entropy, 1).entropy == 0).all()
 
 
 def test_a_weightless_batch_counts_nothing():

@@ -92,6 +92,10 @@ def test_all_problems_are_told_together():
             ["rollout.lag=1", "rollout=vllm_server", CORRECTION],
             "method.loss.correction compares with the learner's: leave it out",
         ),
+        (
+            ["rollout.lag=1", "rollout=vllm_server", "method=band_kl_entropy"],
+            r"method=band_kl_entropy needs more \(.*the old policy's entropy.*rollout\.lag=0",
+        ),
         (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
         (["trainer.keep_best=eval/other/mean@32"], "no such benchmark is evaluated"),
         (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),

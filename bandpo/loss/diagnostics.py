@@ -130,6 +130,7 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
     binding = output.binding_high | output.binding_low
     mass = batch.advantages.abs()
     log_ratio = (batch.logp - batch.old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    entropy = batch.new_entropy if batch.entropy is None else batch.entropy
     rollout_logp = batch.rollout_logp
     mismatch = zeros if rollout_logp is None else (batch.old_logp - rollout_logp).abs()
     return {
@@ -147,8 +148,8 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
         "kl_old": torch.expm1(log_ratio) - log_ratio,  # k3: tokens are samples of the old policy
         "kl_ref": zeros if output.reference_kl is None else output.reference_kl,
         "kl_ref_tokens": zeros if output.reference_kl is None else ones,
-        "entropy": zeros if batch.entropy is None else batch.entropy,
-        "entropy_tokens": zeros if batch.entropy is None else ones,
+        "entropy": zeros if entropy is None else entropy,
+        "entropy_tokens": zeros if entropy is None else ones,
         "mismatch": mismatch,
         "mismatch_tokens": zeros if rollout_logp is None else ones,
     }

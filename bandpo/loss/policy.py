@@ -111,7 +111,8 @@ class PolicyLoss:
     reference_kl  pulls towards a frozen reference policy
     correction    weights for the gap between sampling engine and learner
     max_weight    truncated importance sampling, for samples of an older policy: an objective whose
-                  ratio r exceeds it counts max_weight/r of itself (IMPALA, section 4.1)
+                  importance weight w exceeds it counts max_weight/w of itself (IMPALA, section
+                  4.1); w is the ratio, or what the surrogate has made of it (TruncatedWeight)
 
     Raises UserError for max_weight < 1.
     """
@@ -148,7 +149,8 @@ class PolicyLoss:
         if self.correction is not None:
             value = value * self.correction(batch)
         if self.max_weight is not None:
-            value = value * (self.max_weight / ratio.detach()).clamp(max=1.0)
+            weight = ratio if result.weight is None else result.weight
+            value = value * (self.max_weight / weight.detach()).clamp(max=1.0)
         divergence = None
         if self.reference_kl is not None and self.needs_reference:
             divergence = self.reference_kl(batch)

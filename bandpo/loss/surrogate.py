@@ -20,12 +20,14 @@ class SurrogateOutput(NamedTuple):
     interval      the trust region that was used
     binding_high  bool: the token's gradient was removed since its ratio is too large
     binding_low   bool: the token's gradient was removed since its ratio is too small
+    weight        the importance weight of the objective, None where it is the ratio itself
     """
 
     objective: Tensor
     interval: Interval
     binding_high: Tensor
     binding_low: Tensor
+    weight: Tensor | None = None
 
 
 class Surrogate(Protocol):
@@ -114,7 +116,8 @@ class TruncatedWeight:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
         weight = ratio.detach().clamp(interval.low, interval.high)
         none = torch.zeros_like(ratio, dtype=torch.bool)
-        return SurrogateOutput(weight * batch.advantages * batch.logp, interval, none, none)
+        objective = weight * batch.advantages * batch.logp
+        return SurrogateOutput(objective, interval, none, none, weight)
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
     """The reply, if all its tokens were sampled to the end by the weights labelled so."""
     for choice in reply["choices"]:
         found = {span["version"] for span in choice["weight_versions"] or ()}
-        if found != {label}:
+        if choice["token_ids"] and found != {label}:
             raise ServerLost(
                 f"it answered with weights {sorted(found)}, not {label!r}: another run uses it, "
                 "or it was restarted; restart it before the next run"
@@ -251,7 +251,8 @@ def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
     """Log-probabilities of the sampled tokens; raises RuntimeError where there is none."""
     entries = choice["logprobs"]["content"]
     logprobs = tuple(entry["logprob"] for entry in entries)
-    if len(logprobs) != len(choice["token_ids"]) or min(logprobs) <= _NO_LOGPROB:
+    lowest = min(logprobs, default=0.0)
+    if len(logprobs) != len(choice["token_ids"]) or lowest <= _NO_LOGPROB:
         raise RuntimeError("vLLM sampled a token without a log-probability: NaN in the model?")
     return logprobs
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sample_batch import make_samples
+from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch
+from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch, totals_of
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
+from bandpo.loss import LossDiagnostics
 
 
 def full(hidden, weight, targets, temperature):
@@ -77,6 +78,52 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, 
         wanted = -(table.exp() * table).sum(-1)
         torch.testing.assert_close(entropy[row, :length], wanted, atol=1e-4, rtol=1e-5)
         assert (logp[row, length:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("layout", "attention"),
+    [
+        (PaddedBatch, "sdpa"),
+        (PaddedBatch, "eager"),
+        (PackedBatch, "sdpa"),
+        (PackedBatch, "sdpa_by_sequence"),
+        (SharedPromptBatch, "sdpa_by_sequence"),
+    ],
+)
+@pytest.mark.parametrize("empty", [(0, 1), (2, 5, 6), tuple(range(9))])
+def test_empty_completions_count_as_sequences_and_learn_nothing(
+    untrained, layout, attention, empty
+):
+    lm = AutoModelForCausalLM.from_pretrained(untrained(), attn_implementation=attention)
+    network = PolicyNetwork(lm, 1.0, chunk=5)
+    samples = make_samples()
+    for index in empty:
+        nothing = torch.zeros(0)
+        samples[index].completion_ids = ()
+        samples[index].old_logp = samples[index].ref_logp = samples[index].entropy = nothing
+        samples[index].rollout_logp = nothing
+    totals, diagnostics = totals_of(samples), LossDiagnostics()
+
+    def gradients(batches):
+        network.zero_grad()
+        for members in batches:
+            batch = layout.of(sorted(members, key=layout.sort_key))
+            logp, entropy = network(*batch.arguments)
+            output = LOSS(batch.token_batch(logp, entropy, 1), totals)
+            diagnostics.update(output)
+            output.loss.backward()
+        # ZeRO waits for every parameter's gradient, in a pass without tokens too.
+        assert all(p.grad is not None for p in network.parameters())
+        return [p.grad.clone() for p in network.parameters()]
+
+    alone = [samples[index] for index in empty]
+    assert all((gradient == 0).all() for gradient in gradients([alone]))
+    assert diagnostics.sums.sum() == 0
+    others = [sample for sample in samples if sample.completion_ids]
+    if others:
+        apart, together = gradients([others, alone]), gradients([samples])
+        torch.testing.assert_close(apart, together, atol=1e-6, rtol=1e-4)
+        assert totals.sequences == 9 and any((gradient != 0).any() for gradient in together)
 
 
 def test_peak_memory_is_a_small_part_of_full_logits():

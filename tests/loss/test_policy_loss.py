@@ -37,6 +37,7 @@ from bandpo.loss import (
     TokenMismatch,
     TokenRatio,
     Truncate,
+    TruncatedWeight,
     batch_totals,
 )
 
@@ -274,6 +275,20 @@ class TestCorrection:
         assert not torch.allclose(logp.grad, gradient(torch.ones_like(r)))
         with pytest.raises(UserError, match="max_weight"):
             dataclasses.replace(loss, max_weight=0.9)
+
+    @pytest.mark.parametrize(
+        ("r", "eps_high", "max_weight", "expected"),
+        [(20, 4, 2, 2), (3, 4, 2, 2), (20, 4, 7, 5), (20, 0.5, 2, 1.5), (1.5, 4, 2, 1.5)],
+    )
+    def test_a_weight_that_is_truncated_already_is_not_truncated_by_the_ratio(
+        self, r, eps_high, max_weight, expected
+    ):
+        logp = torch.full((1, 1), math.log(r)).requires_grad_()
+        one = torch.ones(1, 1)
+        batch = TokenBatch(logp=logp, old_logp=0 * one, advantages=3 * one, mask=one)
+        cispo = TruncatedWeight(Fixed(1.0, eps_high))
+        PolicyLoss(TokenRatio(), cispo, TokenMean(), max_weight=max_weight)(batch).loss.backward()
+        assert logp.grad.item() == pytest.approx(-3 * expected, rel=1e-5)
 
     def test_needs_the_engine_logprobs(self):
         batch = dataclasses.replace(self.batch(), rollout_logp=None)
