@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from bandpo.config import FORMER_KEYS
 from bandpo.cross_checks import cross_problems
 from bandpo.errors import UserError
 
@@ -90,7 +91,8 @@ def _sorted_out(
             _compose(name, [*accepted, override], schema)
             accepted.append(override)
         except COMPOSITION_ERRORS as error:
-            problems.append(f"{override}: {_first_sentence(error)}")
+            former = FORMER_KEYS.get(keys[override])
+            problems.append(f"{override}: {former or _first_sentence(error)}")
     return accepted, problems
 
 
@@ -139,7 +141,7 @@ def validate(
 def _in_words(detail: Any) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key"
+        return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
     if detail["type"] == "missing":
         return f"{key}: is missing"
     if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message

@@ -23,6 +23,13 @@ ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rou
 MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 
 
+# Keys of earlier versions, and what takes their place.
+FORMER_KEYS = {
+    "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
+    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
+}
+
+
 class Section(BaseModel):
     """A part of the configuration; unknown keys are errors."""
 
@@ -156,7 +163,16 @@ class LearnerConfig(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
-    warmup_steps: int = Field(0, ge=0, description="Optimizer updates of linear warm-up.")
+    warmup_rollouts: int = Field(
+        0,
+        ge=0,
+        description="Rollouts (steps) of linear warm-up: updates on one have one learning rate.",
+    )
+    warmup_updates: int = Field(
+        0,
+        ge=0,
+        description="Optimizer updates of linear warm-up; of both warm-ups the lower rate counts.",
+    )
     max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
     updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
     epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")

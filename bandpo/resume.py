@@ -14,7 +14,8 @@ from bandpo.composition import defaults
 from bandpo.config import Config
 from bandpo.redaction import redacted
 
-# What values in files of earlier versions mean: `true` filtered by reward there.
+# What keys and values in files of earlier versions mean: `true` filtered by reward there.
+RENAMED = {"learner.warmup_steps": "learner.warmup_updates"}
 FORMERLY: Mapping[str, Mapping[Any, Any]] = {"rollout.filter_groups": {True: "reward"}}
 
 Effect = Literal["determining", "rounding", "harmless"]
@@ -90,6 +91,7 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     Secrets are hidden, as they are in files: a new key does not make another run.
     """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
-    values = flat(defaults(Config)) | flat(redacted(tree))
+    own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
+    values = flat(defaults(Config)) | own
     formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items()}
     return values | formerly

@@ -84,6 +84,11 @@ def test_all_problems_are_told_together():
         (["rollout.top_k=5"], "top_p=1 and top_k=0"),
         (["+learner.momentum=0.9"], r"learner\.momentum: no such key"),
         (["learner.momentum=0.9"], "learner.momentum"),
+        (
+            ["learner.warmup_steps=9"],
+            r"warmup_steps=9: it counted updates.*learner\.warmup_updates",
+        ),
+        (["+learner.warmup_steps=9"], r"warmup_steps: no such key; it counted.*warmup_rollouts"),
         (["trainer.steps=many"], r"trainer\.steps='many'"),
         (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
         (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in processes of its own"),

@@ -78,6 +78,19 @@ def test_a_run_that_filtered_by_reward_goes_on_filtering_by_reward():
     assert changes(old, config()).determining == ()
 
 
+def test_a_warm_up_that_was_counted_in_updates_goes_on_being_so():
+    old = config().model_dump(mode="json")
+    for key in ("warmup_updates", "warmup_rollouts"):
+        del old["learner"][key]
+    assert changes(old | {"learner": old["learner"] | {"warmup_steps": 0}}, config()) == ((), ())
+    old["learner"]["warmup_steps"] = 10
+    assert changes(old, config("learner.warmup_updates=10")).determining == ()
+    assert changes(old, config("learner.warmup_rollouts=10")).determining == (
+        "learner.warmup_rollouts: 0 → 10",
+        "learner.warmup_updates: 10 → 0",
+    )
+
+
 def test_every_mark_is_one_that_means_something():
     def marks(schema):
         for field in schema.model_fields.values():

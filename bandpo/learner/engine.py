@@ -37,7 +37,7 @@ class PolicySource:
         engine, optimizer, _, _ = deepspeed.initialize(
             model=network,
             optimizer=_optimizer(self.config, network),
-            lr_scheduler=lambda optimizer: _warmup(self.config, optimizer),
+            lr_scheduler=lambda optimizer: warm_up(self.config, optimizer),
             config=settings,
             dist_init_required=False,
         )
@@ -141,7 +141,15 @@ def _undo_first_step(optimizer: Any) -> None:
             weight.data.copy_(half.data)
 
 
-def _warmup(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda update: min(1.0, (update + 1) / (config.warmup_steps + 1))
-    )
+def warm_up(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
+    updates_of_a_rollout = config.updates_per_rollout * config.epochs_per_rollout
+
+    def share(update: int) -> float:
+        rollout = update // updates_of_a_rollout
+        return min(
+            1.0,
+            (rollout + 1) / (config.warmup_rollouts + 1),
+            (update + 1) / (config.warmup_updates + 1),
+        )
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

@@ -53,7 +53,7 @@ def change_loss(learner, change):
 
 def learner_of(folder, dtype, stage, budget=BUDGET):
     config = LearnerConfig(
-        zero_stage=stage, lr=1e-2, micro_batch_tokens=budget, logits_chunk=7, warmup_steps=2
+        zero_stage=stage, lr=1e-2, micro_batch_tokens=budget, logits_chunk=7, warmup_updates=2
     )
     model = ModelConfig(path=folder, dtype=dtype)
     return DeepSpeedLearner(config, model, folder, LOSS, ranks, TEMPERATURE)

@@ -40,7 +40,7 @@ def refused(learner: DeepSpeedLearner, folder: Path) -> str | None:
 
 results = {}
 for stage in (0, 1, 2, 3):
-    config = LearnerConfig(zero_stage=stage, lr=1e-3, micro_batch_tokens=64, warmup_steps=6)
+    config = LearnerConfig(zero_stage=stage, lr=1e-3, micro_batch_tokens=64, warmup_updates=6)
     learner = DeepSpeedLearner(config, ModelConfig(path=policy), policy, LOSS, ranks, TEMPERATURE)
     found = {}
     if saved_ranks:

@@ -55,7 +55,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         "defaults: [_self_, method: grpo]\n"
         f"hydra: {{searchpath: ['file://{CONFIGS}']}}\n"
         "rollout: {max_tokens: 100, filter_groups: false, max_refills: 1}\n"
-        "learner: {weight_decay: 0.0, warmup_steps: 0}\n"
+        "learner: {weight_decay: 0.0, warmup_rollouts: 0}\n"
         "reward: {overlong: null}\n"
     )
     GlobalHydra.instance().clear()
@@ -170,7 +170,7 @@ def test_a_correction_or_an_aggregate_is_an_override(tmp_path):
 
 def test_dapo_also_sets_what_lies_outside_the_loss(tmp_path):
     config = composed(tmp_path, "method=dapo", "method.overlong_buffer=20")
-    assert config.learner == {"weight_decay": 0.1, "warmup_steps": 10}
+    assert config.learner == {"weight_decay": 0.1, "warmup_rollouts": 10}
     assert config.rollout.filter_groups and config.rollout.max_refills == 100
     assert config.reward.overlong == {"buffer": 20, "penalty": 1.0}
     assert composed(tmp_path, "method=dapo", "learner.weight_decay=0").learner.weight_decay == 0

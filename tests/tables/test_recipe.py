@@ -227,6 +227,16 @@ def test_numbers_of_the_release_are_stated_once():
         assert content["rollout"].keys() == {"group_size"}
 
 
+def test_the_release_decays_weights_by_a_hundredth_and_dapo_by_a_tenth():
+    protocol = ["+protocol=release16", "model.path=some/model", "rollout.max_tokens=4608"]
+    for method in (path.stem for path in (config_dir() / "method").glob("[!_]*.yaml")):
+        found = compose("train", [f"method={method}", *protocol], Config).learner
+        dapo = method == "dapo"
+        assert (found.weight_decay, found.warmup_rollouts) == ((0.1, 10) if dapo else (0.01, 0))
+    given = [*protocol, "method=dapo", "learner.weight_decay=0.3"]
+    assert compose("train", given, Config).learner.weight_decay == 0.3
+
+
 def test_table1_is_24_runs_a_seed_with_the_release_protocol(tmp_path):
     recipe = find_recipe(str(ROOT / "recipes/table1")).recipe()
     runs = plan_runs(recipe, tmp_path, Selection.of(["seed=0"], recipe), ranks=8)
@@ -235,6 +245,7 @@ def test_table1_is_24_runs_a_seed_with_the_release_protocol(tmp_path):
         c = run.config
         assert (c.rollout.group_size, c.rollout.prompts_per_step) == (32, 256)
         assert (c.learner.lr, c.learner.updates_per_rollout) == (1e-6, 4)
+        assert (c.learner.weight_decay, c.learner.warmup_rollouts) == (0.01, 0)
         assert (c.data.max_prompt_tokens, c.rollout.max_tokens, c.eval.max_tokens) == (
             1024,
             4096,
