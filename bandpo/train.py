@@ -95,7 +95,8 @@ def collect(job: Job, step: int) -> list[JudgedGroup]:
     if not job.rollout_ranks.any(any(item.has_spread for item in judged)):
         job.tracker.say(
             f"step {step}: the rewards of every group are equal, so nothing is learned from it; "
-            "the problems are too hard or too easy, or the verifier reads no answer"
+            "the problems are too hard or too easy, completions are cut off, or the verifier reads "
+            "no answer"
         )
     return judged[:wanted]
 
