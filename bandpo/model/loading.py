@@ -39,11 +39,11 @@ def load_causal_lm(
             ignore_mismatched_sizes=True,  # so that they can be named
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).split(". ")[0]
-        if "attention implementation" in reason or "Flash" in reason:
-            reason += (
-                "; set model.attention=eager and learner.packing=false, and rollout=vllm_local"
-            )
+        reason = str(error).split(". ")[0].rstrip(".")
+        if "Flash" in reason:
+            reason += "; install it, or set model.attention=sdpa"
+        elif "attention implementation" in reason:
+            reason += "; set model.attention=eager, learner.packing=false and rollout=vllm_local"
         raise UserError(f"model.path={path} cannot be loaded: {reason}") from None
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
