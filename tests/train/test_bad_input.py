@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bandpo import cli, train
-from bandpo.host import Host
 
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=4"),
@@ -266,12 +265,6 @@ CASES = {
     "no such problems": (["!", "data", "check", "nowhere.jsonl"], None, ["nowhere.jsonl"]),
     "no such token": (["!", "explain", "logp=x"], None, ["logp=x"]),
 }
-
-
-@pytest.fixture(scope="module")
-def host():
-    with Host() as host:
-        yield host
 
 
 @pytest.mark.parametrize("case", CASES)
