@@ -85,6 +85,23 @@ class StuckAt(Alarm):
         return f"is {self.limit:g}"
 
 
+@dataclass(frozen=True)
+class CutOff(Above):
+    """Nearly every completion ran to its limit: every run hears it."""
+
+    metric: str = "length/truncated_frac"
+    limit: float = 0.95
+
+    def heard(self, history: Sequence[Metrics]) -> str | None:
+        """What it says after the last of these steps."""
+        found = super().heard(history)
+        return found and (
+            "nearly all completions were cut off at rollout.max_tokens, so that few answers can be "
+            "read: raise it, or see whether the token that the model ends its answers with is an "
+            f"eos_token_id of its generation_config.json ({found})"
+        )
+
+
 class AlarmPanel:
     """The alarms of a run, with the metrics of the steps that they look back on."""
 

@@ -51,26 +51,28 @@ class Recipe:
 
 
 def build_tokenizer() -> Any:
-    r"""A byte-level tokenizer of 262 entries: every byte, `\boxed{`, and the chat markers."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    r"""A byte-level tokenizer of 262 entries: every byte, `\boxed{`, and the chat markers.
+
+    Of the class that transformers makes of the saved files of any Qwen2 model, with all of its
+    special tokens named: it would add the ones that it missed, beyond the model's vocabulary.
+    """
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL_TOKENS])
-    tokenizer.add_tokens([AddedToken(r"\boxed{", normalized=False)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate((*SPECIAL_TOKENS, *alphabet))},
+        merges=[],
+        unk_token="<|pad|>",
         pad_token="<|pad|>",
         eos_token="<|end|>",
         clean_up_tokenization_spaces=False,
         model_max_length=512,
     )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(r"\boxed{", normalized=False)])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def build_model(recipe: Recipe, vocabulary: int) -> torch.nn.Module:

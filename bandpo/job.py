@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import AlarmPanel
+from bandpo.alarms import AlarmPanel, CutOff
 from bandpo.batching import Sample, deal, minibatches
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
@@ -34,8 +35,11 @@ from bandpo.learner.random_state import random_state, restore_random_state, seed
 from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
+from bandpo.model.agreement import TOLERANCE
+from bandpo.model.examine import examine
+from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.model_card import model_card
-from bandpo.probe import TOLERANCE, prove_weights, reference_answers
+from bandpo.probe import prove_weights, reference_answers
 from bandpo.redaction import redact, redacted
 from bandpo.refusals import Refusals
 from bandpo.replay.records import dump_path, recorded
@@ -87,6 +91,8 @@ class Job:
             checkpoint, self.start = beginning.checkpoint, beginning.step
             self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
             model = _model(config, self.ranks)
+            lm_config = model.config(config.model.trust_remote_code)
+            notes = examine(model.path, lm_config, config)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
             dropped = self._take_prompts(problems)
             if checkpoint:
@@ -95,10 +101,12 @@ class Job:
             self.tasks = [
                 Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
             ]
+            prompts = chain(self.sampler.prompts, *(task.prompts for task in self.tasks))
+            notes += examine_tokenizer(model.path, lm_config, self.tokenizer, prompts)
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
-            self._announce(dropped, [*beginning.notes, *([kept] if kept else [])])
+            self._announce(dropped, [*beginning.notes, *([kept] if kept else []), *notes])
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 config.learner,
@@ -118,7 +126,7 @@ class Job:
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
             )
-            alarms = [instantiate(alarm) for alarm in config.alarms]
+            alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             # The first sync hands the engine these weights under the version that they have.
             self._version = int(beginning.state["weight_version"]) - 1
@@ -315,8 +323,6 @@ class Job:
 
     def check_alarms(self, step: int, metrics: Mapping[str, float]) -> None:
         """Raises RunHalted on every rank where the first hears an alarm that stops the run."""
-        if not self.config.alarms:
-            return
         halt = None
         if self.ranks.is_first:
             try:

@@ -72,6 +72,42 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def untrained_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folders of small untrained models of any architecture, with the embedded tokenizer.
+
+    `untrained_as("granite", logits_scaling=8.0)`; made once each. Their weights are larger than
+    those of a fresh model, whose logits hardly differ from token to token.
+    """
+    made: dict[Any, Path] = {}
+
+    def make(kind: str, **settings: Any) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from bandpo import embedded
+
+        key = (kind, repr(sorted(settings.items())))
+        if key not in made:
+            sizes = {"vocab_size": 262, "hidden_size": 32, "num_hidden_layers": 2}
+            sizes |= {"num_attention_heads": 2, "max_position_embeddings": 512}
+            ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+            if kind != "gpt2":
+                sizes |= {"intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16}
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(0)
+                config = AutoConfig.for_model(kind, **sizes | ids | settings)
+                lm = AutoModelForCausalLM.from_config(config).float()
+                for parameter in lm.parameters():
+                    parameter.mul_(4 if parameter.dim() > 1 else 1)
+            made[key] = tmp_path_factory.mktemp(kind)
+            lm.save_pretrained(made[key])
+            embedded.build_tokenizer().save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
 @contextmanager
 def _file_size_limit(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

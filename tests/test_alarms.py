@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bandpo.alarms import Above, AlarmPanel, Below, StuckAt
+from bandpo.alarms import Above, AlarmPanel, Below, CutOff, StuckAt
 from bandpo.errors import RunHalted, UserError
 
 
@@ -42,6 +42,15 @@ def test_a_warning_comes_once_until_the_metric_was_right_again():
         "step 2: alarm: x is below 1 (now 0.5)",
         "step 5: alarm: x is below 1 (now 0.3)",
     ]
+
+
+def test_completions_that_are_nearly_all_cut_off_are_told_in_words():
+    alarms, said = panel(CutOff())
+    for number, share in enumerate([0.9, 0.96, 1.0], 1):
+        alarms.check(number, {"learn/updates": 1.0, "length/truncated_frac": share})
+    assert len(said) == 1
+    assert said[0].startswith("step 2: alarm: nearly all completions were cut off")
+    assert "rollout.max_tokens" in said[0] and "eos_token_id" in said[0]
 
 
 def test_a_stop_names_every_alarm_that_stops():

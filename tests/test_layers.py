@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 LAYERS = (
     {"errors", "types", "cache", "launcher", "lock", "redaction"},
     {"composition", "config", "cross_checks", "resume"},
-    {"data", "reward", "advantage", "batching", "loss"},
+    {"data", "reward", "advantage", "batching", "loss", "model"},
     {"rollout", "learner", "weight_sync"},
     {"evaluation", "tracking", "embedded", "journal", "model_card", "profiling", "run_folder"},
     {

@@ -5,23 +5,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Gemma2Config
 
+from bandpo.errors import UserError
 from bandpo.probe import prove_weights
 from bandpo.types import Completion, Group, Problem, Prompt
 
 TOKENS = (3, 4, 5)
 
 
-def proved(theirs: list[float], ours: list[float]) -> float:
+def proved(theirs: list[float], ours: list[float], version: int = 2) -> float:
     """The proof where engine and learner give these log-probabilities to every completion."""
     completion = Completion("", TOKENS, (0.0,) * len(TOKENS), "stop")
     group = Group(Prompt(Problem("q", "q", "1"), "q", (1, 2)), (completion,))
     engine = SimpleNamespace(
         replicas=1,
-        weight_version=1,
+        name="some",
+        weight_version=version,
         logprobs=lambda prompt, completions: [theirs] * len(completions),
     )
-    learner = SimpleNamespace(logprobs=lambda samples: [ours] * len(samples))
+    lm = SimpleNamespace(config=Gemma2Config(sliding_window=7, attn_logit_softcapping=50.0))
+    learner = SimpleNamespace(lm=lm, logprobs=lambda samples: [ours] * len(samples))
     ranks = SimpleNamespace(size=1, device=torch.device("cpu"), max=lambda tensor: tensor)
     return prove_weights(engine, learner, group, ranks, tolerance=1e-3)
 
@@ -40,3 +44,8 @@ def test_a_single_wrong_value_stops_the_run_wherever_it_stands(wrong, place):
         proved(theirs, ours)
     with pytest.raises(RuntimeError, match="the weights did not arrive"):
         proved(ours, theirs)
+
+
+def test_an_engine_that_computes_another_network_is_told_from_weights_that_did_not_arrive():
+    with pytest.raises(UserError, match=r"some.*attn_logit_softcapping=50\.0.*sliding_window=7"):
+        proved([-1.0, -2.0, -3.0], [-1.0, -2.5, -3.0], version=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.summary import Summary
+from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.reward import Compared
 from bandpo.rollout.engine import RolloutEngine
 
@@ -46,11 +48,16 @@ def main(argv: Sequence[str]) -> int:
         )
         for b in benchmarks
     ]
+    prompts = chain.from_iterable(task.prompts for task in tasks)
+    lm_config = model.config(config.trust_remote_code)
+    notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
     folder = config.out or Path("outputs") / "eval" / model.slug
     identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
+        for note in notes if ranks.rank == 0 else ():
+            Console(stderr=True).print(note, highlight=False, markup=False)
         engine = _engine(arguments, config, model)
         parts.callback(engine.close)
         reward = instantiate(config.reward)

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from bandpo import embedded
 from bandpo.cache import cache_dir
 from bandpo.errors import UserError
+from bandpo.model.files import check_files, refuse_pointers, weight_files
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _EDGE = 1 << 20  # bytes at either end of a weight file that identify it; training changes both
@@ -107,8 +108,10 @@ def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
 def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
     """The folder itself, or its copy with weights that are not pickles."""
     pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-    if any(folder.glob("*.safetensors")):
+    if weight_files(folder):
+        check_files(folder)
         return folder
+    refuse_pointers(pickles)
     if not pickles:
         raise UserError(f"model={folder}: no weights (*.safetensors) in this folder")
     if not allow_pickle:

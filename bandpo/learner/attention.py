@@ -9,7 +9,7 @@ mask from transformers, which finds the sequences by the restarts of their posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from bandpo.batching import Batch, PackedBatch, PaddedBatch, Sample, SharedPromptBatch
+from bandpo.batching import Batch, PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.errors import UserError
+from bandpo.model.features import refuse_dropped
 
 BY_SEQUENCE = "sdpa_by_sequence"
 
@@ -76,8 +77,13 @@ def sdpa_by_sequence(
     """transformers' SDPA for each sequence alone, causal; query [1, heads, L, size] → [1, L, …].
 
     Neighbours of one length share a call. Without lengths every row is a sequence. Raises
-    UserError where a sliding window would have to cut one.
+    UserError where a sliding window would have to cut one, or the scores are not the usual.
     """
+    refuse_dropped(
+        settings,
+        "learner.packing=true with model.attention=sdpa",
+        "set model.attention=eager and learner.packing=false",
+    )
     del attention_mask  # transformers makes none for an implementation it does not know
     sdpa = AttentionInterface()["sdpa"]
     lengths = list(sequence_lengths) or [query.shape[2]]
@@ -101,24 +107,6 @@ def sdpa_by_sequence(
         outputs.append(sdpa(module, *rows, None, **settings)[0].flatten(0, 1))
     output = torch.cat(outputs)
     return (output if back is None else output.index_select(0, back))[None], None
-
-
-def prove_packing(
-    logprobs: Callable[[Sequence[Sample]], list[list[float]]], tolerance: float
-) -> None:
-    """Raises UserError where a sequence's log-probabilities change with its neighbours in a row.
-
-    Models whose layers are not all attention would mix a row's sequences without an error.
-    """
-    beginnings = ((2, 7), (2, 9), (12, 7))  # two samples of one prompt, and another's
-    samples = [Sample((a, a + 1), (b, 8, 9, 10), 0.0, torch.zeros(4)) for a, b in beginnings]
-    alone = torch.tensor([values for sample in samples for values in logprobs([sample])])
-    gap = float((torch.tensor(logprobs(samples)) - alone).abs().max())
-    if not gap <= tolerance:
-        raise UserError(
-            "learner.packing=true: this model mixes the sequences of a row (log-probabilities "
-            f"differ by {gap:.3g}); set learner.packing=false"
-        )
 
 
 AttentionInterface.register(BY_SEQUENCE, sdpa_by_sequence)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,18 +26,18 @@ from bandpo.batching import (
 from bandpo.config import LearnerConfig, ModelConfig
 from bandpo.errors import RunHalted, UserError
 from bandpo.learner.adapter import save_adapter
-from bandpo.learner.attention import layout_for, prove_packing
+from bandpo.learner.attention import layout_for
 from bandpo.learner.engine import PolicySource
+from bandpo.learner.proof import prove_network, prove_packing
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
+from bandpo.model.agreement import TOLERANCE, own_logprobs
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
 logger = logging.getLogger(__name__)
 
-# Largest difference of a log-probability between a sequence alone and one in company.
-PACKING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 # Keeps a rank without samples in step with the others' collectives; its mask is 0.
 _PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
 
@@ -90,8 +91,18 @@ class DeepSpeedLearner:
         self.micro_batch_tokens = config.micro_batch_on(ranks.device.type)
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
-        if config.packing:
-            prove_packing(self.logprobs, PACKING_TOLERANCE[model.dtype])
+        self._prove(TOLERANCE[model.dtype])
+
+    def _prove(self, tolerance: float) -> None:
+        """Raises UserError where the model is not computed as transformers computes it."""
+        in_training = partial(self.logprobs, training=True)
+        prove_network(self.logprobs, in_training, self._own_logprobs, tolerance, self.lm.config)
+        if self.config.packing:
+            prove_packing(self.logprobs, tolerance, self.lm.config.get_text_config().vocab_size)
+
+    def _own_logprobs(self, samples: Sequence[Sample]) -> list[list[float]]:
+        self.engine.eval()
+        return [own_logprobs(self.lm, s.prompt_ids, s.completion_ids) for s in samples]
 
     @property
     def lm(self) -> Any:
@@ -147,9 +158,12 @@ class DeepSpeedLearner:
         self.score([sample for sample in _distinct(batches[1:]) if sample.old_logp is None])
         self.score_reference(_distinct(batches))
 
-    def logprobs(self, samples: Sequence[Sample]) -> list[list[float]]:
-        """Log-probabilities at temperature 1 under the current weights, in order of the samples."""
-        self.engine.eval()
+    def logprobs(self, samples: Sequence[Sample], training: bool = False) -> list[list[float]]:
+        """Log-probabilities at temperature 1 under the current weights, in order of the samples.
+
+        With `training` as an update would compute them, which makes no difference.
+        """
+        self.engine.train(training)
         with self.lm.get_output_embeddings().at_temperature(1.0):
             found = {
                 id(sample): logp[row, : len(sample.completion_ids)].tolist()

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from bandpo.config import LearnerConfig, ModelConfig
+from bandpo.errors import UserError
 from bandpo.learner.adapter import add_adapter
 from bandpo.learner.attention import layout_for
 from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
+from bandpo.model.loading import load_causal_lm
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,6 @@ class PolicySource:
         return engine
 
     def _network(self, settings: dict[str, Any]) -> PolicyNetwork:
-        from transformers import AutoModelForCausalLM
         from transformers.integrations import HfDeepSpeedConfig
         from transformers.utils import logging as transformers_logging
 
@@ -71,12 +72,11 @@ class PolicySource:
 
         # While it lives, from_pretrained shards as it loads: no rank holds all weights.
         sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
-        lm = AutoModelForCausalLM.from_pretrained(
+        lm = load_causal_lm(
             self.model_path,
-            dtype=getattr(torch, model.dtype),
-            attn_implementation=layout_for(model.attention, config.packing)[1],
+            dtype=model.dtype,
+            attention=layout_for(model.attention, config.packing)[1],
             trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
         )
         del sharding
         if model.kernels == "liger":
@@ -84,8 +84,15 @@ class PolicySource:
         if config.lora.rank:
             add_adapter(lm, config.lora)
         if model.gradient_checkpointing:
-            lm.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute_activations(lm)
         return PolicyNetwork(lm, self.temperature, config.logits_chunk)
+
+
+def _recompute_activations(lm: Any) -> None:
+    try:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"model.gradient_checkpointing=true: {error}; set it to false") from None
 
 
 def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -> dict[str, Any]:

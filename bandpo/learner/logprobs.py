@@ -8,12 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from bandpo.errors import UserError
 from bandpo.learner.attention import packed_arguments
+from bandpo.model.logits import LogitTransform
+
+IDENTITY = LogitTransform()
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(h Wᵀ / τ)[target] for N positions, `chunk` positions' logits at a time.
+    """log softmax(g(h Wᵀ) / τ)[target] for N positions, `chunk` positions' logits at a time.
+
+    g is the model's own (`LogitTransform`), the identity for most.
 
     Forward keeps only the log-normaliser of each position; backward forms each chunk's logits
     again, since ∂logp/∂logits = onehot(target) − softmax. Peak memory is chunk × V floats
@@ -22,12 +29,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        transform: LogitTransform,
     ) -> tuple[Tensor, Tensor]:
         logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         entropy, normaliser = torch.empty_like(logp), torch.empty_like(logp)
         for rows in _chunks(len(hidden), chunk):
-            logits = _logits(hidden[rows], weight, temperature)
+            logits = _logits(hidden[rows], weight, transform).div_(temperature)
             normaliser[rows] = logits.logsumexp(-1)
             chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
             logp[rows] = chosen - normaliser[rows]
@@ -35,7 +48,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             shares = (logits - normaliser[rows, None]).exp_()
             entropy[rows] = normaliser[rows] - shares.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normaliser)
-        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.temperature, ctx.chunk, ctx.transform = temperature, chunk, transform
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
@@ -48,51 +61,65 @@ class _ChunkedLogprobs(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         for rows in _chunks(len(hidden), ctx.chunk):
-            logits = _logits(hidden[rows], weight, ctx.temperature)
-            scale = grad_logp[rows, None].float() / ctx.temperature
+            logits = _logits(hidden[rows], weight, ctx.transform)
+            slope = ctx.transform.cap_slope(logits)
+            logits.div_(ctx.temperature)
+            scale = grad_logp[rows, None].float() * (ctx.transform.scale / ctx.temperature)
             grad_logits = logits.sub_(normaliser[rows, None]).exp_().mul_(-scale)
             grad_logits.scatter_add_(-1, targets[rows, None], scale)
+            if slope is not None:
+                grad_logits.mul_(slope)
             grad_logits = grad_logits.to(weight.dtype)
             grad_hidden[rows] = grad_logits @ weight
             if grad_weight is not None:
                 grad_weight += grad_logits.T @ hidden[rows]
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _chunks(length: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return (hidden @ weight.T).float().div_(temperature)
+def _logits(hidden: Tensor, weight: Tensor, transform: LogitTransform) -> Tensor:
+    return transform((hidden @ weight.T).float())
 
 
 def chunked_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 1024
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    transform: LogitTransform = IDENTITY,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and the entropy of its distribution, in nats and float32.
 
     hidden [N, H], weight [V, H], targets [N] → two [N]; only the first carries gradient. At
     most `chunk` × V logits exist at one time.
     """
-    return _ChunkedLogprobs.apply(hidden, weight, targets, temperature, chunk)  # type: ignore
+    return _ChunkedLogprobs.apply(  # type: ignore
+        hidden, weight, targets, temperature, chunk, transform
+    )
 
 
 class LogprobHead(nn.Module):
     """A language-model head that returns log-probabilities of targets instead of logits.
 
     It takes the place of `lm_head` and holds the same parameter under the same name, so that
-    checkpoints, weight streams and ZeRO-3's gathering hooks find it where they expect it.
+    checkpoints, weight streams and ZeRO-3's gathering hooks find it where they expect it. Raises
+    UserError for a head with a bias.
     """
 
-    def __init__(self, head: nn.Linear, temperature: float, chunk: int) -> None:
+    def __init__(
+        self, head: nn.Linear, temperature: float, chunk: int, transform: LogitTransform = IDENTITY
+    ) -> None:
         super().__init__()
-        if head.bias is not None:
-            raise ValueError("language-model heads with a bias are not supported")
+        if getattr(head, "bias", None) is not None:
+            raise UserError("models whose head has a bias are not supported: choose another model")
         self.weight = head.weight
-        self.temperature, self.chunk = temperature, chunk
+        self.temperature, self.chunk, self.transform = temperature, chunk, transform
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[None]:
@@ -103,20 +130,48 @@ class LogprobHead(nn.Module):
         finally:
             self.temperature = usual
 
-    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, H], targets [N] → log-probabilities and entropies [N]."""
-        return chunked_logprobs(hidden, self.weight, targets, self.temperature, self.chunk)
+    def forward(
+        self, hidden: Tensor, targets: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """hidden [N, H], targets [N] → log-probabilities and entropies [N].
+
+        Without targets hidden […, H] → hidden Wᵀ […, V], which the model makes its logits of.
+        """
+        if targets is None:
+            return functional.linear(hidden, self.weight)
+        return chunked_logprobs(
+            hidden, self.weight, targets, self.temperature, self.chunk, self.transform
+        )
 
 
 class PolicyNetwork(nn.Module):
     """A causal language model as the learner sees it: sequences in, token values out."""
 
     def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
+        """Raises UserError for a model whose body and head cannot be told apart."""
         super().__init__()
-        if getattr(lm.config, "final_logit_softcapping", None):
-            raise ValueError("models with soft-capped logits are not supported")
-        lm.set_output_embeddings(LogprobHead(lm.get_output_embeddings(), temperature, chunk))
+        if lm.base_model is lm or not hasattr(lm.get_output_embeddings(), "weight"):
+            raise UserError(
+                f"{type(lm).__name__} is not built as a body and a head that is a matrix: it is "
+                "not supported; choose another model"
+            )
+        transform = LogitTransform.of(lm.config)
+        lm.set_output_embeddings(
+            LogprobHead(lm.get_output_embeddings(), temperature, chunk, transform)
+        )
         self.lm = lm
+        _drop_nothing(lm)
+
+    def train(self, mode: bool = True) -> PolicyNetwork:
+        """Lets activations be recomputed, where that is on, and nothing else.
+
+        What a model draws at random in training (dropout, layerdrop, a router's jitter) stays off:
+        an importance ratio would compare two draws instead of two policies.
+        """
+        super().train(mode)
+        for module in self.lm.modules():
+            module.training = mode and bool(getattr(module, "gradient_checkpointing", False))
+        return self
 
     def forward(
         self,
@@ -149,3 +204,11 @@ class PolicyNetwork(nn.Module):
             out[0].masked_scatter(kept, logp),
             out[1].masked_scatter(kept, entropy.detach()),
         )
+
+
+def _drop_nothing(lm: nn.Module) -> None:
+    """Sets probabilities of dropping to 0: layers that recompute know themselves in training."""
+    for module in lm.modules():
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -98,7 +98,7 @@ class Draws:
         if not any(map(_FILTERS["reward"], self._drawn)):
             found.append(
                 "the rewards of every group are equal, so nothing is learned from it; the problems "
-                "are too hard or too easy, or the verifier reads no answer"
+                "are too hard or too easy, completions are cut off, or the verifier reads no answer"
             )
         return found
 

@@ -19,13 +19,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from bandpo.errors import UserError
+from bandpo.model.agreement import TOLERANCE, largest_gap, own_logprobs
+from bandpo.model.features import likely_settings, refuse_dropped, softcap_of
+from bandpo.model.files import refuse_quantised
+from bandpo.model.loading import load_causal_lm
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Problem, Prompt
 
 CACHED = "sdpa_cached"
-# Largest difference of a log-probability between one pass a token and one pass for all.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 MOST_ENDED = 0.25
 """The share of a block's samples that may have ended before they are taken out: it is a copy."""
 
@@ -49,17 +51,17 @@ class HFGenerate:
         threads: int = 1,
     ) -> None:
         """Raises UserError for a model with state that is not keys and values of attention."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
         del seed, max_model_len, threads  # prompts carry their seeds; room is made as it is needed
         self.weight_version = 0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model_path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=CACHED,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        refuse_quantised(model_path, config)
+        if cap := softcap_of(config):
+            raise UserError(f"rollout=hf: config.json has {cap}; use rollout=vllm_local")
+        self._model: Any = load_causal_lm(
+            model_path, dtype=dtype, attention=CACHED, trust_remote_code=trust_remote_code
         )
         self._model.to(self._device).eval()
         self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, dtype))
@@ -127,6 +129,11 @@ class HFGenerate:
         rows = torch.arange(cache.count, cache.count + count, device=self._device)
         block = _Block(rows.view(len(prompts), sampling.n), sampling.max_tokens)
         scores = self._model(ids, use_cache=False, logits_to_keep=1, cache=block).logits[:, -1]
+        if len(block.prompts) != self._model.config.get_text_config().num_hidden_layers:
+            raise UserError(
+                "rollout=hf: not every layer of this model is attention of the usual kind; use "
+                "rollout=vllm_local"
+            )
         cache.blocks.append(block)
         return scores.repeat_interleave(sampling.n, 0)
 
@@ -157,19 +164,22 @@ class HFGenerate:
         return {token for token in (*ends, self._tokenizer.eos_token_id) if token is not None}
 
     def _prove_cache(self, tolerance: float) -> None:
-        """Raises UserError where a token's log-probability is another when one pass sees it all.
+        """Raises UserError where a token's log-probability is not that of the model's own pass.
 
-        Models that keep other state than keys and values would lose it without an error.
+        Models that keep other state than keys and values would lose it without an error, and so
+        would those whose attention is not the usual.
         """
-        prompt = Prompt(Problem("probe", "", ""), "", (1, 2, 3))
+        ids = tuple(i % self._model.config.get_text_config().vocab_size for i in (1, 2, 3))
+        prompt = Prompt(Problem("probe", "", ""), "", ids)
         (group,) = self._wave([prompt], Sampling(n=1, max_tokens=4))
-        (found,) = self.logprobs(prompt, group.completions)
-        wanted = torch.tensor(group.completions[0].logprobs)
-        gap = float((torch.tensor(found) - wanted).abs().max())
+        (completion,) = group.completions
+        own = own_logprobs(self._model, ids, completion.token_ids)
+        gap = largest_gap([own, own], [completion.logprobs, *self.logprobs(prompt, [completion])])
         if not gap <= tolerance:
             raise UserError(
-                "rollout=hf: this model keeps more than keys and values from token to token "
-                f"(log-probabilities differ by {gap:.3g}); use rollout=vllm_local"
+                "rollout=hf: this model keeps more than keys and values from token to token, or "
+                "does more with them than usual (log-probabilities differ from transformers' own "
+                f"by {gap:.3g}; {likely_settings(self._model.config)}); use rollout=vllm_local"
             )
 
     @torch.no_grad()
@@ -404,6 +414,7 @@ def _cached_attention(
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """transformers' SDPA on whole sequences without padding, or on what a cache holds of them."""
+    refuse_dropped(settings, "rollout=hf", "use rollout=vllm_local")
     del attention_mask  # transformers makes none for an implementation it does not know
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sys.maxsize if sliding_window is None else sliding_window

@@ -13,10 +13,10 @@ from bandpo.learner.attention import (
     BY_SEQUENCE,
     layout_for,
     packed_arguments,
-    prove_packing,
     sdpa_by_sequence,
 )
 from bandpo.learner.logprobs import PolicyNetwork
+from bandpo.learner.proof import prove_packing
 
 
 def scorer(folder, attention):

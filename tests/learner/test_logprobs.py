@@ -11,6 +11,7 @@ from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM
 
 from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch, totals_of
+from bandpo.errors import UserError
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 from bandpo.loss import LossDiagnostics
 
@@ -139,10 +140,8 @@ def test_peak_memory_is_a_small_part_of_full_logits():
 
 def test_heads_that_would_be_computed_wrongly_are_refused(untrained):
     model = AutoModelForCausalLM.from_pretrained(untrained())
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="soft-capped"):
-        PolicyNetwork(model, 1.0, 8)
-    model.config.final_logit_softcapping = None
     model.lm_head = torch.nn.Linear(64, 262, bias=True)
-    with pytest.raises(ValueError, match="bias"):
+    with pytest.raises(UserError, match="bias"):
         PolicyNetwork(model, 1.0, 8)
+    with pytest.raises(UserError, match="body and a head"):
+        PolicyNetwork(model.model, 1.0, 8)

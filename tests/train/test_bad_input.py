@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bandpo import cli, train
-from bandpo.host import Host
 
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=4"),
@@ -85,6 +85,37 @@ def tensors(path):
 
 def code(path):
     path.write_bytes(pickle.dumps(Runs()))
+
+
+def model_changed(name, change):
+    """The good model with one of its files as `change` makes it."""
+
+    def make(folder, model):
+        shutil.copytree(model, folder / "model")
+        change(folder / "model" / name)
+
+    return make
+
+
+def less(path, tensor="model.layers.1.mlp.up_proj.weight"):
+    save_file({k: v for k, v in load_file(path).items() if k != tensor}, path, {"format": "pt"})
+
+
+def shorter(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def quantised(path):
+    settings = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    path.write_text(json.dumps(settings))
+
+
+def capped(path):
+    settings = json.loads(path.read_text()) | {"attn_logit_softcapping": 30.0}
+    path.write_text(json.dumps(settings))
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n"
 
 
 def subfolder(name):
@@ -189,6 +220,37 @@ CASES = {
         ["model", "tokenizer"],
     ),
     "no chat template": (MODEL, model_without("chat_template.jinja"), ["model", "chat template"]),
+    "a missing tensor": (
+        MODEL,
+        model_changed("model.safetensors", less),
+        ["model.layers.1.mlp.up_proj.weight", "drawn at random"],
+    ),
+    "a pointer for weights": (
+        MODEL,
+        model_with("model.safetensors", POINTER),
+        ["model.safetensors is a git-lfs pointer", "git lfs pull"],
+    ),
+    "a pointer for a tokenizer": (
+        MODEL,
+        model_with("tokenizer.json", POINTER),
+        ["tokenizer.json is a git-lfs pointer"],
+    ),
+    "weights cut short": (
+        MODEL,
+        model_changed("model.safetensors", shorter),
+        ["model.safetensors is cut short"],
+    ),
+    "quantised weights": (MODEL, model_changed("config.json", quantised), ["quantised", "gptq"]),
+    "capped attention": (
+        MODEL,
+        model_changed("config.json", capped),
+        ["attn_logit_softcapping=30.0", "model.attention=eager"],
+    ),
+    "attention that it has not": (
+        "model.attention=flash_attention_2",
+        None,
+        ["FlashAttention2", "model.attention=sdpa"],
+    ),
     "pickled weights": (MODEL, pickled(tensors), ["pytorch_model.bin", "model.allow_pickle=true"]),
     "pickled code": (
         [MODEL, "model.allow_pickle=true"],
@@ -203,12 +265,6 @@ CASES = {
     "no such problems": (["!", "data", "check", "nowhere.jsonl"], None, ["nowhere.jsonl"]),
     "no such token": (["!", "explain", "logp=x"], None, ["logp=x"]),
 }
-
-
-@pytest.fixture(scope="module")
-def host():
-    with Host() as host:
-        yield host
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,73 @@
+"""The proof, before anything is trained, that the learner computes the model and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bandpo.batching import Sample
+from bandpo.errors import UserError
+from bandpo.model.agreement import largest_gap
+from bandpo.model.features import likely_settings, training_noise
+
+Logprobs = Callable[[Sequence[Sample]], list[list[float]]]
+# Two samples of one prompt, and another's: how their prompts and completions begin.
+_BEGINNINGS = ((2, 7), (2, 9), (12, 7))
+
+
+def prove_network(
+    logprobs: Logprobs, in_training: Logprobs, own: Logprobs, tolerance: float, lm_config: Any
+) -> None:
+    """Raises UserError where a sequence alone has other log-probabilities than the model's own.
+
+    They are scored as before an update, as in an update (twice, since noise differs from draw to
+    draw), and by transformers itself (`bandpo.model.agreement.own_logprobs`).
+    """
+    vocabulary = lm_config.get_text_config().vocab_size
+    for sample in _probes(vocabulary):
+        alone = logprobs([sample])
+        gap = largest_gap(own([sample]), alone)
+        if not gap <= tolerance:
+            raise UserError(
+                "the learner's log-probabilities of this model are not those that transformers "
+                f"gives it (they differ by {gap:.3g}): it does more than model.attention, "
+                f"learner.packing or the learner's head know of. {likely_settings(lm_config)}. "
+                "Try model.attention=eager with learner.packing=false, or choose another model"
+            )
+        gap = max(largest_gap(in_training([sample]), alone) for _ in range(2))
+        if not gap <= tolerance:
+            noise = ", ".join(training_noise(lm_config)) or "a setting of its own"
+            raise UserError(
+                "in training this model gives other log-probabilities than before it (they differ "
+                f"by {gap:.3g}), so that ratios would be of noise: {noise} in config.json cannot "
+                "be turned off from here; set it to 0 there"
+            )
+
+
+def prove_packing(logprobs: Logprobs, tolerance: float, vocabulary: int = 13) -> None:
+    """Raises UserError where a sequence's log-probabilities change with its neighbours in a row.
+
+    Models whose layers are not all attention would mix a row's sequences without an error.
+    """
+    samples = _probes(vocabulary)
+    alone = [values for sample in samples for values in logprobs([sample])]
+    gap = largest_gap(logprobs(samples), alone)
+    if not gap <= tolerance:
+        raise UserError(
+            "learner.packing=true: this model mixes the sequences of a row (log-probabilities "
+            f"differ by {gap:.3g}); set learner.packing=false"
+        )
+
+
+def _probes(vocabulary: int) -> list[Sample]:
+    return [
+        Sample(
+            (a % vocabulary, (a + 1) % vocabulary),
+            tuple(token % vocabulary for token in (b, 8, 9, 10)),
+            0.0,
+            torch.zeros(4),
+        )
+        for a, b in _BEGINNINGS
+    ]

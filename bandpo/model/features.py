@@ -1,0 +1,90 @@
+"""Settings of config.json that a computation of one's own may leave out without an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bandpo.errors import UserError
+
+_NOISE = re.compile(r"drop|jitter|noise")
+# A classifier's head, which a language model has not.
+_OTHER_HEADS = re.compile(r"^(summary|classifier|cls|head)_")
+_LIKELY = re.compile(r"soft_?cap|logit|multiplier|scal|alibi|sink|window|chunk|clip_qkv|qk_norm")
+_UNLIKELY = re.compile(r"rope|scaling_factor|router|max_window_layers|use_sliding_window")
+SOFTCAPS = ("attn_logit_softcapping", "attention_logits_soft_cap", "attn_logit_soft_cap")
+SETTINGS = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks"}
+"""Arguments that transformers' attention layers pass on, and what makes them do so."""
+
+
+def settings_of(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every setting of the text model under its dotted name."""
+    yield from _flat(config.get_text_config().to_dict(), "")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def training_noise(config: Any) -> dict[str, float]:
+    """What draws at random while a model trains (dropout, layerdrop, jitter): settings above 0."""
+    return {
+        name: value
+        for name, value in settings_of(config)
+        if _NOISE.search(name) and not _OTHER_HEADS.match(name) and _is_positive(value)
+    }
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def likely_settings(config: Any) -> str:
+    """The settings that make a model differ from the usual, in words: what to look at first."""
+    found = [
+        f"{name}={value}"
+        for name, value in settings_of(config)
+        if _LIKELY.search(name) and not _UNLIKELY.search(name) and value not in (None, False, 1)
+    ]
+    found.sort(key=lambda text: "softcap" not in text and "logit" not in text)
+    told = ", ".join(found[:6]) or "none of its settings is known for it"
+    return f"{config.model_type}'s config.json: {told}"
+
+
+def softcap_of(config: Any) -> str | None:
+    """The setting that caps attention scores, which SDPA cannot; None where there is none."""
+    caps = (f"{name}={value}" for name, value in settings_of(config) if name in SOFTCAPS and value)
+    return next(caps, None)
+
+
+def refuse_softcap(config: Any, attention: str) -> None:
+    """Raises UserError for capped attention scores under an implementation that leaves them out."""
+    if (cap := softcap_of(config)) and "sdpa" in attention:
+        raise UserError(
+            f"config.json has {cap}, which model.attention=sdpa leaves out: set "
+            "model.attention=eager and learner.packing=false, or model.attention=flash_attention_2"
+        )
+
+
+def refuse_chunks(config: Any, longest: int) -> None:
+    """Raises UserError for attention in chunks that a sequence of `longest` tokens would exceed."""
+    text = config.get_text_config()
+    chunk = getattr(text, "attention_chunk_size", None)
+    in_chunks = "chunked_attention" in (getattr(text, "layer_types", None) or ())
+    if chunk and in_chunks and longest > chunk:
+        raise UserError(
+            f"config.json has attention_chunk_size={chunk}, which is not supported beyond so many "
+            f"tokens; data.max_prompt_tokens and the longest completion make {longest}"
+        )
+
+
+def refuse_dropped(settings: Mapping[str, Any], where: str, instead: str) -> None:
+    """Raises UserError for an argument of attention that an implementation would ignore."""
+    for name, meaning in SETTINGS.items():
+        if settings.get(name) is not None:
+            raise UserError(f"{where} leaves out this model's {meaning}; {instead}")

@@ -1,0 +1,94 @@
+"""The files of a model folder: what their names promise, whole, and in floating point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from bandpo.errors import UserError
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATING = {"F64", "F32", "F16", "BF16"}
+TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")  # tokenizers and settings
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers would read; some of them may be missing.
+
+    Raises UserError for an index that cannot be read.
+    """
+    if (folder / WHOLE).exists():
+        return [folder / WHOLE]
+    if not (folder / INDEX).exists():
+        return sorted(folder.glob("*.safetensors"))
+    refuse_pointers([folder / INDEX])
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder / INDEX} is no index of weights: {error!r}") from None
+    return [folder / name for name in sorted(names)]
+
+
+def check_files(folder: Path) -> None:
+    """Raises UserError for a git-lfs pointer, a missing shard, or a safetensors file cut short."""
+    weights = weight_files(folder)
+    texts = (path for path in sorted(folder.iterdir()) if path.suffix in TEXTS)
+    refuse_pointers([*texts, *weights])
+    for path in weights:
+        if not path.exists():
+            raise UserError(f"{folder / INDEX} names {path.name}, which is missing: fetch it")
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{path} is cut short or no safetensors file ({error}): fetch it again"
+            ) from None
+
+
+def refuse_pointers(paths: Iterable[Path]) -> None:
+    """Raises UserError for a file in whose place git left the pointer to it."""
+    for path in paths:
+        if path.is_file() and _is_pointer(path):
+            raise UserError(
+                f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its "
+                "folder, or download it"
+            )
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        beginning = file.read(256)
+    return beginning.startswith(b"version https://") and b"\noid sha256:" in beginning
+
+
+def refuse_quantised(path: str | Path, config: Any) -> None:
+    """Raises UserError for weights that are not floating-point numbers of 16 bits or more.
+
+    `config` is transformers'. Weights of a hub id are looked into when they are loaded.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings is not None:
+        said = settings if isinstance(settings, dict) else settings.to_dict()
+        raise _quantised(path, f"quantization_config in config.json ({said.get('quant_method')})")
+    if not Path(path).is_dir():
+        return
+    for file in weight_files(Path(path)):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                if (
+                    name.endswith("weight")
+                    and (kind := tensors.get_slice(name).get_dtype()) not in FLOATING
+                ):
+                    raise _quantised(path, f"{name} in {file.name} is of type {kind}")
+
+
+def _quantised(path: str | Path, why: str) -> UserError:
+    return UserError(
+        f"model.path={path}: the weights are quantised: {why}. They cannot be trained: choose the "
+        "checkpoint in bfloat16 or float32 that they were made from"
+    )
