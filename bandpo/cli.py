@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
+        if meant := error.instead.keys() & set(rest):
+            words = [error.instead[word] if word in meant else word for word in rest]
+            print(redact(f"Quoted: {shlex.join(['bandpo', command, *words])}"), file=sys.stderr)
         return 2
     except RunHalted as error:
         if os.environ.get("RANK", "0") == "0":  # all ranks say the same

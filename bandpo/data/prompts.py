@@ -149,8 +149,8 @@ def _conversation(tokenizer: Any, id: str, text: str, told: Mapping[str, Any]) -
     except Exception as error:  # a template is a program of somebody else's
         raise UserError(
             f"the chat template of {_name(tokenizer)} fails on problem {id!r}: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one message, of the user; mend "
-            "chat_template.jinja (or tokenizer_config.json) beside its tokenizer files"
+            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one message, of the "
+            "user; mend chat_template.jinja (or tokenizer_config.json) beside the tokenizer's files"
         ) from error
     return rendered
 

@@ -144,6 +144,12 @@ def test_from_arguments_to_report(model, tmp_path, capsys):
     ("override", "message"),
     [
         ("eval.temperature=0", "temperature=0 draws the same sample"),
+        ("eval.temperature=2.1", "eval.temperature=2.1: Input should be less than or equal to 2"),
+        ("eval.temperature=-0.1", "eval.temperature=-0.1"),
+        ("eval.temperature=0.001", "vLLM would take 0.01 for it"),
+        ("eval.temperature=nan", "finite number"),
+        ("eval.top_p=1.5", "eval.top_p=1.5"),
+        ("eval.seed=4294967296", "eval.seed=4294967296"),
         ("rollout.temperature=0.5", "it is 1.0 by eval.temperature"),
         ("eval.n=0", "eval.n=0"),
         ("eval.nn=3", "eval.nn"),
