@@ -13,21 +13,7 @@ from bandpo.overrides import as_text, is_understood, meant, replaced
 
 AWKWARD = [
     *("/d/lr=1e-6/step=3", "/d/[a]/hf", "[a]/hf", "a{b}c", "a(b)", "a#b", "é 数", "~/x", "a;b"),
-    *(
-        "it's",
-        'a"b',
-        '"',
-        "'a",
-        "a\\",
-        'a\\"b',
-        "a\\\\",
-        "a&b|c",
-        "a!b<c>",
-        "a,b",
-        "a:b",
-        "5",
-        "null",
-    ),
+    *("it's", 'a"b', '"', "'a", "a\\", 'a\\"b', "a\\\\", "a&b|c", "a!b<c>", "a,b", "a:b", "5"),
     *("embedded:worked_share=0.9,openings=0.1/0.05", "  a = b  ", "a\tb=c", "[", "}", "", "="),
 ]
 
@@ -48,7 +34,6 @@ def test_a_quoted_value_is_the_text_itself(value):
          'a=[{path: "b=c"},{hub: d/e, columns: {id: "f#g"}}]'),
         ("a=[b]c=d", 'a="[b]c=d"'),
         ("no_value", None),
-        ("=3", None),
     ],
 )  # fmt: skip
 def test_what_hydra_does_not_understand_and_what_it_means(override, expected):
@@ -61,7 +46,7 @@ PATHS = [path for path in AWKWARD if path.strip() and not is_understood(f"model.
 
 
 @pytest.mark.parametrize("command", ["plan", "train", "data build", "eval"])
-@pytest.mark.parametrize("path", PATHS[:4])
+@pytest.mark.parametrize("path", PATHS[:2])
 def test_the_message_ends_with_the_command_that_means_it(command, path, capsys):
     key = "model" if command == "eval" else "model.path"
     words = [*command.split(), f"{key}={path}", "rollout=hf"]
