@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -42,14 +43,29 @@ def usage() -> str:
     return "\n".join(["usage: bandpo <command> [arguments]", "", *lines])
 
 
-def _show_own_log() -> None:
-    """What bandpo has to say at INFO goes to stderr; other packages' loggers are left alone."""
-    log = logging.getLogger("bandpo")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(RedactingFormatter())
-        log.addHandler(handler)
+@contextmanager
+def _own_log_shown() -> Iterator[None]:
+    """What bandpo has to say at INFO goes to stderr, once; others' loggers are left alone.
+
+    Nothing reaches the root logger, whose handlers, where a library has put some there, would
+    say it a second time. Every rank reads the same data: the first alone speaks of it.
+    """
+    log, data = logging.getLogger("bandpo"), logging.getLogger("bandpo.data")
+    before = log.level, log.propagate, data.level
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter())
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False
+    if os.environ.get("RANK", "0") != "0":
+        data.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+        data.setLevel(before[2])
 
 
 @contextmanager
@@ -81,13 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's C++ warnings speak of its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()
-    _show_own_log()
     module, function = COMMANDS[command][0].split(":")
     try:
-        with _without_wrapping():
+        with _own_log_shown(), _without_wrapping():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
+        if meant := error.instead.keys() & set(rest):
+            words = [error.instead[word] if word in meant else word for word in rest]
+            print(redact(f"Quoted: {shlex.join(['bandpo', command, *words])}"), file=sys.stderr)
         return 2
     except RunHalted as error:
         if os.environ.get("RANK", "0") == "0":  # all ranks say the same

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from bandpo.config import FORMER_KEYS
 from bandpo.cross_checks import cross_problems
 from bandpo.errors import UserError
+from bandpo.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
@@ -60,7 +61,7 @@ def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> D
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose(name, overrides=list(overrides))
+        return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:
@@ -69,43 +70,58 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
 
 def _first_sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    noise = ("full_key", "object_type", "Config search path", "provider=")
+    noise = ("full_key", "object_type", "Config search path", "provider=", "See https://hydra")
     hints = [line for line in lines[1:] if not line.startswith(noise)]
     return " ".join([lines[0], *hints]) if lines else type(error).__name__
 
 
-def _sorted_out(
-    name: str, overrides: Sequence[str], schema: type[BaseModel]
-) -> tuple[list[str], list[str]]:
-    """The overrides that compose, and what is wrong with each of the others.
+class _SortedOut(NamedTuple):
+    """Overrides that compose, what is wrong with the others, and what those mean in quotes."""
 
-    Group choices (method=…) come first, since they decide which keys there are.
-    """
-    accepted: list[str] = []
-    problems: list[str] = []
+    accepted: list[str]
+    problems: list[str]
+    meant: dict[str, str]
+
+
+def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> _SortedOut:
+    """Group choices (method=…) come first, since they decide which keys there are."""
+    found = _SortedOut([], [], {})
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
     # First where to look, then which groups to take, then values.
     order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
     for override in sorted(overrides, key=lambda o: order[o]):
+        word = override
+        if not is_understood(override) and (text := meant(override)):
+            found.problems.append(f"{override}: hydra reads syntax in it; {in_shell(text)}")
+            found.meant[override] = word = text
         try:
-            _compose(name, [*accepted, override], schema)
-            accepted.append(override)
+            _compose(name, [*found.accepted, word], schema)
+            found.accepted.append(word)
         except COMPOSITION_ERRORS as error:
             former = FORMER_KEYS.get(keys[override])
-            problems.append(f"{override}: {former or _first_sentence(error)}")
-    return accepted, problems
+            found.problems.append(f"{word}: {former or _first_sentence(error)}")
+            if is_sweep(word):
+                found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
+    return found
 
 
 def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
-    """The configuration `name` with overrides, as `schema`; every problem in one UserError."""
+    """The configuration `name` with overrides, as `schema`; every problem in one UserError.
+
+    Its `instead` are the overrides that only lack quotes.
+    """
+    sorted_out = _SortedOut(list(overrides), [], {})
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        problems: list[str] = []
         raw = _compose(name, overrides, schema)
     except COMPOSITION_ERRORS:
-        accepted, problems = _sorted_out(name, overrides, schema)
-        raw = _compose(name, accepted, schema)
-    return validate(raw, schema, problems)
+        sorted_out = _sorted_out(name, overrides, schema)
+        raw = _compose(name, sorted_out.accepted, schema)
+    try:
+        return validate(raw, schema, sorted_out.problems, overrides)
+    except UserError as error:
+        error.instead = sorted_out.meant
+        raise
 
 
 def compose_seeds(
@@ -121,24 +137,28 @@ def compose_seeds(
 
 
 def validate(
-    raw: Mapping[str, Any], schema: type[SchemaT], problems: Sequence[str] = ()
+    raw: Mapping[str, Any],
+    schema: type[SchemaT],
+    problems: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> SchemaT:
     """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
 
-    Raises UserError with `problems` found before and all that are found here.
+    Raises UserError with `problems` found before and all that are found here. `overrides` are what
+    made it, to show how a value would be text.
     """
     found = list(problems)
     try:
         schema.model_validate(raw)
     except ValidationError as error:
-        found += [_in_words(detail) for detail in error.errors()]
+        found += [_in_words(detail, overrides) for detail in error.errors()]
     found += cross_problems(raw, schema)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
 
 
-def _in_words(detail: Any) -> str:
+def _in_words(detail: Any, overrides: Sequence[str]) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
@@ -146,4 +166,8 @@ def _in_words(detail: Any) -> str:
         return f"{key}: is missing"
     if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
         return f"{key}: {detail['msg']}"
-    return f"{key}={detail['input']!r}: {detail['msg']}"
+    hint = ""
+    given = [o for o in overrides if f"{key}.".startswith(f"{o.partition('=')[0].lstrip('+')}.")]
+    if detail["type"] == "string_type" and given:
+        hint = f"; {in_shell(as_text(given[-1]))}"
+    return f"{key}={detail['input']!r}: {detail['msg']}{hint}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
@@ -20,7 +20,15 @@ HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and we
 ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
 
 
+# vLLM refuses higher temperatures, and takes a lower one for this without a word to us.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
+# Seeds of a prompt's samples are those after the prompt's own (`bandpo.rollout.seeds.SPACING`).
+MAX_SAMPLES = 4096
+MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
+
 MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
 
 # Keys of earlier versions, and what takes their place.
@@ -31,9 +39,9 @@ FORMER_KEYS = {
 
 
 class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
+    """A part of the configuration; unknown keys are errors, and so are NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -113,9 +121,11 @@ class RolloutConfig(Section):
             }
         },
     )
-    group_size: int = Field(32, ge=2, description="G, samples a prompt.")
+    group_size: int = Field(32, ge=2, le=MAX_SAMPLES, description="G, samples a prompt.")
     prompts_per_step: int = Field(ge=1, description="P, prompts a step, over all ranks.")
-    temperature: float = Field(1.0, gt=0.0, le=10.0)
+    temperature: float = Field(
+        1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
+    )
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(ge=1, description="Longest completion.")
@@ -160,7 +170,7 @@ class LearnerConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     lr: float = Field(gt=0.0, le=1.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
     warmup_rollouts: int = Field(
@@ -257,8 +267,10 @@ class EvalConfig(Section):
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
         (), description="Names of configs/benchmark, file:…, or a mapping with name and source."
     )
-    n: int = Field(32, ge=1, description="Samples a problem.")
-    temperature: float = Field(1.0, gt=0.0, le=10.0)
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples a problem.")
+    temperature: float = Field(
+        1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
+    )
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(ge=1)
     seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
@@ -284,7 +296,9 @@ class MethodConfig(BaseModel):
 class Config(Section):
     """Everything `bandpo train` reads."""
 
-    seed: int = Field(ge=0, description="The seed that everything random is derived from.")
+    seed: int = Field(
+        ge=0, le=MAX_SEED, description="The seed that everything random is derived from."
+    )
     run: RunConfig = Field(json_schema_extra=HARMLESS)
     model: ModelConfig
     data: DataConfig

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 
 class UserError(Exception):
@@ -11,6 +12,9 @@ class UserError(Exception):
     The command line prints the message without a traceback and exits with code 2. The message
     names the file, line or key at fault and says what to do.
     """
+
+    instead: Mapping[str, str] = MappingProxyType({})
+    """Words of the command line, and what to write in their place: it shows the whole command."""
 
     @classmethod
     def join(cls, heading: str, problems: Sequence[str]) -> UserError:

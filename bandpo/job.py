@@ -22,7 +22,7 @@ from bandpo.batching import Sample, deal, minibatches
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import build_prompts
+from bandpo.data.prompts import build_prompts, date_of
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
 from bandpo.errors import RunHalted, UserError
@@ -94,12 +94,15 @@ class Job:
             lm_config = model.config(config.model.trust_remote_code)
             notes = examine(model.path, lm_config, config)
             self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
+            date = date_of(self.tokenizer, beginning.state.get("prompt_date"))
+            self._prompt_date = self.ranks.gather(date)[0]
             dropped = self._take_prompts(problems)
             if checkpoint:
                 self.sampler.load_state_dict(beginning.state["sampler"])
             limit = config.data.max_prompt_tokens
             self.tasks = [
-                Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
+                Task.prepare(b, self.tokenizer, config.data.template, limit, self._prompt_date)
+                for b in benchmarks
             ]
             prompts = chain(self.sampler.prompts, *(task.prompts for task in self.tasks))
             notes += examine_tokenizer(model.path, lm_config, self.tokenizer, prompts)
@@ -135,9 +138,10 @@ class Job:
 
     def _take_prompts(self, problems: Sequence[Problem]) -> int:
         """Makes the sampler; returns how many problems were dropped for their length."""
-        data = self.config.data
+        data, date = self.config.data, self._prompt_date
+        limit, overlong = data.max_prompt_tokens, data.overlong_prompts
         prompts, dropped = build_prompts(
-            problems, self.tokenizer, data.template, data.max_prompt_tokens, data.overlong_prompts
+            problems, self.tokenizer, data.template, limit, overlong, date
         )
         self._first_prompt = prompts[0]
         self.sampler = PromptSampler(prompts, self.config.seed)
@@ -198,6 +202,7 @@ class Job:
             train_problems=len(self.sampler),
             dropped_prompts=dropped,
             resumed_from_step=self.start,
+            prompt_date=self._prompt_date,
         )
 
     @property
@@ -426,6 +431,7 @@ class Job:
             "sampler": self.sampler.state_dict(),
             "config_hash": config_hash(self.config),
             "trackers": self.tracker.ids(),
+            "prompt_date": self._prompt_date,
         }
 
     def _parts(

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from bandpo.errors import UserError
+from bandpo.overrides import in_shell, is_understood, meant
 
 FLAGS = ("-m", "--multirun")
 
@@ -35,7 +36,7 @@ def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(words)
         (runs,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
-        raise UserError(str(error)) from None
+        raise _misread(words, error) from None
     varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
     for word in words:
         if word.startswith(("run.dir=", "run.name=")) and "${" not in word and len(runs) > 1:
@@ -46,6 +47,14 @@ def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
                     f"{key} out, or name in it what varies, as in {key}='x-${{seed}}'"
                 )
     return [[*run, *_name(run, varied)] for run in runs]
+
+
+def _misread(words: Sequence[str], error: HydraException) -> UserError:
+    """What to say of words that hydra does not understand, as `compose` does."""
+    texts = {word: meant(word) for word in words if not is_understood(word)}
+    told = UserError.join(str(error), [f"{w}: {in_shell(t)}" for w, t in texts.items() if t])
+    told.instead = {word: text for word, text in texts.items() if text}
+    return told
 
 
 def _name(run: Sequence[str], varied: set[str]) -> list[str]:

@@ -90,10 +90,30 @@ def test_no_log_tells_a_secret(end_of):
     def command(arguments):
         logging.getLogger("bandpo.somewhere").warning("401 for %s", SECRET)
 
-    log = logging.getLogger("bandpo")
-    handlers, log.handlers = log.handlers, []
-    try:
-        _, said = end_of(command, HF_TOKEN=SECRET)
-    finally:
-        log.handlers = handlers
+    _, said = end_of(command, HF_TOKEN=SECRET)
     assert said == "401 for (hidden)\n"
+
+
+def test_a_line_is_said_once_whatever_a_library_does_to_the_root_logger(end_of):
+    root, before = logging.getLogger(), logging.getLogger("bandpo").__dict__.copy()
+
+    def command(arguments):
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+        logging.getLogger("bandpo.somewhere").info("a line")
+
+    handlers, level = root.handlers[:], root.level
+    try:
+        assert end_of(command)[1] == end_of(command)[1] == "a line\n"
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert logging.getLogger("bandpo").__dict__ == before
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "of data\nof ranks\n"), ("1", "of ranks\n")])
+def test_what_every_rank_reads_in_the_data_is_said_by_the_first(end_of, rank, said):
+    def command(arguments):
+        logging.getLogger("bandpo.data.sources").warning("of data")
+        logging.getLogger("bandpo.job").warning("of ranks")
+
+    assert end_of(command, RANK=rank) == (0, said)

@@ -19,7 +19,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.composition import config_dir
-from bandpo.data.sources import READERS, FileSource, HubSource, Source, parse_source
+from bandpo.data.readers import READERS
+from bandpo.data.sources import FileSource, HubSource, Source, parse_source
 from bandpo.errors import UserError
 from bandpo.types import Problem
 

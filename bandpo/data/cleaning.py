@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Protocol
 
 from bandpo.data.benchmarks import Benchmark, load_benchmarks
 from bandpo.data.overlap import BenchmarkIndex, normalised
+from bandpo.errors import UserError
 from bandpo.types import Problem
 
+logger = logging.getLogger(__name__)
+
+LISTED = 20  # values of a column spelled out in one message
 # Letters of scripts other than Latin and Greek: Cyrillic, Hebrew, Arabic, Indic and Thai, Hangul,
 # kana and Han.
 _OTHER_SCRIPTS = re.compile(
@@ -61,16 +67,58 @@ class EnglishOnly:
 
 @dataclass(frozen=True)
 class KeepValues:
-    """Drops rows whose column has another value than these; rows without the column stay."""
+    """Drops rows whose column has another value than these; rows without the column stay.
+
+    A value counts as what it says: 5, 5.0, "5" and, in a column `level`, "Level 5" are one.
+    """
 
     column: str
     values: Sequence[Any]
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems with one of the values, or without the column."""
-        return [
-            p for p in problems if self.column not in p.meta or p.meta[self.column] in self.values
-        ]
+        """The problems with one of the values, or without the column.
+
+        What is dropped is logged by value, and so are values and columns that no row has. Raises
+        `UserError` where all rows that have the column would go.
+        """
+        wanted = {self._said(value) for value in self.values}
+        found = [self._value(problem) for problem in problems]
+        there = Counter(value for value in found if value is not None)
+        dropped = Counter({v: rows for v, rows in there.items() if self._said(v) not in wanted})
+        if there and len(dropped) == len(there):
+            raise UserError(f"{self}: no row has one of these values; there are {_counted(there)}")
+        self._log(problems, there, dropped)
+        return [p for p, value in zip(problems, found, strict=True) if value not in dropped]
+
+    def _value(self, problem: Problem) -> Any:
+        return problem.source if self.column == "source" else problem.meta.get(self.column)
+
+    def _said(self, value: Any) -> Decimal | str:
+        """A value as a number where it says one, else as its words in lower case."""
+        text = " ".join(str(value).split()).casefold()
+        number = text.removeprefix(self.column.rpartition(".")[2].casefold()).strip()
+        try:
+            return Decimal(number) if Decimal(number).is_finite() else text
+        except InvalidOperation:
+            return text
+
+    def _log(self, problems: Sequence[Problem], there: Counter[Any], dropped: Counter[Any]) -> None:
+        said = {self._said(value) for value in there}
+        missing = [value for value in self.values if self._said(value) not in said]
+        if not there:
+            columns = ", ".join(sorted({"source", *(key for p in problems for key in p.meta)}))
+            logger.warning("%s drops nothing: no row has this column, but %s", self, columns)
+        elif missing:
+            logger.warning("%s: no row has %s; there are %s", self, missing, _counted(there))
+        elif dropped:
+            logger.info("%s drops %s", self, _counted(dropped))
+
+
+def _counted(values: Counter[Any]) -> str:
+    """The most frequent values with their numbers of rows."""
+    shown = [f"{value!r} ({rows} rows)" for value, rows in values.most_common(LISTED)]
+    more = len(values) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True)

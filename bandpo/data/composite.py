@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def build(
     folder: str | None = None,
 ) -> Dataset:
     """As `composite`, with everything that is known about the result."""
-    loaded = [(parse_source(spec).name, load_problems(spec)) for spec in sources]
+    names = _distinct([parse_source(spec).name for spec in sources])
+    loaded = list(zip(names, map(load_problems, sources), strict=True))
     described = [
         {"source": source, "rows": len(problems), "sha256": content_sha256(problems)}
         for source, problems in loaded
@@ -91,6 +93,16 @@ def build(
     if not place.is_dir():
         _make(place, loaded, cleaning, recipe)
     return read(place)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, repeated ones with a number: `a/train.jsonl`, `b/train.jsonl`: train, train-2."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        free = (other for other in numbered if other not in names and other not in taken)
+        taken.append(next(free) if name in taken else name)
+    return taken
 
 
 def read(place: Path) -> Dataset:
@@ -124,6 +136,7 @@ def _make(
     if not problems:
         taken = ", ".join(f"{step.name} {step.before} → {step.after}" for step in steps)
         raise UserError(f"{place.name}: cleaning left no rows: {taken}")
+    _warn_of_lost_sources(place.name, loaded, problems)
     stamp = recipe | {
         "steps": [dataclasses.asdict(step) for step in steps],
         "rows": len(problems),
@@ -132,17 +145,34 @@ def _make(
     # Made aside and renamed, so that ranks and runs that race for it never see half of it.
     aside = place.with_name(f"{place.name}.{os.getpid()}")
     aside.mkdir(parents=True)
-    with (aside / "train.jsonl").open("w", encoding="utf-8") as file:
-        for p in problems:
-            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
-            file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
-    (aside / "dataset.json").write_text(json.dumps(stamp, indent=2, default=str) + "\n")
+    try:
+        _write(aside, problems, stamp)
+        read(aside)  # what could not be read again is not kept
+    except Exception:
+        shutil.rmtree(aside)
+        raise
     try:
         aside.rename(place)
     except OSError:
         shutil.rmtree(aside)
         if not place.is_dir():
             raise
+
+
+def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> None:
+    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
+        for p in problems:
+            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
+            file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
+    (folder / "dataset.json").write_text(json.dumps(stamp, indent=2, default=str) + "\n")
+
+
+def _warn_of_lost_sources(
+    name: str, loaded: Sequence[tuple[str, list[Problem]]], kept: Sequence[Problem]
+) -> None:
+    for source, rows in loaded:
+        if rows and not any(p.id.startswith(f"{source}/") for p in kept):
+            logger.warning("%s: cleaning left none of the %d rows of %s", name, len(rows), source)
 
 
 def _digest(text: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +127,6 @@ class TrainingData(BaseModel):
 def build(arguments: argparse.Namespace) -> int:
     """Makes the training data of a configuration, as `bandpo train` would, and says what it is."""
     config = compose("train", arguments.overrides, TrainingData)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     problems = load_problems(config.data.train)
     print(f"{len(problems)} problems, content sha256 {content_sha256(problems)}")
     return 0

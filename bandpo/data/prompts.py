@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from bandpo.data.control_tokens import ControlTokens
 from bandpo.errors import UserError
 from bandpo.types import Problem, Prompt
 
@@ -74,29 +79,29 @@ def build_prompts(
     template: PromptTemplate | str,
     max_prompt_tokens: int,
     overlong: Literal["drop", "error"] = "drop",
+    date: str | None = None,
 ) -> tuple[list[Prompt], list[Problem]]:
     """Renders problems through template and chat template; seeds stay 0 for the caller to set.
 
-    Returns the prompts and the problems dropped for being longer than `max_prompt_tokens`.
-    Raises `UserError` if the tokenizer has no chat template, if `overlong="error"` and a prompt
-    is too long, or if no prompt is left.
+    Control tokens that a problem spells are text. A chat template that asks for the time is told
+    `date`, as `date_of` gives it, and one that draws at random draws the same for a problem each
+    time. Returns the prompts and the problems dropped for being longer than `max_prompt_tokens`.
+    Raises `UserError` if the tokenizer has no chat template or it fails, if `overlong="error"` and
+    a prompt is too long, or if no prompt is left.
     """
     if isinstance(template, str):
         template = prompt_template(template)
     require_chat_template(tokenizer)
-    texts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": template.render(problem)}],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        for problem in problems
-    ]
-    # The chat template has already written the special tokens that belong there.
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    control = ControlTokens(tokenizer, [template.text, *(p.problem for p in problems)])
+    hidden = [dataclasses.replace(p, problem=control.hide(p.problem)) for p in problems]
+    date = date_of(tokenizer, date)
+    told = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
+    with _random_state_kept():
+        rendered = [_conversation(tokenizer, p.id, template.render(p), told) for p in hidden]
+    texts = map(control.shown, rendered)
     prompts: list[Prompt] = []
     too_long: list[tuple[Problem, int]] = []
-    for problem, text, ids in zip(problems, texts, encoded, strict=True):
+    for problem, text, ids in zip(problems, texts, control.encode(rendered), strict=True):
         if len(ids) > max_prompt_tokens:
             too_long.append((problem, len(ids)))
         else:
@@ -109,17 +114,59 @@ def build_prompts(
 def require_chat_template(tokenizer: Any) -> None:
     """Raises `UserError` for a tokenizer that cannot render a conversation."""
     if not getattr(tokenizer, "chat_template", None):
-        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         raise UserError(
-            f"the tokenizer of {name} has no chat template; use a model that has one, "
+            f"the tokenizer of {_name(tokenizer)} has no chat template; use a model that has one, "
             "or put a chat_template.jinja beside its tokenizer files"
         )
 
 
-def prompt_fingerprint(template: PromptTemplate, tokenizer: Any) -> str:
-    """A short hash of everything that turns a problem into text: both templates."""
-    parts = "\0".join((template.text, str(tokenizer.chat_template)))
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+def date_of(tokenizer: Any, earlier: str | None = None) -> str | None:
+    """The date that a chat template is told, in ISO format, None if it does not ask.
+
+    `earlier` is what it was told before: all prompts of a run say the same, whenever it goes on.
+    """
+    if "strftime_now" not in str(tokenizer.chat_template):
+        return None
+    return earlier or datetime.now().date().isoformat()
+
+
+def prompt_fingerprint(prompts: Sequence[Prompt]) -> str:
+    """A short hash of what is sent: text and tokens of all prompts, in whatever order."""
+    sent = sorted(repr((prompt.text, prompt.token_ids)) for prompt in prompts)
+    return hashlib.sha256("\n".join(sent).encode()).hexdigest()[:16]
+
+
+def _conversation(tokenizer: Any, id: str, text: str, told: Mapping[str, Any]) -> str:
+    """The text of a conversation that begins with this one turn, by the chat template."""
+    random.seed(f"prompt/{id}")
+    try:
+        rendered: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=False,
+            **told,
+        )
+    except Exception as error:  # a template is a program of somebody else's
+        raise UserError(
+            f"the chat template of {_name(tokenizer)} fails on problem {id!r}: "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one message, of the "
+            "user; mend chat_template.jinja (or tokenizer_config.json) beside the tokenizer's files"
+        ) from error
+    return rendered
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Templates draw from Python's own generator, which is others' too."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
 
 
 def _overlong_error(too_long: list[tuple[Problem, int]], total: int, limit: int) -> UserError:

@@ -6,8 +6,15 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from bandpo.data.prompts import prompt_fingerprint
 from bandpo.errors import UserError
 from bandpo.types import Prompt
+
+_SAME = {
+    "fingerprint": "training data or its prompts",
+    "tokens": "tokens of the prompts",
+    "seed": "seed",
+}
 
 
 class PromptSampler:
@@ -28,6 +35,7 @@ class PromptSampler:
             raise ValueError("two prompts have the same problem id")
         self.seed = seed
         self.fingerprint = self._fingerprint()
+        self.tokens = prompt_fingerprint(prompts)
         self._start_epoch(0)
 
     def __len__(self) -> int:
@@ -65,18 +73,22 @@ class PromptSampler:
         return [place for place in places if self._order[place] not in without]
 
     def state_dict(self) -> dict[str, Any]:
-        """Position, epoch, seed and the fingerprint of the data, as plain JSON values."""
+        """Position, epoch, seed and fingerprints of data and tokens, as plain JSON values."""
         return {
             "epoch": self.epoch,
             "position": self.position,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
+            "tokens": self.tokens,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken; raises `UserError` if data or seed have changed."""
-        for key, what in (("fingerprint", "training data or its prompts"), ("seed", "seed")):
-            if state[key] != getattr(self, key):
+        """Continues where `state` was taken; raises `UserError` if data or seed have changed.
+
+        Checkpoints of earlier versions do not know the prompts' tokens.
+        """
+        for key, what in _SAME.items():
+            if state.get(key, getattr(self, key)) != getattr(self, key):
                 raise UserError(
                     f"cannot continue: the {what} changed since the checkpoint "
                     f"({key} {state[key]} then, {getattr(self, key)} now)"

@@ -6,7 +6,6 @@ A source is a value that a config can spell: `{path: my.jsonl}`, `{hub: org/name
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import inspect
 import json
@@ -14,15 +13,18 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bandpo.data.readers import READERS, ExactFloats, RowFault, Rows
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -34,7 +36,11 @@ MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
 
 
 class Columns(BaseModel):
-    """Which columns hold what; a dot descends into a nested one (`reward_model.ground_truth`)."""
+    """Which columns hold what.
+
+    A dot descends into structs, lists and JSON text: `reward_model.ground_truth`, or
+    `prompt.0.content` where the prompt is a list of messages.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,10 +53,6 @@ class Columns(BaseModel):
         default=None,
         description="regular expression whose first group is the answer inside the column",
     )
-
-
-class RowFault(Exception):
-    """Why one row is not a problem; collected, so that a file's faults are told together."""
 
 
 BadRows = Literal["error", "drop"]
@@ -119,7 +121,8 @@ class HubSource(BaseModel):
                 f"{place}: cannot load this dataset: {error}\n"
                 "Check id, subset, split and revision; without network, name a local file instead."
             ) from error
-        rows = ((f"row {i}", row) for i, row in enumerate(table))
+        exact = ExactFloats(table.features.arrow_schema)
+        rows = ((f"row {i}", exact(row)) for i, row in enumerate(table))
         return parse_rows(rows, self.columns, place, self.hub, self.bad_rows)
 
 
@@ -136,14 +139,33 @@ class GeneratedSource(BaseModel):
         return self.target
 
     def problems(self) -> list[Problem]:
-        """What the function returns; raises `UserError` if it cannot be called so."""
+        """What the function returns; raises `UserError` if it cannot be called so, or returns
+        anything but problems with ids, texts and answers of their own.
+        """
         try:
             function = get_method(self.target)
             arguments = instantiate(self.model_extra or {}, _convert_="all")
             inspect.signature(function).bind(**arguments)
         except (ImportError, ValueError, TypeError, InstantiationException) as error:
             raise UserError(f"data source {self.target}: {error}") from error
-        return list(function(**arguments))
+        problems = list(function(**arguments))
+        uses: Counter[Any] = Counter(getattr(problem, "id", None) for problem in problems)
+        faults = [
+            f"item {i}: {fault}" for i, p in enumerate(problems) if (fault := _fault(p, uses))
+        ]
+        if faults:
+            raise _unusable(f"data source {self.target}", faults, len(problems))
+        return problems
+
+
+def _fault(problem: Any, uses: Counter[Any]) -> str | None:
+    """What keeps something that a function made from being a problem of a dataset."""
+    if not isinstance(problem, Problem):
+        return f"expected a Problem, got {type(problem).__name__}"
+    if uses[problem.id] > 1:
+        return f"id {problem.id!r} is used {uses[problem.id]} times"
+    empty = [name for name in ("problem", "answer") if not getattr(problem, name).strip()]
+    return f"no {empty[0]}" if empty else None
 
 
 def _spelled_out(spec: Any) -> Any:
@@ -197,63 +219,6 @@ def load_problems(spec: Any) -> list[Problem]:
     return parse_source(spec).problems()
 
 
-# --------------------------------------------------------------------------- rows of a file
-
-Rows = Iterable[tuple[str, Any]]  # (place such as "line 7", mapping or RowFault)
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                row = RowFault(f"invalid JSON: {error}")
-            yield f"line {number}", row
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for index in count(1):
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                yield f"line {reader.line_num or index}", RowFault(f"invalid CSV: {error}")
-                return  # what follows a broken quote cannot be told apart into rows
-            extra = None in row
-            yield (
-                f"line {reader.line_num}",
-                RowFault("more fields than the header has columns") if extra else row,
-            )
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            row = 0
-            for batch in file.iter_batches():
-                for value in batch.to_pylist():
-                    row += 1
-                    yield f"row {row}", value
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a readable parquet file: {error}") from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": _jsonl_rows,
-    ".parquet": _parquet_rows,
-    ".csv": _csv_rows,
-}
-
-
 # --------------------------------------------------------------------------- rows to problems
 
 
@@ -299,13 +264,45 @@ def _unusable(place: str, faults: Sequence[str], total: int) -> UserError:
     return UserError.join(f"{place}: {len(faults)} of {total} rows cannot be used", listed)
 
 
-def _lookup(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, None if absent; a dot descends where no column has the full name."""
-    if column in row:
-        return row[column]
-    head, _, rest = column.partition(".")
-    inner = row.get(head)
-    return _lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
+def _lookup(value: Any, path: str, absent: Any = None) -> Any:
+    """What a column's path leads to, or `absent`.
+
+    A dot descends where no column has the full name: into mappings, by position into lists and
+    arrays, and into either that a text holds as JSON.
+    """
+    if isinstance(value, str):
+        value = _json(value)
+    if isinstance(value, Mapping) and path in value:
+        return value[path]
+    head, _, rest = path.partition(".")
+    if isinstance(value, Mapping):
+        inner = value.get(head, absent)
+    elif re.fullmatch(r"-?\d+", head) and hasattr(value, "__getitem__"):
+        inner = value[int(head)] if -len(value) <= int(head) < len(value) else absent
+    else:
+        return absent
+    return _lookup(inner, rest, absent) if rest and inner is not absent else inner
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _paths(value: Any, path: str) -> Iterator[str]:
+    """The paths that can be named inside a column's value."""
+    if isinstance(value, str) and isinstance(_json(value), dict | list):
+        value = _json(value)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{path}.{key}")
+    elif hasattr(value, "__getitem__") and not isinstance(value, str):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, f"{path}.{index}")
+    else:
+        yield path
 
 
 def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place: str) -> None:
@@ -313,13 +310,24 @@ def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place:
     if not rows:
         return
     names = sorted({name for row in rows for name in row})
+    absent = object()
     missing = [
-        f"no column {column!r}; name another with columns.{role}=…"
+        f"no column {column!r}; name another with columns.{role}=…{_inside(rows, column)}"
         for role, column in (("problem", columns.problem), ("answer", columns.answer))
-        if not any(column in row or column.partition(".")[0] in row for row in rows)
+        if all(_lookup(row, column, absent) is absent for row in rows)
     ]
     if missing:
         raise UserError.join(f"{place} has the columns {', '.join(names)}", missing)
+
+
+def _inside(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """What there is to name in a nested column whose path leads nowhere."""
+    head = column.partition(".")[0]
+    values = (row[head] for row in rows if row.get(head) is not None)
+    paths = [
+        path for value in islice(values, 1) for path in islice(_paths(value, head), MAX_LISTED)
+    ]
+    return f" ({head} has {', '.join(paths)})" if paths else ""
 
 
 def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Problem:
@@ -329,7 +337,11 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
         raise RowFault(f"expected an object with columns, got {type(row).__name__}")
     text = _lookup(row, columns.problem)
     if text is not None and not isinstance(text, str):
-        raise RowFault(f"problem ({columns.problem}) is not text but {type(text).__name__}")
+        inner = ", ".join(islice(_paths(text, columns.problem), MAX_LISTED))
+        raise RowFault(
+            f"problem ({columns.problem}) is not text but {type(text).__name__}; "
+            f"what it holds are {inner or 'no values'}: name one with columns.problem=…"
+        )
     if text is None or not text.strip():
         raise RowFault(f"no problem ({columns.problem})")
     answer = _answer(row, columns)
@@ -343,11 +355,7 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
         repeats[key] += 1  # a repeated row stays distinguishable; cleaning decides about it
         given = key if repeats[key] == 1 else f"{key}-{repeats[key]}"
     roles = {columns.id, columns.problem, columns.answer, "source"}
-    meta = {
-        key: value
-        for key, value in row.items()
-        if key not in roles and isinstance(value, str | int | float | bool)
-    }
+    meta = {key: value for key, value in _scalars(row) if key not in roles}
     source = row.get("source")
     return Problem(
         id=str(given),
@@ -358,19 +366,29 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
     )
 
 
+def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Columns with one value, those of nested ones under the path that names them."""
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool):
+            yield f"{prefix}{key}", value
+
+
 def _answer(row: Mapping[str, Any], columns: Columns) -> str:
-    """The reference answer as text: 27.0 in a column of floats is the answer 27."""
+    """The reference answer as text."""
     value = _lookup(row, columns.answer)
-    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    if isinstance(value, np.generic):
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    missing = value is None or (number and not math.isfinite(value))
     if missing or (isinstance(value, str) and not value.strip()):
         raise RowFault(f"no answer ({columns.answer})")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not number and not isinstance(value, str):
         raise RowFault(
             f"answer ({columns.answer}) is neither text nor number but {type(value).__name__}"
         )
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    answer = str(value).strip(MARGIN)
+    answer = _digits(value) if number else value.strip(MARGIN)
     if columns.answer_pattern is None:
         return answer
     found = re.search(columns.answer_pattern, answer)
@@ -378,6 +396,14 @@ def _answer(row: Mapping[str, Any], columns: Columns) -> str:
     if not inner:
         raise RowFault(f"answer ({columns.answer}) does not match {columns.answer_pattern!r}")
     return inner
+
+
+def _digits(number: int | float | Decimal) -> str:
+    """A number as one writes it: 27.0 is 27, the decimal 0.50 is 0.5, and 1e-05 is 0.00001."""
+    text = format(Decimal(str(number)), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def content_id(problem: str, answer: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bandpo.config import Section
+from bandpo.config import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 
@@ -23,17 +23,28 @@ class EvalDataSection(Section):
 class EvalSection(Section):
     """How completions are drawn and shown."""
 
-    temperature: float = Field(1.0, ge=0.0, le=10.0)
-    n: int = Field(32, ge=1, le=4096, description="Samples a problem.")
+    temperature: float = Field(
+        1.0, ge=0.0, le=MAX_TEMPERATURE, description="0 is greedy; else from 0.01, vLLM's range."
+    )
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples a problem.")
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(4096, ge=1, description="Longest completion.")
-    seed: int = Field(0, ge=0, description="Sampling seeds derive from it and the problem's id.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
+    )
     template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
     report_samples: int = Field(8, ge=1, description="Completions of a problem in report.html.")
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_sampled_as_it_is(cls, temperature: float) -> float:
+        if 0.0 < temperature < MIN_TEMPERATURE:
+            raise ValueError(f"vLLM would take {MIN_TEMPERATURE} for it; 0 is greedy")
+        return temperature
 
     @field_validator("n")
     @classmethod

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bandpo.data.benchmarks import Benchmark
-from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
+from bandpo.data.prompts import (
+    PromptTemplate,
+    build_prompts,
+    date_of,
+    prompt_fingerprint,
+    prompt_template,
+)
+from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
@@ -26,23 +33,36 @@ OCCASION = "eval"
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark as one model sees it."""
+    """A benchmark as one model sees it.
+
+    `prompt_date` is what its chat template was told, where it asks for the date.
+    """
 
     benchmark: Benchmark
     prompts: tuple[Prompt, ...]
     template: PromptTemplate
     prompt_sha256: str
+    prompt_date: str | None = None
 
     @classmethod
     def prepare(
-        cls, benchmark: Benchmark, tokenizer: Any, template: str, max_prompt_tokens: int
+        cls,
+        benchmark: Benchmark,
+        tokenizer: Any,
+        template: str,
+        max_prompt_tokens: int,
+        date: str | None = None,
     ) -> Task:
-        """Renders every problem; one that does not fit raises `UserError`, none is dropped."""
+        """Renders every problem; one that does not fit raises `UserError`, none is dropped.
+
+        `date` is what an earlier part of the evaluation told the chat template.
+        """
         text = prompt_template(template)
         prompts, _ = build_prompts(
-            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error"
+            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error", date=date
         )
-        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(text, tokenizer))
+        told = date_of(tokenizer, date)
+        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(prompts), told)
 
 
 class Ranks(Protocol):
@@ -103,6 +123,8 @@ def evaluate(
         "model": dict(model),
         "scoring": dict(scoring),
     }
+    if len(set(ranks.gather(task.prompt_sha256))) > 1:
+        raise UserError(f"{task.benchmark.name}: the ranks have other prompts; start again")
     path = folder / f"{task.benchmark.name}.jsonl"
     log = SampleLog(path) if give_up is None else ExpendableLog(path, give_up)
     done = _done_before(log, settings, sampling.n, resume, ranks)
@@ -188,6 +210,7 @@ def evaluation_settings(
         "seed": seed,
         "template": task.template.name,
         "prompt_sha256": task.prompt_sha256,
+        **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
         "engine": engine.name,
         "versions": package_versions(),
     }

@@ -28,6 +28,7 @@ from bandpo.evaluation.config import EvalCommand
 from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.summary import Summary
 from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.reward import Compared
@@ -42,9 +43,11 @@ def main(argv: Sequence[str]) -> int:
     benchmarks = load_benchmarks(config.benchmarks, config.data.root)
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval
+    folder = config.out or Path("outputs") / "eval" / model.slug
+    date = prompt_date(folder) if settings.resume else None
     tasks = [
         Task.prepare(
-            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens
+            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens, date
         )
         for b in benchmarks
     ]
@@ -52,7 +55,6 @@ def main(argv: Sequence[str]) -> int:
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
-    folder = config.out or Path("outputs") / "eval" / model.slug
     identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
         ranks, parts = _joined(stack)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from bandpo.errors import UserError
 from bandpo.reward.score import Score, Status
 from bandpo.types import Group
 
-# Where the same data lies may differ between the parts of one evaluation.
-IRRELEVANT = frozenset({"origin"})
+# Where the same data lies may differ between the parts of one evaluation; the date that prompts
+# show is in the hash of the prompts.
+IRRELEVANT = frozenset({"origin", "prompt_date"})
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,17 @@ class ExpendableLog(SampleLog):
             self._given_up = True
             self.path.unlink(missing_ok=True)
             self._give_up(f"{self.path} is not kept: {error}")
+
+
+def prompt_date(folder: Path) -> str | None:
+    """The date that the prompts of the evaluation in this folder show, None where they do not."""
+    for path in sorted(folder.glob("*.settings.json")):
+        try:
+            date = json.loads(path.read_text(encoding="utf-8")).get("prompt_date")
+            return None if date is None else datetime.fromisoformat(date).date().isoformat()
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UserError(f"{path}: not the settings of an evaluation: {error}") from error
+    return None
 
 
 def differences(

@@ -5,6 +5,8 @@ import json
 import logging
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,51 @@ def test_values_of_a_column():
     assert kept(KeepValues("level", [3, 4, 5]), rows) == ["3", "4", "5", "none"]
 
 
+def with_column(column, *values):
+    return [Problem(str(i), "q", "1", "s", {column: value}) for i, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("wanted", [[3, 5], ["3", "5"], [3.0, "Level 5"], ["level 3", "LEVEL  5"]])
+def test_a_value_counts_as_what_it_says(wanted):
+    values = (5, "5", 5.0, "5.0", "Level 5", "level 3", " 3 ", 4, "Level 4", "Level ?", "nan", 15)
+    rows = with_column("level", *values)
+    assert kept(KeepValues("level", wanted), rows) == [str(i) for i in range(7)]
+    rows = with_column("extra.level", *values)
+    assert kept(KeepValues("extra.level", wanted), rows) == [str(i) for i in range(7)]
+
+
+def test_words_and_the_source_are_values_too():
+    rows = with_column("subject", "Algebra", "Number Theory", "algebra ", "subject")
+    assert kept(KeepValues("subject", ["algebra"]), rows) == ["0", "2"]
+    rows = [Problem("a", "q", "1", "gsm8k"), Problem("b", "q", "1", "math")]
+    assert kept(KeepValues("source", ["math"]), rows) == ["b"]
+
+
+def test_a_filter_that_would_drop_all_says_what_there_is():
+    rows = with_column("level", "hard", "hard", "easy")
+    rows.append(Problem("none", "q", "1"))
+    with pytest.raises(
+        UserError, match=r"KeepValues\(.*\[3, 4\].*'hard' \(2 rows\), 'easy' \(1 rows\)"
+    ):
+        KeepValues("level", [3, 4])(rows)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (KeepValues("level", [1, 2]), "drops 3 (2 rows)"),
+        (KeepValues("level", [1, 7, "x"]), "no row has [7, 'x']; there are 3 (2 rows), 1 (1 rows)"),
+        (KeepValues("levle", [1]), "drops nothing: no row has this column, but level, source"),
+    ],
+)
+def test_what_a_filter_drops_or_finds_nowhere_is_said(caplog, step, said):
+    rows = with_column("level", 3, 3, 1) + with_column("level", 2)
+    rows = rows[:3] if "7" in said else rows
+    with caplog.at_level(logging.INFO):
+        step(rows)
+    assert len(caplog.records) == 1 and said in caplog.text
+
+
 @pytest.fixture
 def files(tmp_path):
     """Two training files and a benchmark, one of whose problems the first file rephrases."""
@@ -177,10 +224,57 @@ def test_the_build_is_cached_reproducible_and_stamped(files, tmp_path):
 
 def test_nothing_left_is_an_error_and_leaves_nothing(files, tmp_path):
     folder = tmp_path / "built"
-    nothing = KeepValues("source", ())
-    with pytest.raises(UserError, match="left no rows"):
-        build([files["sources"][0]], (KeepValues("level", ()), nothing), "mix", str(folder))
+    with pytest.raises(UserError, match="left no rows: Nothing 13 → 0"):
+        build([files["sources"][0]], (Nothing(),), "mix", str(folder))
     assert not folder.exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """A filter that keeps no row, or none of a source."""
+
+    of: str = ""
+
+    def __call__(self, problems):
+        return [p for p in problems if self.of and not p.id.startswith(self.of)]
+
+
+def test_a_source_of_which_nothing_is_left_is_named(files, tmp_path, caplog):
+    build(files["sources"], (Nothing(of="one/"),), "mix", str(tmp_path / "built"))
+    assert "left none of the 13 rows of one" in caplog.text
+
+
+def same_name(folder, names, text="{name} {i}"):
+    """Files whose rows have the same ids, at these places."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"id": i, "problem": text.format(name=name, i=i), "answer": i} for i in range(3)]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [str(folder / name) for name in names]
+
+
+def test_two_files_of_one_name_are_two_sources(tmp_path):
+    names = ["a/train.jsonl", "b/train.jsonl", "train-2.jsonl", "c/train.jsonl"]
+    dataset = build(same_name(tmp_path, names), folder=str(tmp_path / "built"))
+    expected = ["train", "train-3", "train-2", "train-4"]
+    assert [source["source"] for source in dataset.sources] == expected
+    assert [p.id for p in dataset.problems] == [f"{n}/{i}" for n in expected for i in range(3)]
+    assert build(same_name(tmp_path, names), folder=str(tmp_path / "built")) == dataset
+
+
+def test_one_file_twice_leaves_its_first_rows(tmp_path):
+    sources = 2 * same_name(tmp_path, ["train.jsonl"])
+    dataset = build(sources, (Deduplicate(),), folder=str(tmp_path / "built"))
+    assert [p.id for p in dataset.problems] == ["train/0", "train/1", "train/2"]
+
+
+def test_what_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("bandpo.data.composite._distinct", lambda names: list(names))
+    folder = tmp_path / "built"
+    for _ in range(2):  # the second time is like the first
+        with pytest.raises(UserError, match="duplicate id"):
+            build(same_name(tmp_path, ["a/t.jsonl", "b/t.jsonl"]), folder=str(folder))
+        assert list(folder.iterdir()) == []
 
 
 def test_a_composite_from_a_configuration(files, tmp_path):
@@ -211,6 +305,11 @@ def test_the_build_command(files, tmp_path, capsys):
     assert main(arguments) == 0
     output = capsys.readouterr().out
     assert "21 problems" in output
+    alone = subprocess.run(
+        [sys.executable, "-m", "bandpo.cli", *arguments], capture_output=True, text=True, check=True
+    )
+    lines = [x for x in (alone.stdout + alone.stderr).splitlines() if x.startswith("dapo_math:")]
+    assert len(lines) == len(set(lines)) == 2, lines  # the filter, and the content
     assert main(["data", "build", "data=nothing"]) == 2
 
 

@@ -90,6 +90,15 @@ def test_changed_data_is_refused(changed):
         PromptSampler(changed, seed=7).load_state_dict(state)
 
 
+def test_changed_tokens_are_refused_and_checkpoints_without_them_are_not():
+    changed = [*PROMPTS[:-1], dataclasses.replace(PROMPTS[-1], token_ids=(1, 2))]
+    state = PromptSampler(PROMPTS, seed=7).state_dict()
+    with pytest.raises(UserError, match="the tokens of the prompts changed"):
+        PromptSampler(changed, seed=7).load_state_dict(state)
+    del state["tokens"]  # as earlier versions wrote it
+    PromptSampler(changed, seed=7).load_state_dict(state)
+
+
 def test_a_changed_seed_too_many_prompts_and_none():
     sampler = PromptSampler(PROMPTS, seed=7)
     with pytest.raises(UserError, match="the seed changed"):

@@ -4,16 +4,19 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from bandpo.data.sources import (
+    Columns,
     FileSource,
     GeneratedSource,
     HubSource,
     content_id,
     load_problems,
+    parse_rows,
     parse_source,
 )
 from bandpo.errors import UserError
@@ -131,6 +134,76 @@ def test_numbers_nested_columns_and_patterns(tmp_path):
     assert (problems[0].answer, problems[0].source, problems[0].meta) == ("27", "s", {"level": 3})
     with pytest.raises(UserError, match=r"line 1: answer .* does not match '####"):
         load_problems({"path": path, "columns": {**columns, "answer_pattern": r"#### (.+)"}})
+
+
+CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "1+1?"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "path"),
+    [
+        (CHAT, "prompt.1.content"),
+        (CHAT, "prompt.-1.content"),
+        (np.array(CHAT, dtype=object), "prompt.1.content"),
+        ({"turns": CHAT}, "prompt.turns.1.content"),
+        (json.dumps(CHAT), "prompt.1.content"),
+        ([{"content": json.dumps({"text": ["1+1?"]})}], "prompt.0.content.text.0"),
+    ],
+)
+def test_a_path_leads_through_whatever_holds_the_text(prompt, path):
+    columns = Columns(problem=path, answer="reward_model.ground_truth", id="extra_info.index")
+    truth = json.dumps({"ground_truth": "2"}) if isinstance(prompt, str) else {"ground_truth": 2}
+    row = {"prompt": prompt, "reward_model": truth, "extra_info": {"index": "x7"}}
+    problem = parse_rows([("row 0", row)], columns, "f", "f")[0]
+    assert (problem.id, problem.problem, problem.answer) == ("x7", "1+1?", "2")
+
+
+def test_chat_lists_in_a_parquet_file_as_verl_writes_them(tmp_path):
+    rows = [
+        {
+            "data_source": "math_dapo",
+            "prompt": [{"role": "user", "content": f"{i}+{i}?"}],
+            "reward_model": {"ground_truth": str(2 * i), "style": "rule"},
+            "extra_info": {"index": f"id-{i}", "level": i},
+        }
+        for i in range(5)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    columns = {"problem": "prompt.0.content", "answer": "reward_model.ground_truth"}
+    spec = {"path": tmp_path / "a.parquet", "columns": columns | {"id": "extra_info.index"}}
+    problems = load_problems(spec)
+    assert [(p.id, p.problem, p.answer) for p in problems] == [
+        (f"id-{i}", f"{i}+{i}?", str(2 * i)) for i in range(5)
+    ]
+    assert problems[3].meta["extra_info.level"] == 3  # for KeepValues
+    with pytest.raises(UserError, match=r"not text but list; .*prompt\.0\.content: name one"):
+        load_problems(spec | {"columns": columns | {"problem": "prompt"}})
+    message = r"no column 'reward_model\.truth'.*reward_model\.style"
+    with pytest.raises(UserError, match=message) as told:
+        load_problems(spec | {"columns": columns | {"answer": "reward_model.truth"}})
+    assert "prompt" not in str(told.value).split("\n", 1)[1]
+    with pytest.raises(UserError, match=r"no column 'prompt\.1\.content'"):
+        load_problems(spec | {"columns": columns | {"problem": "prompt.1.content"}})
+
+
+def repeated():
+    return [Problem("same", "a", "1"), Problem("same", "b", "2")]
+
+
+def unfit():
+    return [Problem("a", "q", "1"), {"problem": "q"}, Problem("b", "q", " ")]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (repeated, "item 0: id 'same' is used 2 times"),
+        (unfit, "item 1: .*dict\n.*item 2: no answer"),
+    ],
+)
+def test_what_a_function_returns_are_problems_of_their_own(function, message):
+    with pytest.raises(UserError, match=message):
+        load_problems({"_target_": f"{__name__}.{function.__name__}"})
 
 
 def test_what_a_string_or_mapping_spells(tmp_path):

@@ -1,6 +1,7 @@
 """`bandpo eval` from its arguments to its files, with a fake engine in vLLM's place."""
 
 import json
+from datetime import datetime
 
 import pytest
 import torch
@@ -51,6 +52,64 @@ def evaluate(model, out, *overrides):
     return main(["eval", f"model={model}", f"out={out}", engine, *small, *overrides])
 
 
+@pytest.fixture
+def on_day(monkeypatch):
+    """Sets the day that both a chat template and bandpo read from the clock."""
+
+    def at(day):
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return cls(2031, 5, day, 12)
+
+        monkeypatch.setattr("bandpo.data.prompts.datetime", Clock)
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+
+    return at
+
+
+def test_an_evaluation_that_goes_on_the_next_day_sends_the_same_prompts(
+    model, tmp_path, capsys, on_day
+):
+    template = model / "chat_template.jinja"
+    dated = "It is {{ strftime_now('%d %b %Y') }}. " + template.read_text()
+    template.write_text(dated)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    on_day(6)
+    assert evaluate(model, whole) == evaluate(model, out) == 0
+    lines = (out / "arithmetic.jsonl").read_text().splitlines(keepends=True)
+    (out / "arithmetic.jsonl").write_text("".join(lines[:12]))  # three problems' samples
+    (out / "summary.json").unlink()
+    on_day(7)
+    assert evaluate(model, out) == 0
+    samples = [json.loads(line) for line in (out / "arithmetic.jsonl").open()]
+    assert len(samples) == 40
+    assert all(s["prompt"].startswith("It is 06 May 2031. <|user|>") for s in samples)
+    assert read_summaries(out) == read_summaries(whole)
+    assert read_summaries(out)["arithmetic"].settings["prompt_date"] == "2031-05-06"
+
+    assert evaluate(model, out, "eval.resume=false") == 0
+    assert "It is 07 May 2031" in (out / "arithmetic.jsonl").read_text()
+    # another day is another prompt, and never mixed
+    sent = [read_summaries(folder)["arithmetic"].settings for folder in (whole, out)]
+    assert sent[0]["prompt_sha256"] != sent[1]["prompt_sha256"]
+    capsys.readouterr()
+    template.write_text(dated.replace("It is", "This is"))
+    assert evaluate(model, out) == 2
+    assert "prompt_sha256: " in capsys.readouterr().err
+    template.write_text("{{ raise_exception('no users here') }}")
+    assert evaluate(model, tmp_path / "new") == 2
+    assert "model fails on problem" in (said := capsys.readouterr().err)
+    assert "TemplateError: no users here" in said and "Traceback" not in said
+
+
+def test_settings_that_cannot_be_read_are_an_error(model, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "arithmetic.settings.json").write_text("{")
+    assert evaluate(model, tmp_path / "out") == 2
+    assert "arithmetic.settings.json: not the settings of an" in capsys.readouterr().err
+
+
 def test_from_arguments_to_report(model, tmp_path, capsys):
     out = tmp_path / "out"
     assert evaluate(model, out) == 0
@@ -85,6 +144,12 @@ def test_from_arguments_to_report(model, tmp_path, capsys):
     ("override", "message"),
     [
         ("eval.temperature=0", "temperature=0 draws the same sample"),
+        ("eval.temperature=2.1", "eval.temperature=2.1: Input should be less than or equal to 2"),
+        ("eval.temperature=-0.1", "eval.temperature=-0.1"),
+        ("eval.temperature=0.001", "vLLM would take 0.01 for it"),
+        ("eval.temperature=nan", "finite number"),
+        ("eval.top_p=1.5", "eval.top_p=1.5"),
+        ("eval.seed=4294967296", "eval.seed=4294967296"),
         ("rollout.temperature=0.5", "it is 1.0 by eval.temperature"),
         ("eval.n=0", "eval.n=0"),
         ("eval.nn=3", "eval.nn"),

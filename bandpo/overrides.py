@@ -1,0 +1,92 @@
+"""How to write a value for hydra that it would read as syntax: in quotes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+REPLACED = ("data.train",)
+_BRACKETS = re.compile(r"([\[\]{},])")
+
+
+def is_understood(override: str) -> bool:
+    """Whether hydra's grammar has such an override."""
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def is_sweep(override: str) -> bool:
+    """Whether hydra takes it for several values, of which each is for a run of its own."""
+    parsed = OverridesParser.create().parse_override(override) if is_understood(override) else None
+    return parsed is not None and parsed.is_sweep_override()
+
+
+def replaced(override: str) -> list[str]:
+    """The overrides that give `data.train={…}` the meaning it has for a user.
+
+    Hydra would merge the mapping into the default one, which is a source of another kind.
+    """
+    key, _, value = override.partition("=")
+    if key in REPLACED and value.startswith("{"):
+        return [f"~{key}", f"+{override}"]
+    return [override]
+
+
+def as_text(override: str) -> str:
+    r"""The override with its whole value as text: `a=b=c` is `a="b=c"`."""
+    key, _, value = override.partition("=")
+    return f"{key}={_quoted(value)}"
+
+
+def meant(override: str) -> str | None:
+    """What an override means that hydra does not understand; None where quotes do not help.
+
+    In a list or mapping the parts are quoted that need it, `[a=b,c]` becoming `["a=b",c]`.
+    """
+    key, equals, value = override.partition("=")
+    if not equals:
+        return None
+    in_brackets = value[:1] + value[-1:] in ("[]", "{}")
+    candidates = [f"{key}={_with_quoted_parts(value)}"] if in_brackets else []
+    return next(filter(is_understood, [*candidates, as_text(override)]), None)
+
+
+def in_shell(override: str) -> str:
+    """How a shell hands this override on, quotes and all."""
+    return f"in quotes, for hydra and for the shell, it is text: {shlex.quote(override)}"
+
+
+def _with_quoted_parts(value: str) -> str:
+    open_brackets: list[str] = []
+    parts = []
+    for part in _BRACKETS.split(value):
+        if part in ("[", "{"):
+            open_brackets.append(part)
+        elif part in ("]", "}") and open_brackets:
+            open_brackets.pop()
+        elif part.strip() and part != ",":
+            in_mapping = open_brackets[-1:] == ["{"]
+            name, colon, rest = part.partition(":") if in_mapping else ("", "", part)
+            part = name + colon + _quoted_where_needed(rest)
+        parts.append(part)
+    return "".join(parts)
+
+
+def _quoted_where_needed(text: str) -> str:
+    inner = text.strip()
+    if not inner or is_understood(f"key={inner}"):
+        return text
+    return text.replace(inner, _quoted(inner))
+
+
+def _quoted(text: str) -> str:
+    """In double quotes; of backslashes only those before a quote count for hydra."""
+    text = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    text = re.sub(r"(\\+)$", r"\1\1", text)
+    return f'"{text}"'
