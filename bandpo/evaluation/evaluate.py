@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprint, prompt_template
+from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
@@ -102,6 +103,7 @@ def evaluate(
     path = folder / f"{task.benchmark.name}.jsonl"
     log = SampleLog(path) if give_up is None else ExpendableLog(path, give_up)
     done = _done_before(log, settings, sampling.n, resume, ranks)
+    _refuse_other_problems(path, done, task.prompts)
     prompts = [
         dataclasses.replace(prompt, seed=prompt_seed(seed, "eval", prompt.problem.id))
         for prompt in task.prompts
@@ -209,6 +211,21 @@ def _done_before(
             log.restart(settings)
     first: dict[str, list[Sample]] = ranks.gather(done)[0]
     return first
+
+
+def _refuse_other_problems(
+    path: Path, done: Mapping[str, list[Sample]], prompts: Sequence[Prompt]
+) -> None:
+    """Raises UserError where samples kept under a problem's id answer another problem."""
+    for prompt in prompts:
+        if prompt.problem.id not in done:
+            continue
+        kept = done[prompt.problem.id][0]
+        if (kept.prompt, kept.answer) != (prompt.text, prompt.problem.answer):
+            raise UserError(
+                f"{path} holds samples of another problem under the id {prompt.problem.id!r}: "
+                "prompt or reference answer changed; choose another folder, or delete this one"
+            )
 
 
 def _taken_over(

@@ -48,9 +48,11 @@ def main(argv: Sequence[str]) -> int:
     ]
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
     folder = config.out or Path("outputs") / "eval" / model.slug
-    identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
+        # Weights are hashed once, not by every rank.
+        own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(own)[0]
         engine = _engine(arguments, config, model)
         parts.callback(engine.close)
         reward = instantiate(config.reward)

@@ -125,6 +125,20 @@ def test_changed_settings_are_refused_and_nothing_is_lost(tmp_path, change):
     assert lines(tmp_path) == before
 
 
+def test_samples_kept_under_an_id_that_now_means_another_problem_are_refused(tmp_path):
+    """Neither the hash of the problems nor that of the templates looks at ids."""
+    run(tmp_path)
+    task = fake_task()
+    a, b = task.prompts[2:4]
+    relabelled = [
+        dataclasses.replace(p, problem=dataclasses.replace(p.problem, id=q.problem.id))
+        for p, q in ((a, b), (b, a))
+    ]
+    prompts = (*task.prompts[:2], *relabelled, *task.prompts[4:])
+    with pytest.raises(UserError, match=r"toy\.jsonl holds samples of another problem .* 'p3'"):
+        run(tmp_path, task=dataclasses.replace(task, prompts=prompts))
+
+
 def test_where_the_data_lies_may_change(tmp_path):
     run(tmp_path)
     task = fake_task()
