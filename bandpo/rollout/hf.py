@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from bandpo.errors import UserError
+from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Problem, Prompt
@@ -66,6 +67,7 @@ class HFGenerate:
         self._tokenizer = AutoTokenizer.from_pretrained(
             model_path, trust_remote_code=trust_remote_code
         )
+        self._decode = Decoder(self._tokenizer)
         self._prove_cache(TOLERANCE[dtype])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
@@ -134,7 +136,7 @@ class HFGenerate:
         self, prompt: Prompt, samples: Sequence[tuple[list[int], list[float], int, bool]]
     ) -> Group:
         cut = [tokens[:length] for tokens, _, length, _ in samples]
-        texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
+        texts = self._decode(cut, [ended for *_, ended in samples])
         return Group(
             prompt,
             tuple(
