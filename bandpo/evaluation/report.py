@@ -53,7 +53,7 @@ def interval(name: str, estimate: Estimate) -> str:
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """Metrics by benchmarks, in percent with 95% intervals over problems."""
-    table = Table(title="in %, with 95% intervals; ? where nothing is known", title_justify="left")
+    table = Table(title="in %, 95% intervals; ?: unknown", title_justify="left")
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")

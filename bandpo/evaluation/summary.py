@@ -69,8 +69,7 @@ def summarize(
     """The summary of all groups of a benchmark, n samples each, in the order of its problems."""
     n = len(groups[0])
     correct = np.array([[sample.correct for sample in group] for group in groups])
-    # Equal as strings once white space is gone: the verifier compares only with the reference.
-    votes = [["".join((s.extracted or "").split()) or None for s in group] for group in groups]
+    votes = [[_vote(sample) for sample in group] for group in groups]
     majority = metrics.majority_per_problem(correct, n, votes)
     per_problem = {f"mean@{n}": metrics.mean_per_problem(correct, n)}
     per_problem |= {f"pass@{k}": metrics.pass_per_problem(correct, k) for k in powers_of_two(n)}
@@ -99,6 +98,16 @@ def summarize(
         problems=results,
         warnings=[*warnings, *(found if unreadable else [])],
     )
+
+
+def _vote(sample: Sample) -> str | None:
+    """A sample's answer, for the majority; None abstains.
+
+    Answers are equal as strings once white space is gone: the verifier compares only with the
+    reference. A reward that judges without naming an answer (a function) leaves wrong ones as one.
+    """
+    answer = "".join((sample.extracted or "").split())
+    return answer if answer or sample.status == "wrong" else None
 
 
 def _has_verdict(verdict: str, sample: Sample) -> bool:

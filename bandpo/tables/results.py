@@ -117,11 +117,18 @@ def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
     Raises UserError where runs of one table were evaluated on different ones.
     """
     found: dict[str, int] = {}
+    contents: dict[str, Any] = {}
     for cell in cells:
         for summaries in cell.evaluations.values():
             for name, summary in summaries.items():
                 if found.setdefault(name, summary.n) != summary.n:
                     raise UserError(f"{name}: n = {found[name]} in one run, {summary.n} in another")
+                content = summary.settings.get("dataset_sha256")
+                if contents.setdefault(name, content) != content:
+                    raise UserError(
+                        f"{name}: {cell.model}, {cell.method} was evaluated on other problems or "
+                        "answers than another run (dataset_sha256 in its summary.json)"
+                    )
     for cell in cells:
         for summaries in cell.evaluations.values():
             if lacking := found.keys() - summaries.keys():

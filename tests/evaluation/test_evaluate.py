@@ -248,6 +248,24 @@ def test_majority_ignores_space_and_unreadable_references_are_named(tmp_path):
     assert group[0].problem_id in summarize("toy", settings, [bad]).warnings[-1]
 
 
+def test_wrong_samples_of_a_reward_that_names_no_answer_are_rivals(tmp_path):
+    """One right of four is no majority, though the wrong ones are not known by name."""
+    run(tmp_path)
+    samples = read_samples(tmp_path / "toy.jsonl")[:4]
+
+    def majority(*statuses):
+        group = [
+            dataclasses.replace(sample, status=status, extracted=None)
+            for sample, status in zip(samples, statuses, strict=True)
+        ]
+        return summarize("toy", {"n": 4}, [group]).metrics["maj@4"].value
+
+    assert majority("correct", "wrong", "wrong", "wrong") == 0
+    assert majority("correct", "correct", "wrong", "wrong") == 0.5
+    assert majority("correct", "wrong", "no_answer", "truncated") == 0.5
+    assert majority("correct", "no_answer", "no_answer", "truncated") == 1
+
+
 def test_unreadable_summaries_and_samples(tmp_path):
     with pytest.raises(UserError, match=r"summary\.json: no summary"):
         read_summaries(tmp_path)

@@ -177,6 +177,17 @@ def test_runs_on_different_benchmarks_are_not_compared(table):
         accuracy_lines(collect(runs), {})
 
 
+def test_runs_on_other_contents_of_a_benchmark_are_not_compared(table):
+    _, _, runs = table
+    for run, content in zip(runs, ("a", "a", "a", "b"), strict=False):
+        summary = json.loads(run.summary.read_text())
+        for benchmark in summary.values():
+            benchmark["settings"]["dataset_sha256"] = content
+        run.summary.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="amc23: one, clip_higher was evaluated on other problems"):
+        accuracy_lines(collect(runs), {})
+
+
 def test_a_run_of_another_configuration_is_not_taken_for_finished(table):
     folder, out, runs = table
     assert [run.method for run in runs if run.is_finished()] == ["grpo"] * 2 + ["clip_higher"] * 2
