@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bandpo.errors import UserError
-from bandpo.evaluation.metrics import Estimate, paired_difference, powers_of_two
+from bandpo.evaluation.intervals import Estimate, paired_difference
+from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.report import interval, number
 from bandpo.evaluation.samples import IRRELEVANT, differences
 from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
@@ -68,12 +69,12 @@ def compare_folders(a: Path, b: Path, force: bool = False) -> dict[str, list[Dif
 
 
 def differences_table(benchmark: str, rows: Sequence[Difference]) -> Table:
-    """One benchmark's comparison in percent; * marks intervals without 0."""
+    """One benchmark's comparison in percent; * marks intervals without 0, ? what is not known."""
     table = Table(title=f"{benchmark}, in %", title_justify="left")
     for column in ("metric", "A", "B", "B − A", "95% interval, paired"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for row in rows:
-        mark = "" if row.paired.low <= 0 <= row.paired.high else " *"
+        mark = " *" if row.paired.sign else ""
         table.add_row(
             row.metric,
             number(row.metric, row.a),

@@ -128,6 +128,7 @@ def evaluate(
     path = folder / f"{task.benchmark.name}.jsonl"
     log = SampleLog(path) if give_up is None else ExpendableLog(path, give_up)
     done = _done_before(log, settings, sampling.n, resume, ranks)
+    _refuse_other_problems(path, done, task.prompts)
     seeds = seeds or Seeds(seed, OCCASION, sampling.n)
     seeded = [
         dataclasses.replace(prompt, seed=seeds.take(f"{task.benchmark.name}/{prompt.problem.id}"))
@@ -239,6 +240,21 @@ def _done_before(
             log.restart(settings)
     first: dict[str, list[Sample]] = ranks.gather(done)[0]
     return first
+
+
+def _refuse_other_problems(
+    path: Path, done: Mapping[str, list[Sample]], prompts: Sequence[Prompt]
+) -> None:
+    """Raises UserError where samples kept under a problem's id answer another problem."""
+    for prompt in prompts:
+        if prompt.problem.id not in done:
+            continue
+        kept = done[prompt.problem.id][0]
+        if (kept.prompt, kept.answer) != (prompt.text, prompt.problem.answer):
+            raise UserError(
+                f"{path} holds samples of another problem under the id {prompt.problem.id!r}: "
+                "prompt or reference answer changed; choose another folder, or delete this one"
+            )
 
 
 def _taken_over(

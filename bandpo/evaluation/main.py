@@ -55,11 +55,14 @@ def main(argv: Sequence[str]) -> int:
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
-    identity = model.identity() | {"dtype": config.dtype}
+    folder = config.out or Path("outputs") / "eval" / model.slug
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
         for note in notes if ranks.rank == 0 else ():
             Console(stderr=True).print(note, highlight=False, markup=False)
+        # Weights are hashed once, not by every rank.
+        own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(own)[0]
         engine = _engine(arguments, config, model)
         parts.callback(engine.close)
         reward = instantiate(config.reward)

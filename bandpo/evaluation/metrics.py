@@ -1,9 +1,9 @@
-"""Accuracy metrics of n samples a problem, with bootstrap intervals over problems.
+"""Accuracy metrics of n samples a problem.
 
 Everywhere `correct` is bool [P, n]: sample j of problem i is right; c_i = Σ_j correct[i, j].
 Every metric is a mean over problems; the `*_per_problem` form returns its [P] terms, which
-intervals and paired comparisons are made from. All of them raise ValueError for another shape or
-a k out of range.
+`bandpo.evaluation.intervals` makes intervals and paired comparisons from. All of them raise
+ValueError for another shape or a k out of range.
 
 How pass@k and best@k differ: with one right answer of 32, pass@32 is 1 (the 32 samples are the
 32 drawn) and best@32 is 1 − (31/32)³² ≈ 0.638 (32 draws from them with replacement).
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
 
@@ -133,55 +132,6 @@ def maj_at_k(
 def powers_of_two(n: int) -> list[int]:
     """The k at which pass@k is reported: 1, 2, 4, … and n itself."""
     return [*(2**i for i in range(n.bit_length()) if 2**i < n), n]
-
-
-# --------------------------------------------------------------------------- uncertainty
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over problems with the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    per_problem: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
-) -> Estimate:
-    """The mean of per-problem values [P] and its percentile bootstrap interval over problems.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13. It speaks of other
-    problems like these, and leaves out that n samples a problem are themselves few. For a paired
-    comparison of two checkpoints pass the differences over the same problems.
-    """
-    values = np.asarray(per_problem, dtype=np.float64)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"expected values [P] of at least one problem, got shape {values.shape}")
-    rng = np.random.default_rng(seed)
-    rows = max(1, 4_000_000 // len(values))  # resamples at a time, to bound memory
-    means = np.concatenate(
-        [
-            values[rng.integers(len(values), size=(min(rows, resamples - done), len(values)))].mean(
-                1
-            )
-            for done in range(0, resamples, rows)
-        ]
-    )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(values.mean()), float(low), float(high))
-
-
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
-) -> Estimate:
-    """Mean of b − a over the same problems, both [P], with its paired bootstrap interval."""
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"a paired comparison needs equal shapes: {first.shape}, {second.shape}")
-    return bootstrap(second - first, seed, resamples, confidence)
 
 
 def _table(correct: ArrayLike) -> NDArray[np.bool_]:

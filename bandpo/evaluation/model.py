@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pickle
 import re
@@ -19,10 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from bandpo import embedded
 from bandpo.cache import cache_dir
 from bandpo.errors import UserError
+from bandpo.evaluation.fingerprint import weights_fingerprint
 from bandpo.model.files import check_files, refuse_pointers, weight_files
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_EDGE = 1 << 20  # bytes at either end of a weight file that identify it; training changes both
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,30 @@ class ModelSource:
         return re.sub(r"[^\w.-]+", "_", self.spec).strip("_.") or "model"
 
     def identity(self) -> dict[str, Any]:
-        """What a summary says about the weights: the path, and a fingerprint or commit."""
+        """What a summary says about the weights: the path, and a fingerprint or commit.
+
+        Raises `UserError` where a hub id does not lead to a commit: it would be equal to any other.
+        """
         folder = Path(self.path)
         if folder.is_dir():
             return {"path": self.spec, "weights": weights_fingerprint(folder)}
-        return {"path": self.spec, "weights": getattr(self.config(), "_commit_hash", "unknown")}
+        return {"path": self.spec, "weights": self._commit()}
+
+    def _commit(self) -> str:
+        """The commit of a hub repository that transformers reads, from where its cache lies."""
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(self.path, "config.json")
+        except (OSError, ValueError) as error:
+            raise _unloadable(self, "configuration", error) from None
+        commit = re.search(r"snapshots/([0-9a-f]+)/", Path(found or "").as_posix())
+        if commit is None:
+            raise UserError(
+                f"model={self.spec}: no commit says which weights these are; download them into a "
+                "folder and name that"
+            )
+        return commit[1]
 
     def config(self, trust_remote_code: bool = False) -> Any:
         """transformers' configuration; raises `UserError` if it cannot be loaded."""
@@ -158,19 +176,3 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
 def _unloadable(source: ModelSource, what: str, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
     return UserError(f"model={source.spec}: no {what} could be loaded: {reason}")
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """A hash over names, sizes and both ends of all weight files."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt"))
-    if not files:
-        raise UserError(f"model={folder}: no weights (*.safetensors) in this folder")
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_EDGE))
-            file.seek(max(0, size - _EDGE))
-            digest.update(file.read(_EDGE))
-    return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from bandpo.evaluation.metrics import powers_of_two
@@ -22,9 +23,9 @@ def curves(summaries: Sequence[Summary]) -> str:
         passed = [summary.metrics[f"pass@{k}"] for k in ks]
         best = [summary.metrics[f"best@{k}"].value for k in ks]
         axes.plot(ks, [e.value for e in passed], "o-", color=f"C{i}", label=summary.benchmark)
-        axes.fill_between(
-            ks, [e.low for e in passed], [e.high for e in passed], color=f"C{i}", alpha=0.15, lw=0
-        )
+        # What is not known is NaN here, and leaves a gap.
+        low, high = np.array([(e.low, e.high) for e in passed], dtype=float).T
+        axes.fill_between(ks, low, high, color=f"C{i}", alpha=0.15, lw=0)
         axes.plot(ks, best, ":", color=f"C{i}")
     axes.set_xscale("log", base=2)
     ticks = powers_of_two(max(summary.n for summary in summaries))

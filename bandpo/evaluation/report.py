@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bandpo.evaluation import plots
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.latex import render
-from bandpo.evaluation.metrics import Estimate, powers_of_two
+from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.samples import Sample, read_samples, write_atomically
 from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
+from bandpo.reward.score import VERDICTS
 
 
 def headline(summary: Summary) -> list[str]:
@@ -24,11 +26,13 @@ def headline(summary: Summary) -> list[str]:
     n = summary.n
     passes = [f"pass@{k}" for k in powers_of_two(n)]
     accuracies = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
-    return [*accuracies, "length/mean", "length/truncated_frac", "no_answer_frac", "timeout_frac"]
+    verdicts = [f"{verdict}_frac" for verdict in VERDICTS]
+    return [*accuracies, "length/mean", "length/truncated_frac", *verdicts]
 
 
 def _title(metric: str) -> str:
-    return metric.replace("length/mean", "tokens").removeprefix("length/").removesuffix("_frac")
+    lengths = {"length/mean": "tokens", "length/truncated_frac": "at the token limit"}
+    return lengths.get(metric) or metric.removesuffix("_frac").replace("_", " ")
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:
@@ -41,22 +45,28 @@ def number(name: str, value: float) -> str:
 
 
 def interval(name: str, estimate: Estimate) -> str:
-    """The ends of the 95% interval, written as `number` writes them."""
+    """The ends of the 95% interval as `number` writes them; `[?]` where nothing is known."""
+    if estimate.low is None or estimate.high is None:
+        return "[?]"
     return f"[{number(name, estimate.low)}, {number(name, estimate.high)}]"
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """Metrics by benchmarks, in percent with 95% intervals over problems."""
-    table = Table(title="in %, with 95% intervals", title_justify="left")
+    table = Table(title="in %, 95% intervals; ?: unknown", title_justify="left")
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")
     for name in _names(summaries):
-        table.add_row(_title(name), *(_cell(name, summary.metrics[name]) for summary in summaries))
+        table.add_row(_title(name), *(_cell(name, summary.metrics) for summary in summaries))
     return table
 
 
-def _cell(name: str, estimate: Estimate) -> str:
+def _cell(name: str, metrics: Mapping[str, Estimate]) -> str:
+    """A number with its interval where it is an accuracy; empty where the summary has it not."""
+    if name not in metrics:
+        return ""
+    estimate = metrics[name]
     text = number(name, estimate.value)
     return text + (f" [dim]{escape(interval(name, estimate))}[/dim]" if "@" in name else "")
 
@@ -88,8 +98,8 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
 
 
 def _row(name: str, summaries: Sequence[Summary]) -> dict[str, Any]:
-    found = [summary.metrics[name] for summary in summaries]
-    cells = [{"value": number(name, e.value), "interval": interval(name, e)} for e in found]
+    found = [summary.metrics.get(name) for summary in summaries]
+    cells = [e and {"value": number(name, e.value), "interval": interval(name, e)} for e in found]
     return {"name": _title(name), "cells": cells}
 
 
@@ -129,7 +139,7 @@ def _problem(
 
 def _sample(sample: Sample) -> Mapping[str, Any]:
     return {
-        "status": sample.status,
+        "status": sample.verdict,
         "extracted": sample.extracted or "",
         "index": sample.sample,
         "tokens": sample.tokens,
@@ -142,7 +152,7 @@ def _varied(samples: Sequence[Sample], limit: int) -> list[Sample]:
     turns: dict[str, int] = defaultdict(int)
     ranked = []
     for sample in samples:
-        ranked.append((turns[sample.status], sample.sample, sample))
-        turns[sample.status] += 1
+        ranked.append((turns[sample.verdict], sample.sample, sample))
+        turns[sample.verdict] += 1
     chosen = sorted(ranked, key=lambda entry: entry[:2])[:limit]
     return sorted((sample for _, _, sample in chosen), key=lambda sample: sample.sample)

@@ -22,7 +22,10 @@ IRRELEVANT = frozenset({"origin", "prompt_date"})
 
 @dataclass(frozen=True)
 class Sample:
-    """One judged completion, a line of `<benchmark>.jsonl`; `seed` is that of its prompt."""
+    """One judged completion, a line of `<benchmark>.jsonl`; `seed` is that of its prompt.
+
+    `status` and `detail` are the verifier's, see `bandpo.reward.Score`.
+    """
 
     problem_id: str
     sample: int
@@ -34,6 +37,13 @@ class Sample:
     seed: int
     prompt: str
     completion: str
+    detail: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The status, or `unparsed` for an answer that is wrong because it could not be read."""
+        unread = self.status == "wrong" and self.detail == "unparsed"
+        return "unparsed" if unread else self.status
 
     @property
     def correct(self) -> bool:
@@ -55,6 +65,7 @@ def judged(group: Group, scores: Sequence[Score]) -> list[Sample]:
             seed=group.prompt.seed,
             prompt=group.prompt.text,
             completion=completion.text,
+            detail=score.detail,
         )
         for index, (completion, score) in enumerate(zip(group.completions, scores, strict=True))
     ]

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 
 from bandpo.errors import UserError
 from bandpo.evaluation import metrics
-from bandpo.evaluation.metrics import Estimate, powers_of_two
+from bandpo.evaluation.intervals import Estimate, mean_of
+from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.samples import Sample, write_atomically
+from bandpo.reward.score import VERDICTS
 
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """The samples of one problem in numbers; `statuses` counts the verifier's verdicts."""
+    """The samples of one problem in numbers; `statuses` counts their verdicts."""
 
     id: str
     answer: str
@@ -37,8 +40,8 @@ class Summary:
     """One benchmark's result; `metrics` are means over problems with 95% intervals.
 
     Names: mean@n, pass@k, best@k and maj@n as `bandpo.evaluation.metrics` defines them;
-    length/mean in tokens; the shares of all samples length/truncated_frac (cut off by the
-    limit), no_answer_frac, timeout_frac, crashed_frac and bad_gold_frac (the verifier's verdict).
+    length/mean in tokens; length/truncated_frac, the share of samples cut off by the limit; and
+    for each verdict <verdict>_frac, the share of samples that got it: these add up to 1.
     """
 
     benchmark: str
@@ -66,8 +69,7 @@ def summarize(
     """The summary of all groups of a benchmark, n samples each, in the order of its problems."""
     n = len(groups[0])
     correct = np.array([[sample.correct for sample in group] for group in groups])
-    # Equal as strings once white space is gone: the verifier compares only with the reference.
-    votes = [["".join((s.extracted or "").split()) or None for s in group] for group in groups]
+    votes = [[_vote(sample) for sample in group] for group in groups]
     majority = metrics.majority_per_problem(correct, n, votes)
     per_problem = {f"mean@{n}": metrics.mean_per_problem(correct, n)}
     per_problem |= {f"pass@{k}": metrics.pass_per_problem(correct, k) for k in powers_of_two(n)}
@@ -83,7 +85,7 @@ def summarize(
             majority=float(share),
             mean_tokens=sum(sample.tokens for sample in group) / n,
             truncated=sum(sample.truncated for sample in group),
-            statuses=dict(sorted(Counter(sample.status for sample in group).items())),
+            statuses=dict(sorted(Counter(sample.verdict for sample in group).items())),
         )
         for group, share in zip(groups, majority, strict=True)
     ]
@@ -92,20 +94,36 @@ def summarize(
     return Summary(
         benchmark=benchmark,
         settings=settings,
-        metrics={name: metrics.bootstrap(values) for name, values in per_problem.items()},
+        metrics={name: _estimate(name, values) for name, values in per_problem.items()},
         problems=results,
         warnings=[*warnings, *(found if unreadable else [])],
     )
 
 
+def _vote(sample: Sample) -> str | None:
+    """A sample's answer, for the majority; None abstains.
+
+    Answers are equal as strings once white space is gone: the verifier compares only with the
+    reference. A reward that judges without naming an answer (a function) leaves wrong ones as one.
+    """
+    answer = "".join((sample.extracted or "").split())
+    return answer if answer or sample.status == "wrong" else None
+
+
+def _has_verdict(verdict: str, sample: Sample) -> bool:
+    return sample.verdict == verdict
+
+
 SAMPLE_MEANS: dict[str, Callable[[Sample], float]] = {
     "length/mean": lambda sample: sample.tokens,
     "length/truncated_frac": lambda sample: sample.truncated,
-    "no_answer_frac": lambda sample: sample.status == "no_answer",
-    "timeout_frac": lambda sample: sample.status == "timeout",
-    "crashed_frac": lambda sample: sample.status == "crashed",
-    "bad_gold_frac": lambda sample: sample.status == "bad_gold",
+    **{f"{verdict}_frac": partial(_has_verdict, verdict) for verdict in VERDICTS},
 }
+
+
+def _estimate(name: str, values: metrics.Values) -> Estimate:
+    mean = mean_of(values)
+    return mean.interval if name == "length/mean" else mean.share
 
 
 def _shares(groups: Sequence[Sequence[Sample]], value: Callable[[Sample], float]) -> Any:
@@ -136,6 +154,12 @@ def write_summaries(folder: Path, summaries: Sequence[Summary]) -> Path:
     return path
 
 
+def _read(entry: Mapping[str, float | None]) -> Estimate:
+    """An estimate of summary.json; formerly zero width stood where nothing was known."""
+    estimate = Estimate(**entry)  # type: ignore[arg-type]
+    return estimate if estimate.half else Estimate(estimate.value)
+
+
 def read_summaries(place: Path) -> dict[str, Summary]:
     """Benchmark → summary from `summary.json` or its folder; raises `UserError` without one."""
     path = place / "summary.json" if place.is_dir() else place
@@ -145,7 +169,7 @@ def read_summaries(place: Path) -> dict[str, Summary]:
             name: Summary(
                 benchmark=name,
                 settings=entry["settings"],
-                metrics={key: Estimate(**value) for key, value in entry["metrics"].items()},
+                metrics={key: _read(value) for key, value in entry["metrics"].items()},
                 problems=[ProblemResult(**problem) for problem in entry["problems"]],
                 warnings=entry["warnings"],
             )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate
 from bandpo.plots.bounds import COLOURS, DASHES
 
 # panel → label → the metrics.jsonl lines of one run a seed
@@ -46,13 +46,14 @@ def _over_seeds(
 
 
 def plot_estimates(estimates: Estimates, label: str, target: Path) -> Path:
-    """A panel each: a dot and its interval for every row, the first on top."""
+    """A panel each: a dot and its interval, where known, for every row, the first on top."""
     rows = max(len(panel) for panel in estimates.values())
     figure = Figure(figsize=(1 + 4 * len(estimates), 1.4 + 0.32 * rows), layout="constrained")
     panels = figure.subplots(1, len(estimates), squeeze=False)[0]
     for axes, (title, panel) in zip(panels, estimates.items(), strict=True):
         for y, estimate in enumerate(panel.values()):
-            axes.plot([estimate.low, estimate.high], [y, y], color=COLOURS[0], linewidth=2)
+            if estimate.low is not None:
+                axes.plot([estimate.low, estimate.high], [y, y], color=COLOURS[0], linewidth=2)
             axes.plot(estimate.value, y, "o", color=COLOURS[0])
         axes.set_yticks(range(len(panel)), list(panel))
         axes.invert_yaxis()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # bandpo.types imports torch, which verifier workers must not
 
 Status = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "bad_gold"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+# What reports tell apart: the statuses, and of the wrong answers those that could not be read.
+VERDICTS: tuple[str, ...] = ("correct", "wrong", "unparsed", *STATUSES[2:])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bandpo.model.agreement import TOLERANCE, largest_gap, own_logprobs
 from bandpo.model.features import likely_settings, refuse_dropped, softcap_of
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
+from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Problem, Prompt
@@ -68,6 +69,7 @@ class HFGenerate:
         self._tokenizer = AutoTokenizer.from_pretrained(
             model_path, trust_remote_code=trust_remote_code
         )
+        self._decode = Decoder(self._tokenizer)
         self._prove_cache(TOLERANCE[dtype])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
@@ -141,7 +143,7 @@ class HFGenerate:
         self, prompt: Prompt, samples: Sequence[tuple[list[int], list[float], int, bool]]
     ) -> Group:
         cut = [tokens[:length] for tokens, _, length, _ in samples]
-        texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
+        texts = self._decode(cut, [ended for *_, ended in samples])
         return Group(
             prompt,
             tuple(

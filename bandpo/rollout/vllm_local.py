@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Prompt
@@ -164,7 +165,7 @@ class VLLMLocal:
             )
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
-        self._tokenizer = self._llm.get_tokenizer()
+        self._decode = Decoder(self._llm.get_tokenizer())
         self._weight_names: frozenset[str] | None = None
         self._parts = _Parts(tensor_parallel_size)
 
@@ -210,9 +211,8 @@ class VLLMLocal:
 
     def _group(self, prompt: Prompt, output: Any) -> Group:
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        texts = self._tokenizer.batch_decode(
-            [sample.token_ids for sample in samples], skip_special_tokens=True
-        )
+        ended = [sample.finish_reason != "length" for sample in samples]
+        texts = self._decode([sample.token_ids for sample in samples], ended)
         return Group(
             prompt,
             tuple(
@@ -223,10 +223,10 @@ class VLLMLocal:
                         entry[token].logprob
                         for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)
                     ),
-                    finish_reason="length" if sample.finish_reason == "length" else "stop",
+                    finish_reason="stop" if end else "length",
                     weight_version=self.weight_version,
                 )
-                for sample, text in zip(samples, texts, strict=True)
+                for sample, end, text in zip(samples, ended, texts, strict=True)
             ),
         )
 

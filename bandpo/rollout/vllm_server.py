@@ -21,6 +21,7 @@ from anyio.from_thread import start_blocking_portal
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.server_check import (
     GENERATE,
@@ -102,8 +103,8 @@ class VLLMServer:
         except BaseException:
             self._open.close()
             raise
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            model_path, trust_remote_code=trust_remote_code
+        self._decode = Decoder(
+            AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         )
         if dist.is_initialized():  # no rank sends weights while another still looks around
             dist.barrier()
@@ -159,9 +160,8 @@ class VLLMServer:
 
     def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-        texts = self._tokenizer.batch_decode(
-            [choice["token_ids"] for choice in choices], skip_special_tokens=True
-        )
+        ended = [choice["finish_reason"] == "stop" for choice in choices]
+        texts = self._decode([choice["token_ids"] for choice in choices], ended)
         return Group(
             prompt,
             tuple(

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from bandpo.errors import UserError
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate, mean_of
 from bandpo.tables.figures import ENTROPY, entropy_figure, metrics_of
 from bandpo.tables.recipe import find_recipe
 from bandpo.tables.report import Block, with_half, write_report
 from bandpo.tables.results import LAST_SHARE
 from bandpo.tables.runs import PlannedRun, by_cell, plan_runs
-from bandpo.tables.statistics import crossed_mean
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class EntropyOfTable:
                 (*cell, str(len(runs)), *map(_shown, _ends(runs)), self._paper(cell[1]))
                 for cell, runs in by_cell(started).items()
             ),
-            notes=("± half of the 95% interval over seeds; ? where there is one seed.",),
+            notes=("± half of the 95% interval over seeds; ? where nothing is known of it.",),
         )
 
     def _paper(self, method: str) -> str:
@@ -74,10 +71,9 @@ def _ends(runs: Sequence[PlannedRun]) -> tuple[Estimate, Estimate]:
     for run in runs:
         values = [line[ENTROPY] for line in metrics_of(run) if ENTROPY in line]
         fifth = max(1, round(LAST_SHARE * len(values)))
-        early.append([fmean(values[:fifth])])
-        late.append([fmean(values[-fifth:])])
-    first, last = (crossed_mean([np.array(values)]).interval for values in (early, late))
-    return first, last
+        early.append(fmean(values[:fifth]))
+        late.append(fmean(values[-fifth:]))
+    return mean_of(early).interval, mean_of(late).interval
 
 
 def _shown(estimate: Estimate) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bandpo.errors import UserError
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate
 from bandpo.plots.tables import plot_estimates, plot_over_steps
 from bandpo.plots.training import read_metrics
 from bandpo.tables.results import Line
@@ -45,7 +44,7 @@ def accuracy_figures(lines: Sequence[Line], folder: Path) -> Iterator[Path]:
         panels: dict[str, dict[str, Estimate]] = {}
         for line in finished:
             estimate = line.entries[metric].obtained
-            if estimate and math.isfinite(estimate.low):
+            if estimate:
                 panel = panels.setdefault(f"{line.model}: {line.benchmark}", {})
                 panel[line.method] = estimate
         if panels:

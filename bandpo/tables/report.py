@@ -10,19 +10,21 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.samples import write_atomically
 from bandpo.tables.results import Entry, Line
 from bandpo.tables.statistics import Effect
 
 ABOUT_ACCURACY = (
-    "In percent, ± half of the 95% interval over seeds and problems. best@n draws with "
-    "replacement and is what the paper calls pass@32; pass@n is unbiased. The paper's values come "
-    "without an interval: that of the difference is what was obtained alone.",
+    "In percent, in brackets the 95% interval over seeds and problems; ? where nothing is known of "
+    "the error, as with one seed. best@n draws with replacement and is what the paper calls "
+    "pass@32; pass@n is unbiased. The paper's values come without an interval: that of the "
+    "difference is what was obtained alone.",
 )
 ABOUT_EFFECTS = (
     "Paired by seed and problem; p is Holm's over the methods of a model, for one benchmark and "
-    "metric. `better` and `worse` stand where p < 0.05 and the 95% interval leaves out 0.",
+    "metric; ± is half of the 95% interval, ? stands where nothing is known of the error. `better` "
+    "and `worse` stand where p < 0.05 and the interval leaves out 0.",
 )
 ABOUT_TRAINING = (
     "Means over the last fifth of the steps, ± half of the 95% interval over seeds; in brackets "
@@ -107,22 +109,31 @@ def _shown(entry: Entry, what: str) -> str:
     if what == "paper":
         return "–" if entry.paper is None else f"{entry.paper:.2f}"
     estimate = entry.obtained if what == "obtained" else entry.to_paper
-    return with_half(estimate, "+.1f" if what == "difference" else ".1f")
+    return _with_interval(estimate, "+.1f" if what == "difference" else ".1f")
+
+
+def _with_interval(estimate: Estimate | None, form: str) -> str:
+    """`value [low, high]`; `?` where nothing is known of the error, `–` without an estimate."""
+    if estimate is None:
+        return "–"
+    if estimate.low is None:
+        return f"{estimate.value:{form}} [?]"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def with_half(estimate: Estimate | None, form: str) -> str:
-    """`value ± half of the interval`; `?` where nothing is known of it, `–` without an estimate."""
+    """`value ± half`; `?` where nothing is known of the error, `–` without an estimate."""
     if estimate is None:
         return "–"
-    half = (estimate.high - estimate.low) / 2
-    width = "?" if math.isinf(half) else format(half, form.replace("+", ""))
+    width = "?" if estimate.half is None else format(estimate.half, form.replace("+", ""))
     return f"{estimate.value:{form}} ± {width}"
 
 
 def _claim(effect: Effect | None) -> str:
     if effect is None:
         return "–"
-    text = f"{with_half(effect.difference, '+.1f')}, p {effect.p:.2g}"
+    p = "?" if effect.p is None else f"{effect.p:.2g}"
+    text = f"{with_half(effect.difference, '+.1f')}, p {p}"
     return f"{text}, {effect.verdict}" if effect.verdict else text
 
 
@@ -192,7 +203,8 @@ def _numbers(entries: Mapping[str, Entry]) -> dict[str, object]:
 
 
 def _ends(estimate: Estimate | None) -> dict[str, float | None]:
-    """An estimate as JSON has it, which knows no infinity."""
+    """An estimate as JSON has it, which knows nothing that is not finite."""
     if estimate is None:
         return {}
-    return {k: v if math.isfinite(v) else None for k, v in asdict(estimate).items()}
+    finite = {k: v for k, v in asdict(estimate).items() if v is not None and math.isfinite(v)}
+    return dict.fromkeys(asdict(estimate)) | finite

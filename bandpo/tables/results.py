@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bandpo.errors import UserError
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate, Mean, mean_of
 from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
 from bandpo.plots.training import read_metrics
 from bandpo.tables.runs import PlannedRun, by_cell
@@ -41,8 +41,8 @@ class Entry:
         """Obtained − paper; the interval is that of what was obtained."""
         if self.obtained is None or self.paper is None:
             return None
-        value, low, high = self.obtained.value, self.obtained.low, self.obtained.high
-        return Estimate(value - self.paper, low - self.paper, high - self.paper)
+        paper = self.paper
+        return self.obtained.mapped(lambda value: value - paper)
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Cell:
     training: Mapping[int, Mapping[str, float]]
 
     def values(self, benchmark: str, metric: str, seeds: Sequence[int]) -> Values:
-        """A metric in percent by seed and problem, [S, P]."""
+        """A metric by seed and problem, [S, P]; in [0, 1]."""
         rows = [per_problem_values(self.evaluations[seed][benchmark], metric) for seed in seeds]
         if any(row.keys() != rows[0].keys() for row in rows):
             raise UserError(f"{self.model}, {self.method}: {benchmark} has not one set of problems")
-        return 100 * np.array([[row[problem] for problem in rows[0]] for row in rows])
+        return np.array([[row[problem] for problem in rows[0]] for row in rows])
 
     def problems(self, benchmark: str) -> list[str]:
         """The ids of a benchmark's problems, in their order."""
@@ -119,11 +119,18 @@ def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
     Raises UserError where runs of one table were evaluated on different ones.
     """
     found: dict[str, int] = {}
+    contents: dict[str, Any] = {}
     for cell in cells:
         for summaries in cell.evaluations.values():
             for name, summary in summaries.items():
                 if found.setdefault(name, summary.n) != summary.n:
                     raise UserError(f"{name}: n = {found[name]} in one run, {summary.n} in another")
+                content = summary.settings.get("dataset_sha256")
+                if contents.setdefault(name, content) != content:
+                    raise UserError(
+                        f"{name}: {cell.model}, {cell.method} was evaluated on other problems or "
+                        "answers than another run (dataset_sha256 in its summary.json)"
+                    )
     for cell in cells:
         for summaries in cell.evaluations.values():
             if lacking := found.keys() - summaries.keys():
@@ -154,10 +161,8 @@ def _column(
     found: list[dict[str, Entry]] = [{} for _ in rows]
     for metric in (f"mean@{n}", f"best@{n}", f"pass@{n}"):
         entries = [_obtained(cell, names, metric) for cell in rows]
-        differences = {
-            i: _differences(rows[0], cell, names, metric) for i, cell in enumerate(rows[1:], 1)
-        }
-        compared = {i: strata for i, strata in differences.items() if strata}
+        differences = [_difference(rows[0], cell, names, metric) for cell in rows[1:]]
+        compared = {i: mean for i, mean in enumerate(differences, 1) if mean}
         tested = dict(zip(compared, effects(list(compared.values())), strict=True))
         for i, cell in enumerate(rows):
             published = (expected.get(cell.method) or {}).get(title) or {}
@@ -174,18 +179,24 @@ def _obtained(cell: Cell, names: Sequence[str], metric: str) -> Entry:
     seeds = sorted(cell.runs)
     if not seeds:
         return Entry(None)
-    return Entry(crossed_mean([cell.values(name, metric, seeds) for name in names]).interval)
+    mean = crossed_mean([cell.values(name, metric, seeds) for name in names])
+    return Entry(mean.share.mapped(_percent))
 
 
-def _differences(first: Cell, cell: Cell, names: Sequence[str], metric: str) -> list[Values]:
-    """cell − first for the seeds that both have, on the same problems; empty: no such seed."""
+def _percent(value: float) -> float:
+    return 100 * value
+
+
+def _difference(first: Cell, cell: Cell, names: Sequence[str], metric: str) -> Mean | None:
+    """cell − first in percent for the seeds that both have, on the same problems; None: no seed."""
     seeds = sorted(first.runs.keys() & cell.runs.keys())
     if not seeds:
-        return []
+        return None
     for name in names:
         if first.problems(name) != cell.problems(name):
             raise UserError(f"{name}: {first.method} and {cell.method} saw different problems")
-    return [cell.values(name, metric, seeds) - first.values(name, metric, seeds) for name in names]
+    own, base = ([c.values(name, metric, seeds) for name in names] for c in (cell, first))
+    return crossed_mean([100 * (a - b) for a, b in zip(own, base, strict=True)])
 
 
 def training_lines(cells: Sequence[Cell]) -> list[Line]:
@@ -203,14 +214,13 @@ def training_lines(cells: Sequence[Cell]) -> list[Line]:
                 i: sorted(by_seed[0].keys() & own.keys()) for i, own in enumerate(by_seed[1:], 1)
             }
             compared = {
-                i: [np.array([[by_seed[i][seed] - by_seed[0][seed]] for seed in seeds])]
+                i: mean_of([by_seed[i][seed] - by_seed[0][seed] for seed in seeds])
                 for i, seeds in shared.items()
                 if seeds
             }
             tested = dict(zip(compared, effects(list(compared.values())), strict=True))
             for i, own in enumerate(by_seed):
-                values = np.array([[value] for value in own.values()])
-                obtained = crossed_mean([values]).interval if own else None
+                obtained = mean_of(list(own.values())).interval if own else None
                 found[i][name] = Entry(obtained, effect=tested.get(i))
         lines += [
             Line(cell.model, cell.method, "training", len(cell.runs), cell.planned, entries)

@@ -6,72 +6,55 @@ is the mean over strata of their means, as the average column of a table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import CONFIDENCE, Estimate, Mean, Source, negligible
 
 Values = NDArray[np.float64]
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its standard error and the degrees of freedom that the error is known with."""
-
-    value: float
-    error: float
-    freedom: float
-
-    @property
-    def interval(self) -> Estimate:
-        """Student's 95% interval; as wide as the line where nothing is known of the error."""
-        if math.isnan(self.error):
-            return Estimate(self.value, -math.inf, math.inf)
-        half = self.error and float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
-        return Estimate(self.value, self.value - half, self.value + half)
-
-    @property
-    def p_value(self) -> float:
-        """Of the hypothesis that the mean is 0, two-sided."""
-        if math.isnan(self.error):
-            return 1.0
-        if self.error == 0:
-            return float(self.value == 0)
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
 
 
 def crossed_mean(strata: Sequence[Values]) -> Mean:
     """The mean over strata of values [S, P] whose seeds and problems are both samples.
 
-    Var = Var(means by seed)/S + Σ over strata of Var(means by problem)/P, with Satterthwaite's
-    degrees of freedom. What neither seed nor problem explains enters both terms, so that the
-    interval is rather too wide than too narrow (Owen, The Pigeonhole Bootstrap, has the same
-    bias): it covered the truth in 93% to 99% of simulations with 3 to 10 seeds. With one seed it
-    speaks of problems alone, with one problem a stratum of seeds alone.
+    Its sources of error are Var(means by seed)/S, with S − 1 degrees of freedom, and for each
+    stratum Var(means by problem)/P, with P − 1. What neither seed nor problem explains enters
+    both, so that together they expect no less than the variance of the mean, which the interval's
+    coverage rests on (`bandpo.evaluation.intervals.Mean`); docs/statistics.md has simulations.
+    With one seed, one problem, or seeds or problems that are copies of each other, nothing is known
+    of the error.
     """
-    seeds = strata[0].shape[0]
-    share = 1 / len(strata)
+    seeds, share = strata[0].shape[0], 1 / len(strata)
     by_seed: Values = share * np.sum([values.mean(axis=1) for values in strata], axis=0)
-    # (variance of the mean, degrees of freedom) of every source that can be estimated
-    sources = [(by_seed.var(ddof=1) / seeds, seeds - 1)] if seeds > 1 else []
-    for values in strata:
-        problems = values.shape[1]
-        if problems > 1:
-            variance = values.mean(axis=0).var(ddof=1) / problems
-            sources.append((share**2 * variance, problems - 1))
-    value, total = float(by_seed.mean()), sum(variance for variance, _ in sources)
-    if not sources:
-        return Mean(value, math.nan, math.nan)
-    if total == 0:
-        return Mean(value, 0.0, 1.0)
-    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in sources)
-    return Mean(value, math.sqrt(total), freedom)
+    value = float(by_seed.mean())
+    if seeds < 2 or any(values.shape[1] < 2 for values in strata):
+        return Mean(value)
+    unexplained = [share**2 * _unexplained(values) for values in strata]
+    sources = [_source(by_seed, sum(unexplained))]
+    for values, rest in zip(strata, unexplained, strict=True):
+        sources.append(_source(share * values.mean(axis=0), rest))
+    return Mean(value, tuple(sources) if all(source.variance for source in sources) else ())
+
+
+def _source(means: Values, rest: float) -> Source:
+    """The variance of the mean of `means`, or what is unexplained of it where they tie by luck."""
+    freedom = len(means) - 1
+    if negligible(means - means.mean(), means):
+        return Source(rest, freedom)
+    return Source(float(means.var(ddof=1)) / len(means), freedom)
+
+
+def _unexplained(values: Values) -> float:
+    """Variance of the mean of values [S, P] that comes from neither seeds nor problems."""
+    seeds, problems = values.shape
+    by_seed, by_problem = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    residual = values - by_seed - by_problem + values.mean()
+    if negligible(residual, values):
+        return 0.0
+    return float((residual**2).sum()) / ((seeds - 1) * (problems - 1) * values.size)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -90,21 +73,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Effect:
-    """A row against the first: the paired difference, and Holm's p-value among the rows."""
+    """A row against the first: the paired difference, and Holm's p-value among the rows.
+
+    Where nothing is known of the difference's error, p is None.
+    """
 
     difference: Estimate
-    p: float
+    p: float | None
 
     @property
     def verdict(self) -> str:
         """`better` or `worse` where interval and corrected p-value say so, else empty."""
-        if self.p >= 1 - CONFIDENCE or self.difference.low <= 0 <= self.difference.high:
+        if self.p is None or self.p >= 1 - CONFIDENCE:
             return ""
-        return "better" if self.difference.low > 0 else "worse"
+        return {1: "better", -1: "worse"}.get(self.difference.sign, "")
 
 
-def effects(differences: Sequence[Sequence[Values]]) -> list[Effect]:
-    """Each row's paired differences to the first (strata of [S, P]) as one family of effects."""
-    means = [crossed_mean(strata) for strata in differences]
-    adjusted = holm([mean.p_value for mean in means])
-    return [Effect(mean.interval, p) for mean, p in zip(means, adjusted, strict=True)]
+def effects(differences: Sequence[Mean]) -> list[Effect]:
+    """Each row's mean paired difference to the first, all of them as one family of effects.
+
+    A row of which nothing is known counts in the family like one that shows nothing.
+    """
+    found = [mean.p_value for mean in differences]
+    adjusted = holm([1.0 if p is None else p for p in found])
+    return [
+        Effect(mean.interval, None if p is None else corrected)
+        for mean, p, corrected in zip(differences, found, adjusted, strict=True)
+    ]

@@ -40,9 +40,9 @@ def _lines(results: Results) -> Iterable[str]:
     yield ""
     yield (
         f"Changes (Δ) are against `{baseline}`, paired by seed; ± is half a 95% interval of the "
-        f"mean; brackets hold the quantiles 10%, 50%, 90% over seeds. Every policy is compared "
-        f"where it first is {accuracy:.0%} accurate; the columns at the end are those of the last "
-        "rollout."
+        "mean, ? where nothing is known of its error; brackets hold the quantiles 10%, 50%, 90% "
+        f"over seeds. Every policy is compared where it first is {accuracy:.0%} accurate; the "
+        "columns at the end are those of the last rollout."
     )
     yield ""
     for name, reason in results["left_out"].items():
@@ -163,7 +163,9 @@ def _signed(value: float) -> str:
 
 
 def _change(measure: Mapping[str, Any]) -> str:
-    return f"{_signed(measure['change'])} ± {(measure['high'] - measure['low']) / 2:.2g}"
+    known = measure["low"] is not None
+    half = f"{(measure['high'] - measure['low']) / 2:.2g}" if known else "?"
+    return f"{_signed(measure['change'])} ± {half}"
 
 
 def _quantiles(values: Sequence[float]) -> str:
@@ -174,7 +176,9 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
-def _reach(value: float | str) -> str:
+def _reach(value: float | str | None) -> str:
+    if value is None:
+        return "?"
     return value if isinstance(value, str) else f"{value:.2f}"
 
 
@@ -188,7 +192,7 @@ def _learned(row: Mapping[str, Any]) -> bool:
 
 
 def _certain(measure: Mapping[str, Any]) -> bool:
-    return not measure["low"] <= 0 <= measure["high"]
+    return measure["low"] is not None and not measure["low"] <= 0 <= measure["high"]
 
 
 # --- Figures -----------------------------------------------------------------------------------
@@ -305,6 +309,7 @@ def _draw_curve(
 ) -> None:
     mean, low, high = ([point[key] for point in points] for key in ("change", "low", "high"))
     axes.plot(reaches, mean, color=colour, linewidth=1.6, label=name)
+    low, high = np.array([low, high], dtype=float)  # null, where unknown, leaves a gap
     axes.fill_between(reaches, low, high, color=colour, alpha=0.18, linewidth=0)
     median = [point["change_quantiles"][2] for point in points]
     axes.plot(reaches, median, color=colour, linewidth=1, linestyle="dotted")

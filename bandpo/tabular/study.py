@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.evaluation.intervals import mean_of
 from bandpo.loss import Bounds, LossDiagnostics
 from bandpo.methods import Method, load_methods
 from bandpo.tabular.bandit import Bandit, State
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 MEASURES = ("entropy", "coverage")
 RESAMPLES = 1000
-NORMAL = 1.96  # half a 95% interval in standard errors
+# Fewer seeds than this say too little of their own spread for an interval by resampling.
+LEAST_RESAMPLED = 30
 
 
 @dataclass(frozen=True)
@@ -280,19 +282,21 @@ def _described(setting: Setting) -> str:
 
 
 def _paired(state: State, base: State) -> dict[str, Any]:
-    """For each measure its mean and quantiles over seeds, and those of the paired change."""
+    """For each measure its mean and quantiles over seeds, and those of the paired change.
+
+    The change has Student's interval; its ends are null where nothing is known of its error.
+    """
     values = {name: getattr(state, name).double() for name in MEASURES}
     found: dict[str, Any] = {"accuracy": state.accuracy.double().mean().item()}
     for name, value in values.items():
         change = value - getattr(base, name).double()
-        half = NORMAL * change.std().item() / len(change) ** 0.5
-        mean = change.mean().item()
+        estimate = mean_of(change.numpy()).interval
         found[name] = {
             "mean": value.mean().item(),
             "quantiles": _quantiles(value),
-            "change": mean,
-            "low": mean - half,
-            "high": mean + half,
+            "change": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
             "change_quantiles": _quantiles(change),
             "more": (change > 0).double().mean().item(),
             "less": (change < 0).double().mean().item(),
@@ -307,7 +311,7 @@ def _quantiles(values: Tensor) -> list[float]:
 def _turns(reaches: Sequence[float], changes: Tensor) -> dict[str, Any]:
     """Turning points of the changes [R, 2, S]: of the mean and the median over seeds.
 
-    With the 95% interval of the mean's over resampled seeds. Reaches beyond the sweep are null.
+    With the 95% interval of the mean's over resampled seeds, null where these are too few.
     """
     generator = torch.Generator().manual_seed(0)
     seeds = changes.shape[-1]
@@ -319,11 +323,12 @@ def _turns(reaches: Sequence[float], changes: Tensor) -> dict[str, Any]:
     for index, name in enumerate(("coverage_at_accuracy", "entropy_last")):
         change = changes[:, index].double()
         resampled = turning_point(reaches, weights @ change.T / seeds)
-        low, high = _ends(resampled)
+        known = seeds >= LEAST_RESAMPLED
+        low, high = map(_finite, _ends(resampled)) if known else (None, None)
         found[name] = {
             "mean": _finite(turning_point(reaches, change.mean(-1)).item()),
-            "low": _finite(low),
-            "high": _finite(high),
+            "low": low,
+            "high": high,
             "median": _finite(turning_point(reaches, change.median(-1).values).item()),
         }
     return found

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from bandpo.cli import main
 from bandpo.embedded import build_tokenizer
-from bandpo.evaluation.model import find_model, weights_fingerprint
+from bandpo.evaluation.fingerprint import weights_fingerprint
+from bandpo.evaluation.model import find_model
 from bandpo.evaluation.summary import read_summaries
 
 
@@ -184,6 +185,20 @@ def test_bad_data_is_one_message_and_writes_nothing(model, tmp_path, capsys, lin
     assert evaluate(model, tmp_path / "out", f"benchmarks=['file:{path}']") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_move_in_their_middle_are_other_weights(model, tmp_path, capsys):
+    """As those of a LoRA run do between two exports of one size."""
+    weights = torch.zeros(1 << 20)
+    save_file({"w": weights}, model / "model.safetensors")
+    assert evaluate(model, tmp_path / "out") == 0
+    weights[len(weights) // 2] = 1e-3
+    save_file({"w": weights}, model / "model.safetensors")
+    calls = len(Engine.calls)
+    assert evaluate(model, tmp_path / "out") == 2
+    assert "holds samples of another evaluation" in capsys.readouterr().err
+    assert evaluate(model, tmp_path / "out", "eval.resume=false") == 0
+    assert len(Engine.calls) > calls
 
 
 def test_a_wrong_revision(model, tmp_path, capsys, monkeypatch):

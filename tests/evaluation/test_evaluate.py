@@ -46,7 +46,7 @@ def test_samples_and_summary_agree(tmp_path):
     assert 0 < truncated < 1
     assert summary.metrics["length/truncated_frac"].value == pytest.approx(truncated)
     for estimate in summary.metrics.values():
-        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.low is None or estimate.low <= estimate.value <= estimate.high
     assert [p.id for p in summary.problems] == [f"p{i}" for i in range(12)]
     assert summary.problems[3].correct == table[3].sum()
     assert summary.scalars()["eval/toy/mean@4"] == summary.metrics["mean@4"].value
@@ -140,6 +140,20 @@ def test_changed_settings_are_refused_and_nothing_is_lost(tmp_path, change):
     with pytest.raises(UserError, match=r"another evaluation.*What differs:\n  - .* → "):
         run(tmp_path, **change)
     assert lines(tmp_path) == before
+
+
+def test_samples_kept_under_an_id_that_now_means_another_problem_are_refused(tmp_path):
+    """Neither the hash of the problems nor that of the templates looks at ids."""
+    run(tmp_path)
+    task = fake_task()
+    a, b = task.prompts[2:4]
+    relabelled = [
+        dataclasses.replace(p, problem=dataclasses.replace(p.problem, id=q.problem.id))
+        for p, q in ((a, b), (b, a))
+    ]
+    prompts = (*task.prompts[:2], *relabelled, *task.prompts[4:])
+    with pytest.raises(UserError, match=r"toy\.jsonl holds samples of another problem .* 'p3'"):
+        run(tmp_path, task=dataclasses.replace(task, prompts=prompts))
 
 
 def test_where_the_data_lies_may_change(tmp_path):
@@ -249,6 +263,24 @@ def test_majority_ignores_space_and_unreadable_references_are_named(tmp_path):
     assert per_problem_values(summary, "pass@2") == {group[0].problem_id: 0.5}
     bad = [dataclasses.replace(s, status="bad_gold") for s in group]
     assert group[0].problem_id in summarize("toy", settings, [bad]).warnings[-1]
+
+
+def test_wrong_samples_of_a_reward_that_names_no_answer_are_rivals(tmp_path):
+    """One right of four is no majority, though the wrong ones are not known by name."""
+    run(tmp_path)
+    samples = read_samples(tmp_path / "toy.jsonl")[:4]
+
+    def majority(*statuses):
+        group = [
+            dataclasses.replace(sample, status=status, extracted=None)
+            for sample, status in zip(samples, statuses, strict=True)
+        ]
+        return summarize("toy", {"n": 4}, [group]).metrics["maj@4"].value
+
+    assert majority("correct", "wrong", "wrong", "wrong") == 0
+    assert majority("correct", "correct", "wrong", "wrong") == 0.5
+    assert majority("correct", "wrong", "no_answer", "truncated") == 0.5
+    assert majority("correct", "no_answer", "no_answer", "truncated") == 1
 
 
 def test_unreadable_summaries_and_samples(tmp_path):

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from bandpo.evaluation.metrics import (
     best_at_k,
     best_per_problem,
-    bootstrap,
     maj_at_k,
     majority_per_problem,
     mean_at_k,
-    paired_difference,
     pass_at_k,
     pass_per_problem,
     powers_of_two,
@@ -162,33 +160,3 @@ def test_k_above_n_is_refused_but_for_best():
     assert best_at_k([[True, False]], 3) == 1 - 0.5**3
     with pytest.raises(ValueError, match="shape"):
         maj_at_k([[True, False]], 2, [["a"]])
-
-
-def test_the_interval_covers_as_often_as_it_says():
-    rng = np.random.default_rng(2)
-    covered = 0
-    for trial in range(300):
-        values = rng.beta(0.5, 1.5, size=80)  # mean 0.25, skewed like accuracies of hard problems
-        estimate = bootstrap(values, seed=trial, resamples=1000)
-        covered += estimate.low <= 0.25 <= estimate.high
-    assert 0.90 < covered / 300 < 0.98
-
-
-def test_the_interval_agrees_with_the_normal_one_where_that_holds():
-    values = np.random.default_rng(3).random(400)
-    estimate = bootstrap(values)
-    half = 1.96 * values.std() / 20
-    assert estimate.value == values.mean()
-    assert estimate.low == pytest.approx(values.mean() - half, abs=0.003)
-    assert estimate.high == pytest.approx(values.mean() + half, abs=0.003)
-    assert bootstrap(values) == estimate  # a function of values and seed
-
-
-def test_pairing_removes_what_problems_share():
-    rng = np.random.default_rng(4)
-    difficulty = rng.random(100)
-    a, b = difficulty, difficulty + 0.02 + 0.01 * rng.standard_normal(100)
-    paired = paired_difference(a, b)
-    assert paired.low > 0.015 and paired.high < 0.025
-    with pytest.raises(ValueError, match="equal shapes"):
-        paired_difference(a, b[1:])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from bandpo.evaluation.metrics import Estimate
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.summary import ProblemResult, Summary, write_summaries
 from bandpo.tables.runs import PlannedRun
 

@@ -53,10 +53,16 @@ def table(tmp_path):
 
 
 def half_width(*sources: tuple[float, int]) -> float:
-    """Student's 95% half-width of variances of a mean with their degrees of freedom."""
-    total = sum(variance for variance, _ in sources)
-    freedom = total**2 / sum(v**2 / degrees for v, degrees in sources)
-    return stats.t.ppf(0.975, freedom) * sqrt(total)
+    """Half of the 95% interval of variances of a mean with their degrees of freedom."""
+    return sqrt(sum(stats.t.ppf(0.975, nu) ** 2 * variance for variance, nu in sources))
+
+
+def share_ends(value: float, half: float) -> tuple[float, float]:
+    """Clopper's and Pearson's ends, in percent, for draws with that half-width."""
+    p = value / 100
+    draws = p * (1 - p) * (stats.norm.ppf(0.975) / (half / 100)) ** 2
+    low = stats.beta.ppf(0.025, p * draws, (1 - p) * draws + 1)
+    return 100 * low, 100 * stats.beta.ppf(0.975, p * draws + 1, (1 - p) * draws)
 
 
 def test_accuracies_by_hand(table):
@@ -70,7 +76,8 @@ def test_accuracies_by_hand(table):
     mean = grpo.entries["mean@4"]
     assert mean.obtained.value == pytest.approx(37.5)
     half = half_width((312.5 / 2, 1), (2812.5 / 2, 1))
-    assert mean.obtained.high - mean.obtained.value == pytest.approx(half)
+    low, high = share_ends(37.5, half)
+    assert (mean.obtained.low, mean.obtained.high) == pytest.approx((low, high))
     assert mean.paper == 50.0 and mean.to_paper.value == pytest.approx(-12.5)
     assert mean.to_paper.high == pytest.approx(mean.obtained.high - 50)
     # best@4 = 1 − (1 − c/4)⁴: 15/16 for two of four right; pass@4 is 1 for them.
@@ -139,17 +146,22 @@ def test_report_writes_all_files_and_says_what_is_not_finished(table, capsys):
     for name in [*names, "plots/mean_at_4.png", "plots/best_at_4.png", "plots/pass_at_4.png"]:
         assert (out / name).stat().st_size > 0, name
     half = half_width((312.5 / 2, 1), (2812.5 / 2, 1))
-    row = f"| grpo | amc23 | 2 | 50.00 | 37.5 ± {half:.1f} | -12.5 ± {half:.1f} |"
+    low, high = share_ends(37.5, half)
+    obtained = f"37.5 [{low:.1f}, {high:.1f}]"
+    row = f"| grpo | amc23 | 2 | 50.00 | {obtained} | -12.5 [{low - 50:+.1f}, {high - 50:+.1f}] |"
     assert row in (out / "table.md").read_text()
     assert "| band_kl | amc23 | 0 of 2 | – | – | – |" in (out / "table.md").read_text()
     page = Cells()
     page.feed((out / "table.html").read_text())
-    assert f"37.5 ± {half:.1f}" in page.found and "Fabricated & 100% <made up>" in page.found
+    assert obtained in page.found and "Fabricated & 100% <made up>" in page.found
     tex = (out / "table.tex").read_text()
-    assert r"clip\_higher & amc23 & 2 & -- & 100.0 $\pm$ 0.0" in tex
+    assert r"clip\_higher & amc23 & 2 & -- & 100.0 [?] & --" in tex  # all right: no spread
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3
     numbers = json.loads((out / "results.json").read_text())
     assert numbers[0]["entries"]["mean@4"]["obtained"]["value"] == pytest.approx(37.5)
+    (perfect,) = (n for n in numbers if (n["method"], n["benchmark"]) == ("clip_higher", "amc23"))
+    unknown = {"value": pytest.approx(100.0), "low": None, "high": None}
+    assert perfect["entries"]["mean@4"]["obtained"] == unknown
 
 
 def test_every_line_of_the_markdown_tables_has_as_many_cells_as_its_header(table):
@@ -176,6 +188,17 @@ def test_runs_on_different_benchmarks_are_not_compared(table):
     other = next(run for run in runs if run.method == "band_kl" and run.seed == 0)
     finish(other, {"amc23": [1, 2]}, [1.0] * 10)
     with pytest.raises(UserError, match="band_kl was not evaluated on aime24"):
+        accuracy_lines(collect(runs), {})
+
+
+def test_runs_on_other_contents_of_a_benchmark_are_not_compared(table):
+    _, _, runs = table
+    for run, content in zip(runs, ("a", "a", "a", "b"), strict=False):
+        summary = json.loads(run.summary.read_text())
+        for benchmark in summary.values():
+            benchmark["settings"]["dataset_sha256"] = content
+        run.summary.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match="amc23: one, clip_higher was evaluated on other problems"):
         accuracy_lines(collect(runs), {})
 
 
@@ -207,7 +230,7 @@ def test_the_entropy_study_reads_another_tables_runs(table, tmp_path, monkeypatc
     page = Path("outputs/tables/entropy/table.md").read_text()
     # Seeds 0.2 and 0.4 at the end: 0.3 ± t(1) · 0.1.
     half = stats.t.ppf(0.975, 1) * 0.1
-    assert f"| one | grpo | 2 | 9.000 ± 0.000 | 0.300 ± {half:.3f} | about 0.02 |" in page
+    assert f"| one | grpo | 2 | 9.000 ± ? | 0.300 ± {half:.3f} | about 0.02 |" in page
     assert Path("outputs/tables/entropy/plots/entropy.png").stat().st_size > 0
     assert main(["table", "entropy", "runs=nowhere"]) == 2
 

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from scipy import stats
 
 from bandpo.errors import UserError
 from bandpo.loss import Fixed
@@ -53,7 +54,7 @@ def test_a_setting(results):
     found = rows["band_kl"]["at_accuracy"]["coverage"]
     assert found["mean"] == pytest.approx(band.mean().item(), rel=1e-3)
     assert found["change"] == pytest.approx(change.mean(), rel=1e-3)
-    half = 1.96 * change.std(ddof=1) / math.sqrt(20)
+    half = stats.t.ppf(0.975, 19) * change.std(ddof=1) / math.sqrt(20)
     assert found["high"] - found["low"] == pytest.approx(2 * half, rel=1e-3)
     assert found["more"] == pytest.approx((change > 0).mean())
     assert found["change_quantiles"][2] == pytest.approx(statistics.median(change), rel=1e-3)

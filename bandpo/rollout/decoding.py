@@ -1,0 +1,84 @@
+"""Sampled tokens to the text that is judged and kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+_TAG = re.compile(r"<(/?)([A-Za-z]\w*)>")
+_REASONING = re.compile("think|thought|reason", re.IGNORECASE)
+_SYSTEM = {"role": "system", "content": "s"}
+# The middle turn is past: templates write the reasoning of the last one, if of any.
+_TURNS = [
+    {"role": "user", "content": "u"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "u"},
+]
+
+
+class Decoder:
+    """Decodes completions without the special tokens that frame them, and with all others.
+
+    Left out are the tokenizer's named special tokens (end, padding, …), those that its chat
+    template writes around turns, and the special token that ended a completion. Tags, `<x>` with
+    `</x>`, and whatever is called thinking or reasoning are never taken for framing: the verifier
+    must see where the reasoning ends.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = _special_tokens(tokenizer)
+        self._framing = _framing(tokenizer, self._special)
+
+    def __call__(self, samples: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[str]:
+        """The texts of samples, each of which was `ended` by its last token or by the limit."""
+        kept = [
+            [token for token in self._body(sample, end) if token not in self._framing]
+            for sample, end in zip(samples, ended, strict=True)
+        ]
+        texts: list[str] = self._tokenizer.batch_decode(kept, skip_special_tokens=False)
+        return texts
+
+    def _body(self, sample: Sequence[int], ended: bool) -> Sequence[int]:
+        return sample[:-1] if ended and sample and sample[-1] in self._special else sample
+
+
+def _special_tokens(tokenizer: Any) -> dict[int, str]:
+    """Token id → text of everything that transformers would leave out as special."""
+    decoder = getattr(tokenizer, "added_tokens_decoder", {})  # Mistral's own has none
+    added = {token: str(entry) for token, entry in decoder.items() if entry.special}
+    named = tokenizer.all_special_ids
+    return added | dict(zip(named, tokenizer.convert_ids_to_tokens(named), strict=True))
+
+
+def _framing(tokenizer: Any, special: Mapping[int, str]) -> frozenset[int]:
+    named = {getattr(tokenizer, f"{name}_token_id", None) for name in _NAMED}
+    texts = set(special.values())
+    around = special.keys() & set(_template_tokens(tokenizer))
+    turns = {token for token in around if not _is_content(special[token], texts)}
+    return frozenset(token for token in named | turns if token is not None)
+
+
+def _is_content(text: str, special: set[str]) -> bool:
+    """Whether a special token belongs to the content: a tag with its partner, or reasoning."""
+    if _REASONING.search(text):
+        return True
+    match = _TAG.fullmatch(text)
+    return match is not None and f"<{'' if match[1] else '/'}{match[2]}>" in special
+
+
+def _template_tokens(tokenizer: Any) -> Iterator[int]:
+    """What the chat template writes for an exchange, with and without a system turn."""
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    for turns in ([_SYSTEM, *_TURNS], _TURNS):
+        for prompted in (False, True):
+            try:
+                text = tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=prompted, tokenize=False
+                )
+            except Exception:  # a template may refuse a conversation, each in its own way
+                continue
+            yield from tokenizer(text, add_special_tokens=False)["input_ids"]
