@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from bandpo import embedded
 from bandpo.config import ModelConfig
 from bandpo.errors import UserError
 from bandpo.evaluation.model import embedded_recipe
+from bandpo.model import embedded
 
 # What the config.json of the paper's models says, so that a plan needs no network.
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": False}

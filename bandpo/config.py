@@ -57,7 +57,7 @@ class ModelConfig(Section):
     path: str = Field(
         min_length=1,
         description="`embedded` (the small policy made from a seed; `embedded:worked_share=0.02` "
-        "varies `bandpo.embedded.Recipe`), a folder or a hub id.",
+        "varies `bandpo.model.embedded.Recipe`), a folder or a hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the learner's compute and of the engine's weights."

@@ -19,12 +19,12 @@ import torch
 from results import keep
 from vs_trl import SIZES
 
-from bandpo import embedded
 from bandpo.batching import Sample
 from bandpo.config import MICRO_BATCH_TOKENS, LearnerConfig, ModelConfig
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 from bandpo.loss import BandKL, Clip, PolicyLoss, SequenceMeanTokenMean, TokenRatio
+from bandpo.model import embedded
 
 PROMPTS = {"0.9M": 8, "20M": 2}
 GROUP, TOKENS = 32, 48

@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from results import keep
 
-from bandpo import embedded
 from bandpo.batching import (
     Batch,
     PackedBatch,
@@ -28,6 +27,7 @@ from bandpo.batching import (
 )
 from bandpo.learner.attention import BY_SEQUENCE
 from bandpo.learner.logprobs import PolicyNetwork
+from bandpo.model import embedded
 
 LAYOUTS: dict[str, tuple[type[Batch], str]] = {
     "padded": (PaddedBatch, "sdpa"),

@@ -30,8 +30,8 @@ from statistics import median
 from results import keep
 from turns import Contender
 
-from bandpo import embedded
 from bandpo.data import arithmetic
+from bandpo.model import embedded
 
 HERE = Path(__file__).parent
 SIZES = {

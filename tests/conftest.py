@@ -57,7 +57,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     made: dict[Any, Path] = {}
 
     def make(**settings: Any) -> Path:
-        from bandpo import embedded
+        from bandpo.model import embedded
 
         key = tuple(sorted(settings.items()))
         if key not in made:
@@ -85,7 +85,7 @@ def untrained_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        from bandpo import embedded
+        from bandpo.model import embedded
 
         key = (kind, repr(sorted(settings.items())))
         if key not in made:

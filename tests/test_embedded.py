@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from bandpo import embedded
 from bandpo.data import arithmetic
-from bandpo.embedded import Recipe
 from bandpo.errors import UserError
 from bandpo.evaluation.model import embedded_recipe
+from bandpo.model import embedded
+from bandpo.model.embedded import Recipe
 from bandpo.reward import MathVerifier
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from typing import Literal
 
 from bandpo.types import Problem
@@ -38,6 +39,11 @@ def partial_sums(terms: list[int]) -> list[int]:
 def expression_of(terms: list[int]) -> str:
     """`[7, 5, -3]` written as `7+5-3`."""
     return str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:])
+
+
+def terms_of(expression: str) -> list[int]:
+    """`7+5-3` read as `[7, 5, -3]`."""
+    return [int(term) for term in re.findall(r"[+-]?\d+", expression)]
 
 
 def worked_solution(terms: list[int], opening: str = "") -> str:

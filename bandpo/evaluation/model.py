@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
-from bandpo import embedded
 from bandpo.cache import cache_dir
 from bandpo.errors import UserError
 from bandpo.evaluation.fingerprint import weights_fingerprint
+from bandpo.model import embedded
 from bandpo.model.files import check_files, refuse_pointers, weight_files
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -77,7 +77,7 @@ def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSou
 
     Of a run the newest checkpoint with an hf/ folder is taken. `seed` is that of the embedded
     policy, which is made on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant
-    of it (`bandpo.embedded.Recipe`).
+    of it (`bandpo.model.embedded.Recipe`).
     Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
     makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
     """

@@ -8,9 +8,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast, PythonBackend
 
-from bandpo import embedded
 from bandpo.data.prompts import NONE, PromptTemplate, build_prompts
 from bandpo.errors import UserError
+from bandpo.model import embedded
 from bandpo.types import Problem
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "</s>", "<unk>"]

@@ -13,10 +13,10 @@ from tokenizers import AddedToken
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bandpo.cli import main
-from bandpo.embedded import build_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import Sample, read_samples
 from bandpo.evaluation.summary import read_summaries, summarize, write_summaries
+from bandpo.model.embedded import build_tokenizer
 from bandpo.reward.score import STATUSES, VERDICTS
 
 CHAIN = ["<|assistant|>", "<think>", "7", "</think>", r"\boxed{", "9", "}", "<|end|>"]

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from bandpo import embedded
 from bandpo.data.prompts import build_prompts
 from bandpo.errors import UserError
+from bandpo.model import embedded
 from bandpo.model.vocabulary import end_tokens, examine_tokenizer
 from bandpo.types import Problem, Prompt
 

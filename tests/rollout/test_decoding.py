@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AddedToken
 
-from bandpo.embedded import build_tokenizer
+from bandpo.model.embedded import build_tokenizer
 from bandpo.reward import MathReward, MathVerifier
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.hf import HFGenerate
