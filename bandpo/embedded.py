@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import random
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +20,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from bandpo.cache import cache_dir
+from bandpo.cache import cache_dir, made_aside
 from bandpo.data import arithmetic
 
 CHAT_TEMPLATE = (
@@ -168,14 +166,7 @@ def ensure(recipe: Recipe) -> Path:
         progress.print(f"making the embedded policy, once: {recipe.warmup_steps} warm-up steps")
         task = progress.add_task("warm-up", total=recipe.warmup_steps)
         model, tokenizer = warm_up(recipe, lambda step, loss: progress.advance(task))
-    # Made aside and renamed, so that ranks and runs that race for it never see half of it.
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    try:
-        aside.rename(folder)
-    except OSError:
-        shutil.rmtree(aside)
-        if not folder.is_dir():
-            raise
+    with made_aside(folder) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
     return folder

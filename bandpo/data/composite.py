@@ -7,15 +7,13 @@ import hashlib
 import inspect
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bandpo.cache import cache_dir
+from bandpo.cache import cache_dir, made_aside
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
@@ -129,20 +127,13 @@ def _make(
         "rows": len(problems),
         "sha256": content_sha256(problems),
     }
-    # Made aside and renamed, so that ranks and runs that race for it never see half of it.
-    aside = place.with_name(f"{place.name}.{os.getpid()}")
-    aside.mkdir(parents=True)
-    with (aside / "train.jsonl").open("w", encoding="utf-8") as file:
-        for p in problems:
-            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
-            file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
-    (aside / "dataset.json").write_text(json.dumps(stamp, indent=2, default=str) + "\n")
-    try:
-        aside.rename(place)
-    except OSError:
-        shutil.rmtree(aside)
-        if not place.is_dir():
-            raise
+    with made_aside(place) as aside:
+        with (aside / "train.jsonl").open("w", encoding="utf-8") as file:
+            for p in problems:
+                row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
+                file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
+        text = json.dumps(stamp, indent=2, default=str) + "\n"
+        (aside / "dataset.json").write_text(text, encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import pickle
 import re
 import shutil
@@ -17,7 +16,7 @@ from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
 from bandpo import embedded
-from bandpo.cache import cache_dir
+from bandpo.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -122,10 +121,10 @@ def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
         weights: dict[str, Any] = {}
         for path in pickles:
             weights |= _read_pickle(path)
-        aside = copy.with_name(f"{copy.name}.{os.getpid()}")
-        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
-        save_torch_state_dict(weights, str(aside))
-        aside.rename(copy)
+        pickled = shutil.ignore_patterns("*.bin", "*.pt", "*.pth")
+        with made_aside(copy) as aside:
+            shutil.copytree(folder, aside, ignore=pickled, dirs_exist_ok=True)
+            save_torch_state_dict(weights, str(aside))
     return copy
 
 
