@@ -67,12 +67,13 @@ def _new_folder(folder: Path) -> tuple[Path, int]:
     while True:
         aside = folder.with_name(f"{folder.name}.{socket.gethostname()}-{uuid4().hex}")
         aside.mkdir()
-        handle = os.open(aside, os.O_RDONLY)
-        with suppress(OSError):  # not every network file system can lock a folder
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        if aside.exists():  # another may have taken it for abandoned before it was locked
-            return aside, handle
-        os.close(handle)
+        with suppress(FileNotFoundError):  # another took it for abandoned before it was locked
+            handle = os.open(aside, os.O_RDONLY)
+            with suppress(OSError):  # not every network file system can lock a folder
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            if aside.exists():
+                return aside, handle
+            os.close(handle)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -80,23 +81,21 @@ def _remove_abandoned(folder: Path) -> None:
     made = re.compile(rf"{re.escape(folder.name)}\.(?:\d+|(.+)-[0-9a-f]{{32}})")
     for path in folder.parent.glob("*"):
         match = made.fullmatch(path.name)
-        if match is None or _is_locked(path):
-            continue
-        with suppress(OSError):  # another process may have been quicker
-            old = time.time() - path.stat().st_mtime > FORGOTTEN_S
-            if old or match[1] == socket.gethostname():
-                shutil.rmtree(path)
+        with suppress(OSError):  # locked, without locks, or removed by another that was quicker
+            if match and (match[1] == socket.gethostname() or _age(path) > FORGOTTEN_S):
+                _remove_unlocked(path)
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
+def _remove_unlocked(folder: Path) -> None:
+    """Raises OSError where somebody holds the lock, or where it cannot be told."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # where it cannot be told, as on some network file systems, all is left alone
-        return True
+        shutil.rmtree(folder)  # while the lock is held: its maker may just be about to take it
     finally:
         os.close(handle)
-    return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since it last changed."""
+    return time.time() - path.stat().st_mtime
