@@ -57,7 +57,7 @@ class Beginning:
         if self.checkpoint is not None:
             return self.checkpoint.folder.resolve().parent == (folder / "checkpoints").resolve()
         try:
-            before = yaml.safe_load((folder / "config.yaml").read_text())
+            before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return False
         goes_on = self.config.trainer.resume == "auto" and isinstance(before, dict)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
 
+from bandpo.console import secure_streams
 from bandpo.errors import RunHalted, UserError
 from bandpo.launcher import die_with_launcher, tell_launcher
 from bandpo.redaction import RedactingFormatter, redact
@@ -81,6 +82,7 @@ def _without_wrapping() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
+    secure_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # DeepSpeed's launcher adds --local_rank, which the environment says as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
@@ -111,9 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # all ranks say the same
             print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output (head, less) has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE  # what a shell says of others that end so
     except KeyboardInterrupt:
         print(f"bandpo {command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -152,7 +152,7 @@ class Job:
         """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
         seed_everything(self.config.seed)
         if checkpoint and (file := random_file(checkpoint.folder, self.ranks.rank)).exists():
-            restore_random_state(json.loads(file.read_text()))
+            restore_random_state(json.loads(file.read_text(encoding="utf-8")))
 
     def _tracker(self, beginning: Beginning) -> Tracker:
         config = self.config
@@ -455,7 +455,7 @@ class Job:
     def _save_random_state(self, folder: Path) -> None:
         file = random_file(folder, self.ranks.rank)
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()))
+        file.write_text(json.dumps(random_state()), encoding="utf-8")
 
     def _save_policy(self, folder: Path) -> None:
         self.learner.save_hf(folder / "hf", self.tokenizer)
@@ -465,7 +465,7 @@ class Job:
             return
         facts = {"train problems": len(self.sampler), "bandpo commit": git_commit() or "unknown"}
         card = model_card(self.config, step, scores, self._command, facts)
-        (folder / "hf" / "README.md").write_text(redact(card))
+        (folder / "hf" / "README.md").write_text(redact(card), encoding="utf-8")
 
 
 def random_file(checkpoint: Path, rank: int) -> Path:

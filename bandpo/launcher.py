@@ -34,4 +34,4 @@ def tell_launcher(traceback: str) -> None:
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         facts = {"py_callstack": traceback, "timestamp": str(int(time.time()))}
         message = {"message": traceback.strip().splitlines()[-1], "extraInfo": facts}
-        Path(path).write_text(json.dumps({"message": message}))
+        Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")

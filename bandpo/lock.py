@@ -19,7 +19,7 @@ def only_one(folder: Path) -> Iterator[None]:
     The system frees it when its holder ends, however that happens.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("w") as lock:
+    with (folder / NAME).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -30,7 +30,7 @@ def only_one(folder: Path) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Whether a process has the folder's lock."""
     try:
-        with (folder / NAME).open("r+") as lock:
+        with (folder / NAME).open("r+", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -42,5 +42,5 @@ def is_held(folder: Path) -> bool:
 def wait_until_free(folder: Path) -> None:
     """Returns once no process has the folder's lock."""
     if (folder / NAME).exists():
-        with (folder / NAME).open("r+") as lock:
+        with (folder / NAME).open("r+", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

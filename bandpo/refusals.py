@@ -73,17 +73,19 @@ def write_bundle(
     metrics.jsonl           its last lines
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"samples-rank{ranks.rank}.jsonl").open("w") as file:
+    with (folder / f"samples-rank{ranks.rank}.jsonl").open("w", encoding="utf-8") as file:
         for sample in samples:
             file.write(json.dumps(_record(sample, result)) + "\n")
     if ranks.is_first:
-        (folder / "update.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
+        text = json.dumps(asdict(result), indent=2) + "\n"
+        (folder / "update.json").write_text(text, encoding="utf-8")
         for name in ("config.yaml", "run.json"):
             if (run / name).exists():
                 shutil.copy(run / name, folder)
         if (run / "metrics.jsonl").exists():
-            lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-            (folder / "metrics.jsonl").write_text("".join(lines[-METRIC_LINES:]))
+            text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+            last = text.splitlines(keepends=True)[-METRIC_LINES:]
+            (folder / "metrics.jsonl").write_text("".join(last), encoding="utf-8")
     ranks.barrier()
 
 

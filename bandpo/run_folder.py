@@ -66,9 +66,10 @@ def _cut_lines(metrics: Path, step: int, kept: Path | None) -> None:
         return
     if kept is not None:
         shutil.copy2(metrics, kept)
-    lines = [line for line in metrics.read_text().splitlines() if _step_of(line) <= step]
+    written = metrics.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in written if _step_of(line) <= step]
     aside = metrics.with_suffix(".partial")
-    with aside.open("w") as file:
+    with aside.open("w", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())

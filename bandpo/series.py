@@ -15,6 +15,7 @@ from threading import Lock
 
 from bandpo.composition import compose
 from bandpo.config import Config
+from bandpo.console import secure_streams
 from bandpo.errors import UserError
 from bandpo.host import Host
 from bandpo.train import run
@@ -81,12 +82,13 @@ def _worker(processes: int) -> ProcessPoolExecutor:
     """One fresh process; a worker that breaks takes only its own task with it."""
     share = max(1, (os.cpu_count() or 1) // processes)
     return ProcessPoolExecutor(
-        1, mp_context=get_context("spawn"), initializer=partial(_take_threads, share)
+        1, mp_context=get_context("spawn"), initializer=partial(_prepare, share)
     )
 
 
-def _take_threads(threads: int) -> None:
-    """vLLM and torch read it when they first start threads, which is after this."""
+def _prepare(threads: int) -> None:
+    """Of a worker's own: streams, and threads, which vLLM and torch count when they start some."""
+    secure_streams()
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -146,7 +146,7 @@ class Tracker:
         path = self.folder / "metrics.jsonl"
         if not self._active or not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step."""
@@ -272,9 +272,8 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, check=True)
+        return done.stdout.decode(errors="replace").strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
@@ -303,7 +302,7 @@ def hardware() -> dict[str, Any]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")

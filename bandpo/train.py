@@ -7,6 +7,7 @@ from functools import partial
 
 from bandpo.composition import compose
 from bandpo.config import Config
+from bandpo.console import secure_streams
 from bandpo.host import Host
 from bandpo.job import Job
 from bandpo.learner.deepspeed import update_metrics
@@ -102,6 +103,7 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
 
     `command` is what model cards say of how it was started.
     """
+    secure_streams()
     with Job(config, host, command) as job:
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)

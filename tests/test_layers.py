@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
-    {"errors", "types", "cache", "launcher", "lock", "redaction"},
+    {"errors", "types", "cache", "console", "launcher", "lock", "redaction"},
     {"composition", "config", "cross_checks", "overrides", "resume"},
     {"data", "reward", "advantage", "batching", "loss", "model"},
     {"rollout", "learner", "weight_sync"},

@@ -7,8 +7,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bandpo.cache import cache_dir
+from bandpo.cache import cache_dir, made_aside
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
@@ -142,21 +140,9 @@ def _make(
         "rows": len(problems),
         "sha256": content_sha256(problems),
     }
-    # Made aside and renamed, so that ranks and runs that race for it never see half of it.
-    aside = place.with_name(f"{place.name}.{os.getpid()}")
-    aside.mkdir(parents=True)
-    try:
+    with made_aside(place) as aside:
         _write(aside, problems, stamp)
         read(aside)  # what could not be read again is not kept
-    except Exception:
-        shutil.rmtree(aside)
-        raise
-    try:
-        aside.rename(place)
-    except OSError:
-        shutil.rmtree(aside)
-        if not place.is_dir():
-            raise
 
 
 def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> None:
@@ -164,7 +150,8 @@ def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> 
         for p in problems:
             row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
             file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
-    (folder / "dataset.json").write_text(json.dumps(stamp, indent=2, default=str) + "\n")
+    text = json.dumps(stamp, indent=2, default=str) + "\n"
+    (folder / "dataset.json").write_text(text, encoding="utf-8")
 
 
 def _warn_of_lost_sources(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import re
 import shutil
@@ -15,7 +14,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
-from bandpo.cache import cache_dir
+from bandpo.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.evaluation.fingerprint import weights_fingerprint
 from bandpo.model import embedded
@@ -143,10 +142,10 @@ def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
         weights: dict[str, Any] = {}
         for path in pickles:
             weights |= _read_pickle(path)
-        aside = copy.with_name(f"{copy.name}.{os.getpid()}")
-        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.pth"))
-        save_torch_state_dict(weights, str(aside))
-        aside.rename(copy)
+        pickled = shutil.ignore_patterns("*.bin", "*.pt", "*.pth")
+        with made_aside(copy) as aside:
+            shutil.copytree(folder, aside, ignore=pickled, dirs_exist_ok=True)
+            save_torch_state_dict(weights, str(aside))
     return copy
 
 

@@ -45,13 +45,13 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """The loop's own state; raises UserError for a folder that is no checkpoint."""
         try:
-            return json.loads((self.folder / "state.json").read_text())
+            return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a complete checkpoint: {error}") from None
 
     def settings(self) -> dict[str, Any]:
         """The configuration that it was trained with."""
-        return yaml.safe_load((self.folder / "config.yaml").read_text())
+        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
 
     def score(self, metric: str) -> float | None:
         """The value of a metric at its step; None where it was not measured."""
@@ -92,8 +92,9 @@ def write_checkpoint(
         aside.mkdir(parents=True)
 
     def describe() -> list[str]:
-        (aside / "state.json").write_text(json.dumps(state, indent=2))
-        (aside / "config.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        (aside / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        text = yaml.safe_dump(dict(settings), sort_keys=False)
+        (aside / "config.yaml").write_text(text, encoding="utf-8")
         return files_below(aside)
 
     def publish() -> None:

@@ -179,7 +179,7 @@ def _build_operators(folder: Path) -> None:
     from deepspeed.comm.torch import build_shm_op
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "building").open("w") as turn:
+    with (folder / "building").open("w", encoding="utf-8") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the process that holds it
         for left in folder.glob("*/lock"):
             left.unlink()

@@ -43,7 +43,7 @@ def files_below(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path, seals: Mapping[str, Seal]) -> None:
     """Writes manifest.json and flushes it and every folder below, so that all names last."""
-    with (folder / MANIFEST).open("w") as file:
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(dict(sorted(seals.items())), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
@@ -62,7 +62,7 @@ def flush_folder(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Seal]:
     """The manifest of a folder; OSError or ValueError where there is none that can be read."""
-    return json.loads((folder / MANIFEST).read_text())
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
 def broken(folder: Path, seals: Mapping[str, Seal]) -> str | None:

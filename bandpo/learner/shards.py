@@ -130,6 +130,7 @@ def _convert(engine: Path, target: Path) -> None:
     # Stages 1 and 2 save no description of tensor parallelism, which this learner does not use.
     command += ["--inject_missing_state"]
     command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True)
     if done.returncode:
-        raise OSError((done.stderr.strip() or "no message").splitlines()[-1])
+        said = done.stderr.decode(errors="replace").strip()
+        raise OSError((said or "no message").splitlines()[-1])

@@ -25,7 +25,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "metrics.jsonl"
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; is {folder} the folder of a run?") from None
     lines = [line for line in lines if line.endswith("\n")]

@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
     with _progress(sum(map(count_tokens, files))) as on_progress:
         replayed = replay(files, methods, on_progress)
     # Files first: whoever reads the tables through `head` has them too.
-    (out / "replay.json").write_text(json.dumps(replayed.to_json(), indent=2) + "\n")
+    text = json.dumps(replayed.to_json(), indent=2) + "\n"
+    (out / "replay.json").write_text(text, encoding="utf-8")
     draw(replayed, out / "replay.png")
     console = Console()
     for table in tables(replayed):

@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
         report = disagreement_report(groups, reward, ReleaseReward(), ("math", "release"))
     print(report.render(arguments.examples))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report.summary(), indent=2) + "\n")
+        text = json.dumps(report.summary(), indent=2) + "\n"
+        arguments.json.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -53,7 +54,8 @@ def saved_groups(paths: Iterable[Path]) -> Iterator[Group]:
 
 def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        lines = path.read_text().rstrip("\n").split("\n")  # not splitlines: U+2028 is text
+        # Not splitlines: U+2028 is text.
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     for number, line in enumerate(lines, 1):

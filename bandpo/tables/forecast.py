@@ -133,7 +133,8 @@ def write_configs(folder: Path, runs: Sequence[PlannedRun]) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for run in runs:
         path = target / f"{run.config.run.name}.yaml"
-        path.write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+        text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
+        path.write_text(text, encoding="utf-8")
     return target
 
 

@@ -217,7 +217,7 @@ def write_slurm(
     )
     commands = folder / "commands.txt"
     lines = [f"{launcher} {shlex.join(run.overrides)}\n" for run in runs]
-    commands.write_text("".join(lines))
+    commands.write_text("".join(lines), encoding="utf-8")
     script = folder / f"{name}.sbatch"
     script.write_text(
         _ARRAY.format(
@@ -230,6 +230,7 @@ def write_slurm(
             folder=folder.absolute(),
             workdir=shlex.quote(str(Path.cwd())),
             commands=shlex.quote(str(commands.absolute())),
-        )
+        ),
+        encoding="utf-8",
     )
     return [commands, script]

@@ -110,7 +110,8 @@ class Study:
         finally:
             torch.set_num_threads(threads)
         results["command"] = "bandpo table tabular" + (" --smoke" if smoke else "")
-        (folder / "results.json").write_text(json.dumps(_rounded(results)) + "\n")
+        text = json.dumps(_rounded(results)) + "\n"
+        (folder / "results.json").write_text(text, encoding="utf-8")
         write_table(results, folder / "table.md")
         draw_settings(results, folder / "settings.png")
         draw_phase(results, folder / "phase.png")
