@@ -19,6 +19,7 @@ from bandpo.errors import UserError
 from bandpo.evaluation.fingerprint import weights_fingerprint
 from bandpo.model import embedded
 from bandpo.model.files import check_files, refuse_pointers, weight_files
+from bandpo.model.warm_up import ensure
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -81,7 +82,7 @@ def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSou
     makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
     """
     if recipe := embedded_recipe(spec, seed):
-        return ModelSource(spec, str(embedded.ensure(recipe)))
+        return ModelSource(spec, str(ensure(recipe)))
     folder = Path(spec).expanduser()
     # Not every checkpoint of a run has an hf/ folder (trainer.save_hf_every).
     in_run = sorted(folder.glob("checkpoints/step_*/hf"), reverse=True)

@@ -11,20 +11,10 @@ made at first use by `bandpo.model.warm_up`, and proved to be what their recipe 
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-
-from bandpo.cache import cache_dir, made_aside
-
-SHIPPED = Path(__file__).parent / "shipped"
-"""The folder of the default policy, `Recipe()`, made by `scripts/make_embedded_policy.py`."""
-
-REVISION = 2
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -96,27 +86,3 @@ def build_model(recipe: Recipe, vocabulary: int) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return Qwen2ForCausalLM(config).float()
-
-
-def ensure(recipe: Recipe) -> Path:
-    """The folder of an embedded policy, made on first use and complete whenever it exists.
-
-    Raises `UserError` where the warm-up does not come to what the recipe says.
-    """
-    if recipe == Recipe():
-        return SHIPPED
-    folder = cache_dir() / f"embedded-{recipe.seed}-{_fingerprint(recipe)}"
-    if not folder.is_dir():
-        from bandpo.model.warm_up import warm_up
-
-        with Console(stderr=True).status("making an embedded policy, once") as status:
-            model = warm_up(recipe, lambda step, policy: status.update(f"step {step}: {policy}"))
-        with made_aside(folder) as aside:
-            model.save_pretrained(aside)
-            build_tokenizer().save_pretrained(aside)
-    return folder
-
-
-def _fingerprint(recipe: Recipe) -> str:
-    """Changes with the recipe; `REVISION` is raised when what is made of the same one changes."""
-    return hashlib.sha256(f"{REVISION}{asdict(recipe)}".encode()).hexdigest()[:12]

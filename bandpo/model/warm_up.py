@@ -6,19 +6,27 @@ gives the same one everywhere. What every machine can have is a policy with the 
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from bandpo.cache import cache_dir, made_aside
 from bandpo.data import arithmetic
 from bandpo.errors import UserError
 from bandpo.model.embedded import Recipe, build_model, build_tokenizer
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""The folder of the default policy, `Recipe()`, made by `scripts/make_embedded_policy.py`."""
+REVISION = 2
+"""Raised when another policy is made of the same recipe, so that the cache makes it anew."""
 PROBED = 200
 """Held-out problems that a policy is proved on."""
 LEAST_RIGHT = 0.85
@@ -67,6 +75,26 @@ class Proof:
 Report = Callable[[int, Proof], None]
 
 
+def ensure(recipe: Recipe) -> Path:
+    """The folder of an embedded policy, made on first use and complete whenever it exists.
+
+    Raises `UserError` where the warm-up does not come to what the recipe says.
+    """
+    if recipe == Recipe():
+        return SHIPPED
+    name = hashlib.sha256(f"{REVISION}{asdict(recipe)}".encode()).hexdigest()[:12]
+    folder = cache_dir() / f"embedded-{recipe.seed}-{name}"
+    if not folder.is_dir():
+        console = Console(stderr=True)
+        console.print("making an embedded policy, once; this takes a few minutes", highlight=False)
+        with console.status("") as status:
+            model = warm_up(recipe, lambda step, proof: status.update(f"step {step}: {proof}"))
+        with made_aside(folder) as aside:
+            model.save_pretrained(aside)
+            build_tokenizer().save_pretrained(aside)
+    return folder
+
+
 def warm_up(recipe: Recipe, report: Report = lambda step, proof: None) -> Any:
     """A policy that is proved to be what the recipe says, in float32.
 
@@ -75,7 +103,7 @@ def warm_up(recipe: Recipe, report: Report = lambda step, proof: None) -> Any:
     of both ways follow until the proof holds. `report` is called with the step and its proof.
     Raises `UserError` where that takes more than `recipe.max_steps`.
     """
-    run = _WarmUp(recipe, report)
+    run = WarmUp(recipe, report)
     lr, proof = recipe.lr, run.prove()
     found = False
     while proof.worked_right < SKILLED:
@@ -95,7 +123,7 @@ def warm_up(recipe: Recipe, report: Report = lambda step, proof: None) -> Any:
     return run.model.eval()
 
 
-class _WarmUp:
+class WarmUp:
     """The state of a warm-up, which takes steps and proves what has come of them."""
 
     def __init__(self, recipe: Recipe, report: Report) -> None:
