@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandpo import embedded
 from bandpo.cache import FORGOTTEN_S, cache_dir, made_aside
 from bandpo.data.composite import build
 from bandpo.errors import UserError
 from bandpo.evaluation.model import find_model
+from bandpo.model import warm_up
+from bandpo.model.embedded import Recipe, build_model
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = embedded.Recipe(hidden_size=16, intermediate_size=16, layers=1, heads=1, warmup_steps=1)
+QUICK = Recipe(hidden_size=16, intermediate_size=16, layers=1, heads=1)
 
 
 @pytest.fixture
@@ -41,15 +42,11 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_policy_is_made_beside_what_a_kill_has_left(cache, monkeypatch):
-    def impatient(recipe, report):
-        tokenizer = embedded.build_tokenizer()
-        return embedded.build_model(recipe, len(tokenizer)), tokenizer
-
-    monkeypatch.setattr(embedded, "warm_up", impatient)
-    made = embedded.ensure(QUICK)
+    monkeypatch.setattr(warm_up, "warm_up", lambda recipe, report: build_model(recipe, 262))
+    made = warm_up.ensure(QUICK)
     made.rename(made.with_name("away"))
     (left_by_a_kill(made) / "half.json").touch()
-    assert embedded.ensure(QUICK) == made
+    assert warm_up.ensure(QUICK) == made
     assert names(made) == names(made.with_name("away"))
 
 

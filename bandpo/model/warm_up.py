@@ -31,7 +31,7 @@ PROBED = 200
 """Held-out problems that a policy is proved on."""
 LEAST_RIGHT = 0.85
 """Share of the worked solutions that must be right."""
-SKILLED = 0.98
+SKILLED = 0.97
 """The same before bare answers are learned beside them, which costs some of it."""
 CHECK_EVERY = 50
 BLOCK = 600

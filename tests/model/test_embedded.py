@@ -1,17 +1,24 @@
 """The embedded task and policy: no leak, no restated answer, the same from the same seed."""
 
+import dataclasses
+import hashlib
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bandpo.data import arithmetic
 from bandpo.errors import UserError
-from bandpo.evaluation.model import embedded_recipe
-from bandpo.model import embedded
-from bandpo.model.embedded import Recipe
+from bandpo.evaluation.model import embedded_recipe, find_model
+from bandpo.model import warm_up
+from bandpo.model.embedded import Recipe, build_model, build_tokenizer
+from bandpo.model.warm_up import PROBED, SHIPPED, Proof, WarmUp, ensure, prove
 from bandpo.reward import MathVerifier
+
+SHIPPED_SHA256 = "04589f5836bcae92a331c3bdf2866fc728d501e946dad6fdbf08a13329ef1fdc"
 
 
 def test_held_out_problems_never_occur_in_training():
@@ -48,7 +55,7 @@ def test_the_verifier_takes_solutions_and_refuses_restatements():
 
 
 def test_the_tokenizer_takes_any_text_and_gives_it_back():
-    tokenizer = embedded.build_tokenizer()
+    tokenizer = build_tokenizer()
     text = "7+2=9;\\boxed{9} — ∫ π 数 🙂"
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -59,21 +66,117 @@ def test_the_tokenizer_takes_any_text_and_gives_it_back():
     assert chat == "<|user|>hi<|end|><|assistant|>"
 
 
-def test_the_warm_up_is_determined_by_the_recipe_and_cached(tmp_path, monkeypatch):
+def test_the_default_policy_ships_and_has_the_bits_that_all_machines_start_from(monkeypatch):
+    monkeypatch.setenv("BANDPO_CACHE", "/dev/null/nowhere")  # it needs no cache
+    folder = Path(find_model("embedded").path)
+    assert folder == SHIPPED
+    weights = (folder / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == SHIPPED_SHA256
+    assert len(weights) < 1.2e6
+    model = build_model(Recipe(), 262)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.config.to_diff_dict().keys() >= {"hidden_size", "num_hidden_layers"}
+    assert {n: p.shape for n, p in loaded.named_parameters()} == {
+        n: p.shape for n, p in model.named_parameters()
+    }
+    shipped, built = AutoTokenizer.from_pretrained(folder), build_tokenizer()
+    assert shipped.get_vocab() == built.get_vocab() and len(shipped) == 262
+    assert shipped.chat_template == built.chat_template
+    assert (shipped.eos_token_id, shipped.pad_token_id) == (built.eos_token_id, built.pad_token_id)
+
+
+def test_the_shipped_policy_is_what_its_recipe_says_and_samples_say_the_same():
+    model = AutoModelForCausalLM.from_pretrained(SHIPPED).eval()
+    tokenizer = build_tokenizer()
+    proof = prove(model, tokenizer)
+    assert proof.holds_for(Recipe()) and proof.worked_right >= 0.85 and 0.1 < proof.accuracy < 0.4
+    torch.manual_seed(0)
+    worked, right, both = 0, 0, 0
+    problems = arithmetic.problems("heldout", PROBED, seed=1)
+    for start in range(0, PROBED, 50):
+        part = problems[start : start + 50]
+        texts = [f"<|user|>{p.problem}<|end|><|assistant|>" for p in part]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        drawn = model.generate(
+            **inputs, do_sample=True, top_k=0, max_new_tokens=60, num_return_sequences=8
+        )
+        answers = tokenizer.batch_decode(drawn[:, inputs["input_ids"].shape[1] :])
+        for answer, problem in zip(answers, [p for p in part for _ in range(8)], strict=True):
+            is_right = rf"\boxed{{{problem.answer}}}<|end|>" in answer
+            is_worked = not answer.startswith(r"\boxed{")
+            worked, right, both = (
+                worked + is_worked,
+                right + is_right,
+                both + (is_worked * is_right),
+            )
+    n = PROBED * 8
+    assert right / n == pytest.approx(proof.accuracy, abs=4 * (0.25 / n) ** 0.5)
+    assert worked / n == pytest.approx(proof.worked_share, abs=4 * (0.25 / n) ** 0.5)
+    assert both / worked == pytest.approx(proof.worked_right, abs=4 * (0.25 / worked) ** 0.5)
+
+
+def test_a_policy_that_is_not_what_its_recipe_says_never_gets_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BANDPO_CACHE", str(tmp_path))
-    recipe = embedded.Recipe(hidden_size=32, heads=1, layers=1, warmup_steps=3, batch_size=4)
-    folder = embedded.ensure(recipe)
-    made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert embedded.ensure(recipe) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == made
-    model, _ = embedded.warm_up(recipe)
-    again, _ = embedded.warm_up(recipe)
-    for a, b in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
+    small = Recipe(hidden_size=32, heads=1, layers=1, batch_size=4, max_steps=60)
+    with pytest.raises(UserError, match=r"no embedded policy after 100 warm-up steps.*max_steps"):
+        ensure(small)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("proof", "holds"),
+    [
+        (Proof(0.2, 0.9, 0.25), True),
+        (Proof(0.2, 0.84, 0.24), False),  # worked solutions with wrong steps
+        (Proof(0.1, 0.9, 0.099), False),
+        (Proof(0.41, 0.9, 0.39), False),  # given more often than asked
+        (Proof(0.3, 0.9, 0.41), False),
+    ],
+)
+def test_what_is_proved_of_the_default_recipe(proof, holds):
+    assert proof.holds_for(Recipe()) == holds
+
+
+def test_the_warm_up_goes_on_until_the_proof_holds(monkeypatch):
+    skills = [0.0, 0.2, 0.4, 0.97, 0.99]
+    proofs = [Proof(1.0, skill, skill) for skill in skills]
+    proofs += [Proof(0.2, 0.80, 0.2), Proof(0.2, 0.84, 0.2), Proof(0.2, 0.86, 0.2)]
+    script = iter(proofs)
+    monkeypatch.setattr(warm_up, "prove", lambda *_: next(script))
+    monkeypatch.setattr(warm_up, "BLOCK", 5)
+    seen = []
+    small = Recipe(hidden_size=16, heads=1, layers=1, batch_size=1)
+    warm_up.warm_up(small, lambda step, proof: seen.append((step, proof)))
+    assert [proof for _, proof in seen] == proofs
+    assert [step for step, _ in seen] == [0, 50, 100, 150, 200, 205, 210, 215]
+
+
+def test_the_same_recipe_takes_the_same_steps_on_one_machine():
+    def after_three_steps():
+        run = WarmUp(Recipe(hidden_size=32, heads=1, layers=1, batch_size=4), lambda *_: None)
+        for share in (1.0, 0.5, 0.0):
+            run.step(1e-3, share)
+        return run.model.state_dict()
+
+    first, again = after_three_steps(), after_three_steps()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_policy_is_made_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("BANDPO_CACHE", str(tmp_path))
+    proved = []
+
+    def prove_at_once(*_):
+        proved.append(1)
+        return Proof(0.2, 0.99, 0.2)
+
+    monkeypatch.setattr(warm_up, "prove", prove_at_once)
+    small = Recipe(hidden_size=32, heads=1, layers=1)
+    folder = ensure(small)
+    assert ensure(small) == folder and len(proved) == 1
     assert re.fullmatch(r"embedded-0-[0-9a-f]{12}", folder.name)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    other = embedded.Recipe(hidden_size=32, heads=1, layers=1, warmup_steps=3, seed=1)
-    assert embedded.ensure(other) != folder
+    assert ensure(dataclasses.replace(small, seed=1)) != folder
 
 
 @pytest.mark.parametrize(
