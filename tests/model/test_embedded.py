@@ -138,7 +138,7 @@ def test_what_is_proved_of_the_default_recipe(proof, holds):
 
 
 def test_the_warm_up_goes_on_until_the_proof_holds(monkeypatch):
-    skills = [0.0, 0.2, 0.4, 0.97, 0.99]
+    skills = [0.0, 0.2, 0.4, 0.96, 0.99]
     proofs = [Proof(1.0, skill, skill) for skill in skills]
     proofs += [Proof(0.2, 0.80, 0.2), Proof(0.2, 0.84, 0.2), Proof(0.2, 0.86, 0.2)]
     script = iter(proofs)
