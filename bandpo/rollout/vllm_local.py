@@ -27,6 +27,7 @@ OLDEST_VLLM = (0, 27, 1)
 # On a CPU: tokens of a block of the cache, and the most that the cache may take.
 BLOCK = 128
 MOST_CACHE = 2**30
+HEAD = "lm_head.weight"
 
 T = TypeVar("T")
 
@@ -87,6 +88,12 @@ def _process_group_kept() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group = destroy
+
+
+def _has_head(model: torch.nn.Module) -> bool:
+    """Whether a model of vLLM has a head beside its embedding, even if it shares its weight."""
+    names = (name for name, _ in model.named_modules(remove_duplicate=False))
+    return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
 class VLLMLocal:
@@ -166,6 +173,7 @@ class VLLMLocal:
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
         self._decode = Decoder(self._llm.get_tokenizer())
+        self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None
         self._parts = _Parts(tensor_parallel_size)
 
@@ -263,6 +271,8 @@ class VLLMLocal:
 
         def watched() -> Iterator[tuple[str, Tensor]]:
             for name, tensor in weights:
+                if name == HEAD and not self._has_head:
+                    continue  # it is the embedding (Gemma 2), and an error
                 seen.add(name)
                 yield name, tensor
 

@@ -1,7 +1,10 @@
 """Runs of models that are not like Qwen2: computed as they are meant, or refused in words."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from bandpo import cli, train
 
+HERE = Path(__file__).parent
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=2"),
     *("rollout.group_size=4", "rollout.max_tokens=24", "learner.updates_per_rollout=2"),
@@ -17,7 +21,7 @@ SMALL = [
     # Updates that change no bit of a float32: every ratio is of the policy with itself.
     "learner.lr=1e-12",
     # The untrained policy writes random bytes: something that it does more or less of.
-    *(f"hydra.searchpath=[file://{Path(__file__).parent}/configs]", "reward=low_bytes"),
+    *(f"hydra.searchpath=[file://{HERE}/configs]", "reward=low_bytes"),
 ]
 
 
@@ -150,3 +154,36 @@ def test_an_evaluation_of_a_model_without_an_end_is_refused_too(untrained, tmp_p
     command += ["eval.max_tokens=16", "eval.n=2", "eval.limit=2"]
     assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 2
     assert "no token ends a completion" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "settings", "overrides"),
+    [
+        ("granite", {"logits_scaling": 8.0}, []),
+        ("cohere", {"logit_scale": 0.0625}, []),
+        (
+            "gemma2",
+            {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0},
+            ["model.attention=eager", "learner.packing=false"],
+        ),
+    ],
+    ids=["granite", "cohere", "gemma2"],
+)
+def test_vllm_and_the_learner_agree_on_them_too(untrained_as, tmp_path, kind, settings, overrides):
+    pytest.importorskip("vllm")
+    folder = untrained_as(kind, hidden_size=128, head_dim=64, **settings)
+    overrides = [*SMALL[1:], "rollout.engine.enforce_eager=true", *overrides]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bandpo.cli", "train", f"model.path={folder}"),
+            *("rollout.engine.max_num_seqs=16", "rollout=vllm_local", *overrides),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE)))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["mismatch/logprob_abs_max"] < 1e-3 and last["sync/probe_logprob_max"] < 1e-3
