@@ -25,9 +25,9 @@ from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
 from bandpo.errors import RunHalted, UserError
-from bandpo.evaluation.evaluate import Task, evaluate_all
+from bandpo.evaluation.evaluate import Task, demands_of, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
-from bandpo.host import Host
+from bandpo.host import Host, served_length
 from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner, UpdateResult
 from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
@@ -41,6 +41,7 @@ from bandpo.refusals import Refusals
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
+from bandpo.rollout.context import Demand, context_length, require_context
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import (
     EngineDied,
@@ -97,6 +98,7 @@ class Job:
             self.tasks = [
                 Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
             ]
+            self._check_context(model)
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
@@ -134,9 +136,18 @@ class Job:
             problems, self.tokenizer, data.template, data.max_prompt_tokens, data.overlong_prompts
         )
         self._first_prompt = prompts[0]
+        rollout = self.config.rollout
+        self._demand = Demand.of("data.train", prompts, "rollout.max_tokens", rollout.max_tokens)
         self.sampler = PromptSampler(prompts, self.config.seed)
         self.sampler.require(self.config.rollout.prompts_per_step)
         return len(dropped)
+
+    def _check_context(self, model: ModelSource) -> None:
+        """Raises UserError where a prompt and its completion may be more than the model takes."""
+        limit = context_length(model.config(self.config.model.trust_remote_code))
+        demands = [self._demand, *demands_of(self.tasks, self.config.eval.max_tokens)]
+        require_context(f"model.path={model.spec}", limit, demands)
+        self._served_length = served_length(self.config, model)
 
     def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:
         """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
@@ -344,7 +355,9 @@ class Job:
         ]
         group = groups[self._version % len(groups)]
         tolerance = self.config.rollout.probe_tolerance or TOLERANCE[self.config.model.dtype]
-        gap = prove_weights(self.engine, self.learner, group, self.ranks, tolerance)
+        gap = prove_weights(
+            self.engine, self.learner, group, self.ranks, tolerance, self._served_length
+        )
         return {"sync/probe_logprob_max": gap}
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
@@ -27,16 +28,17 @@ def prove_weights(
     group: Group,
     ranks: Ranks,
     tolerance: float,
+    context: int = sys.maxsize,
 ) -> float:
     """The largest difference, on any rank, over a few completions of a group; collective.
 
-    There is at least one completion for each copy of the weights. Raises RuntimeError where the
-    difference exceeds `tolerance`.
+    There is at least one completion for each copy of the weights; `context` are the tokens that
+    the engine takes. Raises RuntimeError where the difference exceeds `tolerance`.
     """
     count = max(SAMPLES, math.ceil(engine.replicas / ranks.size))
-    completions = [_cut(c) for c in islice(cycle(group.completions), count)]
-    probed = dataclasses.replace(group, completions=tuple(completions))
-    theirs = engine.logprobs(group.prompt, completions)
+    # vLLM scores a sequence while it generates one token more, which must fit as well.
+    probed = _within(group, count, context - 1)
+    theirs = engine.logprobs(probed.prompt, probed.completions)
     ours = learner.logprobs(samples_of(probed, [0.0] * count))
     gap = float(ranks.max(torch.tensor(_largest_gap(theirs, ours), device=ranks.device)))
     if gap > tolerance:
@@ -64,9 +66,19 @@ def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[floa
     return max(math.inf if math.isnan(gap) else gap for gap in gaps)
 
 
-def _cut(completion: Completion) -> Completion:
+def _within(group: Group, count: int, most: int) -> Group:
+    """`count` beginnings of completions, after as much of the prompt's end as `most` tokens allow.
+
+    What is left out of a prompt changes what the probe compares, and not whether it is equal.
+    """
+    room = max(1, min(TOKENS, most - 1))
+    completions = tuple(_cut(c, room) for c in islice(cycle(group.completions), count))
+    left = max(1, most - max(len(c.token_ids) for c in completions))
+    prompt = dataclasses.replace(group.prompt, token_ids=group.prompt.token_ids[-left:])
+    return Group(prompt, completions)
+
+
+def _cut(completion: Completion, room: int) -> Completion:
     return dataclasses.replace(
-        completion,
-        token_ids=completion.token_ids[:TOKENS],
-        logprobs=completion.logprobs[:TOKENS],
+        completion, token_ids=completion.token_ids[:room], logprobs=completion.logprobs[:room]
     )

@@ -14,6 +14,7 @@ from bandpo.data.prompts import PromptTemplate, build_prompts, prompt_fingerprin
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
+from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.judge import judged_groups
 from bandpo.rollout.seeds import prompt_seed
@@ -41,6 +42,14 @@ class Task:
             benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error"
         )
         return cls(benchmark, tuple(prompts), text, prompt_fingerprint(text, tokenizer))
+
+
+def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
+    """What each benchmark asks of a model's context."""
+    return [
+        Demand.of(f"benchmark {task.benchmark.name}", task.prompts, "eval.max_tokens", max_tokens)
+        for task in tasks
+    ]
 
 
 class Ranks(Protocol):
