@@ -28,16 +28,15 @@ from bandpo.errors import RunHalted, UserError
 from bandpo.evaluation.evaluate import Task, demands_of, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.host import Host, served_length
-from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkpoint
+from bandpo.learner.checkpoint import Checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner, UpdateResult
-from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
+from bandpo.learner.random_state import restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
-from bandpo.model_card import model_card
-from bandpo.probe import TOLERANCE, prove_weights, reference_answers
-from bandpo.redaction import redact, redacted
+from bandpo.probe import EXPORT_PROBE, TOLERANCE, probed, prove_weights, reference_answers
 from bandpo.refusals import Refusals
+from bandpo.rehearsal import rehearse
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
@@ -49,10 +48,10 @@ from bandpo.rollout.judge import (
     RewardDied,
     read_groups,
     rollout,
-    write_groups,
 )
 from bandpo.rollout.seeds import prompt_seed
-from bandpo.tracking import Tracker, git_commit
+from bandpo.saving import Checkpoints, random_file
+from bandpo.tracking import Tracker
 from bandpo.types import Problem, Prompt
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class Job:
         """
         self.started = time.time()
         self._died: set[str] = set()
-        self.config, self._command = config, command
+        self.config = config
         self.folder = Path(config.run.dir)
         loss: PolicyLoss = instantiate(config.method.loss)
         if config.rollout.lag:
@@ -99,10 +98,11 @@ class Job:
                 Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
             ]
             self._check_context(model)
+            tried = self._rehearse(model, command)
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
-            self._announce(dropped, [*beginning.notes, *([kept] if kept else [])])
+            self._announce(dropped, [*beginning.notes, *([kept] if kept else []), *tried])
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 config.learner,
@@ -114,6 +114,7 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, beginning.state["ranks"])
+            self.checkpoints = self._checkpoints(command, checkpoint)
             self._model = model
             self.engine = self._host.engine(config, model)
             self.reward: Reward = instantiate(config.reward)
@@ -149,6 +150,19 @@ class Job:
         require_context(f"model.path={model.spec}", limit, demands)
         self._served_length = served_length(self.config, model)
 
+    def _rehearse(self, model: ModelSource, command: str) -> list[str]:
+        """Tries what the end needs, on the first rank; raises its UserError on all of them."""
+        notes: list[str] = []
+        failure: UserError | None = None
+        if self.ranks.is_first:
+            try:
+                notes = rehearse(self.config, model, self.tokenizer, command)
+            except UserError as error:
+                failure = error
+        if failure := self.ranks.gather(failure)[0]:
+            raise failure
+        return notes
+
     def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:
         """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
         seed_everything(self.config.seed)
@@ -167,6 +181,20 @@ class Job:
             settings=config.model_dump(mode="json"),
             ids=beginning.tracker_ids,
             after=self.start,
+        )
+
+    def _checkpoints(self, command: str, begun_from: Checkpoint | None) -> Checkpoints:
+        answer = reference_answers(self._first_prompt, self.tokenizer)
+        return Checkpoints(
+            self.config,
+            self.ranks,
+            self.tracker,
+            self.learner,
+            self.tokenizer,
+            sample=probed(answer, 1, min(EXPORT_PROBE, self._served_length)),
+            facts={"train problems": len(self.sampler)},
+            command=command,
+            begun_from=begun_from,
         )
 
     def _announce(self, dropped: int, notes: Sequence[str]) -> None:
@@ -395,38 +423,8 @@ class Job:
         metrics: Mapping[str, float],
         waiting: Sequence[JudgedGroup] | None = None,
     ) -> bool:
-        """Writes a checkpoint of this step and drops those that are not kept; whether it could.
-
-        `waiting` are the groups that wait for the next step. A full disk fails the checkpoint and
-        not the run: the ones before are untouched and the next due step tries again. Raises
-        UserError when it was the last step's.
-        """
-        trainer, folder = self.config.trainer, self.folder / "checkpoints"
-        best = trainer.keep_best
-        scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
-        if best and best in metrics:
-            scores[best] = metrics[best]
-        elif best:
-            self.tracker.say(f"step {step} has no {best}: its checkpoint cannot be the best")
-        try:
-            write_checkpoint(
-                folder,
-                self._state(step) | {"scores": scores},
-                redacted(self.config.model_dump(mode="json")),
-                self._parts(step, scores, waiting),
-                self.ranks,
-            )
-            self.ranks.on_first(lambda: keep_checkpoints(folder, trainer.keep_checkpoints, best))
-        except OSError as error:
-            problem = f"the checkpoint of step {step} could not be written: {error}"
-            if step == trainer.steps:
-                raise UserError(
-                    f"{problem}. Make room and start the run again: it goes on from the checkpoint "
-                    "before this one"
-                ) from None
-            self.tracker.say(f"{problem}; those before it are kept, and the next due step tries")
-            return False
-        return True
+        """Writes a checkpoint of this step; whether it could (`Checkpoints.save`)."""
+        return self.checkpoints.save(self._state(step), metrics, waiting)
 
     def _state(self, step: int) -> dict[str, Any]:
         """What the loop needs to go on after a step, as plain JSON values."""
@@ -438,44 +436,6 @@ class Job:
             "config_hash": config_hash(self.config),
             "trackers": self.tracker.ids(),
         }
-
-    def _parts(
-        self, step: int, scores: Mapping[str, float], waiting: Sequence[JudgedGroup] | None
-    ) -> list[Callable[[Path], None]]:
-        """What every rank writes into a checkpoint, in this order."""
-        trainer = self.config.trainer
-        parts: list[Callable[[Path], None]] = [
-            # A run that goes on from here would have a gap without the record up to it.
-            lambda _: self.tracker.flush(),
-            self.learner.save,
-            self._save_random_state,
-        ]
-        if waiting is not None:
-            parts.append(lambda folder: write_groups(folder, self.ranks.rank, waiting))
-        every = trainer.save_hf_every
-        if step == trainer.steps or (every and step % every == 0):
-            parts += [self._save_policy, lambda folder: self._save_card(folder, step, scores)]
-        return parts
-
-    def _save_random_state(self, folder: Path) -> None:
-        file = random_file(folder, self.ranks.rank)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()), encoding="utf-8")
-
-    def _save_policy(self, folder: Path) -> None:
-        self.learner.save_hf(folder / "hf", self.tokenizer)
-
-    def _save_card(self, folder: Path, step: int, scores: Mapping[str, float]) -> None:
-        if not self.ranks.is_first:
-            return
-        facts = {"train problems": len(self.sampler), "bandpo commit": git_commit() or "unknown"}
-        card = model_card(self.config, step, scores, self._command, facts)
-        (folder / "hf" / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def random_file(checkpoint: Path, rank: int) -> Path:
-    """Where a checkpoint holds a rank's random state."""
-    return checkpoint / "random" / f"rank_{rank}.json"
 
 
 def _path(text: str | None) -> Path | None:

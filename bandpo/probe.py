@@ -18,6 +18,8 @@ from bandpo.rollout.engine import RolloutEngine
 from bandpo.types import Completion, Group, Prompt
 
 SAMPLES, TOKENS = 4, 64
+EXPORT_PROBE = 128
+"""Tokens of the sequence that shows whether an export is the learner's model."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 """Largest difference of a token's log-probabilities in two implementations of one network."""
 
@@ -37,9 +39,9 @@ def prove_weights(
     """
     count = max(SAMPLES, math.ceil(engine.replicas / ranks.size))
     # vLLM scores a sequence while it generates one token more, which must fit as well.
-    probed = _within(group, count, context - 1)
-    theirs = engine.logprobs(probed.prompt, probed.completions)
-    ours = learner.logprobs(samples_of(probed, [0.0] * count))
+    shown = probed(group, count, context - 1)
+    theirs = engine.logprobs(shown.prompt, shown.completions)
+    ours = learner.logprobs(samples_of(shown, [0.0] * count))
     gap = float(ranks.max(torch.tensor(_largest_gap(theirs, ours), device=ranks.device)))
     if gap > tolerance:
         raise RuntimeError(
@@ -66,7 +68,7 @@ def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[floa
     return max(math.inf if math.isnan(gap) else gap for gap in gaps)
 
 
-def _within(group: Group, count: int, most: int) -> Group:
+def probed(group: Group, count: int, most: int) -> Group:
     """`count` beginnings of completions, after as much of the prompt's end as `most` tokens allow.
 
     What is left out of a prompt changes what the probe compares, and not whether it is equal.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from functools import partial
+from pathlib import Path
 
 from bandpo.composition import compose
 from bandpo.config import Config
@@ -33,6 +34,8 @@ def train(job: Job, stops: Stops) -> bool:
     job.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
+    else:
+        job.checkpoints.export_missing()
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
         with clock("rollout"):
@@ -124,6 +127,13 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)
         if finished and job.ranks.is_first:
-            figures = (plot_training(job.folder), plot_timeline(job.folder))
-            names = ", ".join(str(figure.relative_to(job.folder)) for figure in figures)
-            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {names})")
+            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {_draw(job.folder)})")
+
+
+def _draw(folder: Path) -> str:
+    """Draws the figures of a run and names them, or says why there are none: it is done anyway."""
+    try:
+        figures = (plot_training(folder), plot_timeline(folder))
+    except Exception as error:
+        return f"no figures: {error}; bandpo plot training {folder} draws them"
+    return ", ".join(str(figure.relative_to(folder)) for figure in figures)

@@ -9,7 +9,7 @@ LAYERS = (
     {"errors", "types", "cache", "console", "launcher", "lock", "redaction"},
     {"composition", "config", "cross_checks", "resume"},
     {"data", "reward", "advantage", "batching", "loss"},
-    {"rollout", "learner", "weight_sync"},
+    {"rollout", "learner", "tying", "weight_sync"},
     {"evaluation", "tracking", "embedded", "journal", "model_card", "profiling", "run_folder"},
     {
         "architecture",
@@ -27,7 +27,9 @@ LAYERS = (
         "plots",
         "probe",
         "refusals",
+        "rehearsal",
         "replay",
+        "saving",
         "series",
         "stops",
         "tables",

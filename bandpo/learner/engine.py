@@ -15,6 +15,7 @@ from bandpo.learner.attention import layout_for
 from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.ranks import Ranks
+from bandpo.tying import as_its_files_are
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PolicySource:
         return engine
 
     def _network(self, settings: dict[str, Any]) -> PolicyNetwork:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.integrations import HfDeepSpeedConfig
         from transformers.utils import logging as transformers_logging
 
@@ -71,12 +72,16 @@ class PolicySource:
 
         # While it lives, from_pretrained shards as it loads: no rank holds all weights.
         sharding = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
+        read = AutoConfig.from_pretrained(
+            self.model_path, trust_remote_code=model.trust_remote_code
+        )
         lm = AutoModelForCausalLM.from_pretrained(
             self.model_path,
             dtype=getattr(torch, model.dtype),
             attn_implementation=layout_for(model.attention, config.packing)[1],
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
+            **as_its_files_are(self.model_path, read),
         )
         del sharding
         if model.kernels == "liger":

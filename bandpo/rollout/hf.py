@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
+from bandpo.tying import as_its_files_are
 from bandpo.types import Completion, Group, Problem, Prompt
 
 CACHED = "sdpa_cached"
@@ -49,17 +50,19 @@ class HFGenerate:
         threads: int = 1,
     ) -> None:
         """Raises UserError for a model with state that is not keys and values of attention."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         del seed, max_model_len, threads  # prompts carry their seeds; room is made as it is needed
         self.weight_version = 0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        read = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             model_path,
             dtype=getattr(torch, dtype),
             attn_implementation=CACHED,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            **as_its_files_are(model_path, read),
         )
         self._model.to(self._device).eval()
         self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, dtype))
