@@ -6,8 +6,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,31 +21,31 @@ from bandpo.batching import Sample, deal, minibatches
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import build_prompts
+from bandpo.data.prompts import build_prompts, reference_answer
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
-from bandpo.errors import RunHalted, UserError
-from bandpo.evaluation.evaluate import Task, demands_of, evaluate_all
+from bandpo.errors import RunHalted
+from bandpo.evaluation.evaluate import Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
-from bandpo.host import Host, served_length
+from bandpo.host import Host
 from bandpo.learner.checkpoint import Checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner, UpdateResult
 from bandpo.learner.random_state import restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
-from bandpo.probe import EXPORT_PROBE, TOLERANCE, probed, prove_weights, reference_answers
+from bandpo.probe import EXPORT_PROBE, TOLERANCE, probed, prove_weights
 from bandpo.refusals import Refusals
-from bandpo.rehearsal import rehearse
+from bandpo.rehearsal import rehearse, require_room
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.context import Demand, context_length, require_context
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import (
     EngineDied,
     JudgedGroup,
     RewardDied,
+    RewardFailed,
     read_groups,
     rollout,
 )
@@ -68,6 +68,8 @@ class Job:
         """
         self.started = time.time()
         self._died: set[str] = set()
+        # The step whose prompts were drawn last, and the sampler's state before.
+        self._drawing: tuple[int, dict[str, Any]] = (0, {})
         self.config = config
         self.folder = Path(config.run.dir)
         loss: PolicyLoss = instantiate(config.method.loss)
@@ -97,8 +99,13 @@ class Job:
             self.tasks = [
                 Task.prepare(b, self.tokenizer, config.data.template, limit) for b in benchmarks
             ]
-            self._check_context(model)
-            tried = self._rehearse(model, command)
+            self._served_length = require_room(config, model, self.sampler.prompts, self.tasks)
+            self.reward: Reward = instantiate(config.reward)
+            stack.callback(lambda: self.reward.close())  # the one in use at the end
+            answer = reference_answer(self._first_prompt, self.tokenizer)
+            tried = rehearse(
+                config, model, self.tokenizer, self.reward, answer, command, self.ranks
+            )
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
@@ -114,11 +121,19 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, beginning.state["ranks"])
-            self.checkpoints = self._checkpoints(command, checkpoint)
+            self.checkpoints = Checkpoints(
+                config,
+                self.ranks,
+                self.tracker,
+                self.learner,
+                self.tokenizer,
+                sample=probed(answer, 1, min(EXPORT_PROBE, self._served_length)),
+                facts={"train problems": len(self.sampler)},
+                command=command,
+                begun_from=checkpoint,
+            )
             self._model = model
             self.engine = self._host.engine(config, model)
-            self.reward: Reward = instantiate(config.reward)
-            stack.callback(lambda: self.reward.close())  # the one in use at the end
             self._describe(dropped)
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
@@ -137,31 +152,9 @@ class Job:
             problems, self.tokenizer, data.template, data.max_prompt_tokens, data.overlong_prompts
         )
         self._first_prompt = prompts[0]
-        rollout = self.config.rollout
-        self._demand = Demand.of("data.train", prompts, "rollout.max_tokens", rollout.max_tokens)
         self.sampler = PromptSampler(prompts, self.config.seed)
         self.sampler.require(self.config.rollout.prompts_per_step)
         return len(dropped)
-
-    def _check_context(self, model: ModelSource) -> None:
-        """Raises UserError where a prompt and its completion may be more than the model takes."""
-        limit = context_length(model.config(self.config.model.trust_remote_code))
-        demands = [self._demand, *demands_of(self.tasks, self.config.eval.max_tokens)]
-        require_context(f"model.path={model.spec}", limit, demands)
-        self._served_length = served_length(self.config, model)
-
-    def _rehearse(self, model: ModelSource, command: str) -> list[str]:
-        """Tries what the end needs, on the first rank; raises its UserError on all of them."""
-        notes: list[str] = []
-        failure: UserError | None = None
-        if self.ranks.is_first:
-            try:
-                notes = rehearse(self.config, model, self.tokenizer, command)
-            except UserError as error:
-                failure = error
-        if failure := self.ranks.gather(failure)[0]:
-            raise failure
-        return notes
 
     def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:
         """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
@@ -181,20 +174,6 @@ class Job:
             settings=config.model_dump(mode="json"),
             ids=beginning.tracker_ids,
             after=self.start,
-        )
-
-    def _checkpoints(self, command: str, begun_from: Checkpoint | None) -> Checkpoints:
-        answer = reference_answers(self._first_prompt, self.tokenizer)
-        return Checkpoints(
-            self.config,
-            self.ranks,
-            self.tracker,
-            self.learner,
-            self.tokenizer,
-            sample=probed(answer, 1, min(EXPORT_PROBE, self._served_length)),
-            facts={"train problems": len(self.sampler)},
-            command=command,
-            begun_from=begun_from,
         )
 
     def _announce(self, dropped: int, notes: Sequence[str]) -> None:
@@ -253,6 +232,8 @@ class Job:
 
     def next_prompts(self, step: int) -> list[Prompt]:
         """This rank's share of the step's prompts, with their seeds."""
+        if self._drawing[0] != step:
+            self._drawing = step, self.sampler.state_dict()
         prompts = self.sampler.next(self.config.rollout.prompts_per_step)
         return [
             dataclasses.replace(p, seed=prompt_seed(self.config.seed, step, p.problem.id))
@@ -265,29 +246,63 @@ class Job:
         An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
         seeds, so that the groups are those that it would have given. The run ends where that
         cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
-        engine, since the others wait in it for the one that failed.
+        engine, since the others wait in it for the one that failed. Raises RewardFailed on every
+        rank where a reward fails again, or gives what is no score, on any.
         """
         judged: list[JudgedGroup] | None = None
         while True:
-            death: EngineDied | RewardDied | None = None
+            death: EngineDied | RewardDied | RewardFailed | None = None
             if judged is None:
                 try:
                     judged = rollout(self.engine, self.reward, prompts, self.sampling)
-                except (EngineDied, RewardDied) as error:
-                    if self.config.rollout.lag or self._shares_engine:
+                except EngineDied as error:
+                    if not self._replaces:
                         raise
+                    death = error
+                except RewardDied as error:
+                    again = "reward" in self._died or not self._replaces
+                    death = RewardFailed(str(error)) if again else error
+                except RewardFailed as error:
                     death = error
             if not self.rollout_ranks.any(judged is None):
                 assert judged is not None
                 return judged
+            self.rollout_ranks.raise_any(death if isinstance(death, RewardFailed) else None)
             if self.ranks.any(isinstance(death, EngineDied)):
                 self._replace("engine", death)
             if isinstance(death, RewardDied):
                 self._replace("reward", death)
 
     @property
-    def _shares_engine(self) -> bool:
-        return self.config.rollout.engine.get("tensor_parallel_size", 1) > 1
+    def _replaces(self) -> bool:
+        """Whether the ranks can stop together to replace what has died."""
+        rollout = self.config.rollout
+        return rollout.lag == 0 and rollout.engine.get("tensor_parallel_size", 1) == 1
+
+    @contextmanager
+    def rescue(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        waiting: Sequence[JudgedGroup] | None = None,
+    ) -> Iterator[None]:
+        """A reward that fails inside ends the run, but not before what was trained is saved.
+
+        `step` is the last one whose updates are done; its `metrics` are given where they have not
+        been logged, and `waiting` as to `save`.
+        """
+        try:
+            yield
+        except RewardFailed as error:
+            if metrics is not None:
+                self.tracker.log(step, metrics)
+            unsaved = step > self.checkpoints.newest
+            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
+                raise
+            raise RewardFailed(
+                f"{error}. What was trained up to step {step} is saved: mend the reward and start "
+                "the run again, which goes on from there"
+            ) from error
 
     def _replace(self, part: Literal["engine", "reward"], death: Exception | None) -> None:
         """Starts an engine (collective, with the current weights and a probe) or a reward anew.
@@ -379,7 +394,7 @@ class Job:
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
         groups = [item.group for item in judged] or [
-            reference_answers(self._first_prompt, self.tokenizer)
+            reference_answer(self._first_prompt, self.tokenizer)
         ]
         group = groups[self._version % len(groups)]
         tolerance = self.config.rollout.probe_tolerance or TOLERANCE[self.config.model.dtype]
@@ -424,7 +439,10 @@ class Job:
         waiting: Sequence[JudgedGroup] | None = None,
     ) -> bool:
         """Writes a checkpoint of this step; whether it could (`Checkpoints.save`)."""
-        return self.checkpoints.save(self._state(step), metrics, waiting)
+        state = self._state(step)
+        if waiting is None and self._drawing[0] == step + 1:  # it is drawn again
+            state["sampler"] = self._drawing[1]
+        return self.checkpoints.save(state, metrics, waiting)
 
     def _state(self, step: int) -> dict[str, Any]:
         """What the loop needs to go on after a step, as plain JSON values."""

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from bandpo.batching import samples_of
 from bandpo.learner.deepspeed import DeepSpeedLearner
 from bandpo.learner.ranks import Ranks
 from bandpo.rollout.engine import RolloutEngine
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group
 
 SAMPLES, TOKENS = 4, 64
 EXPORT_PROBE = 128
@@ -49,13 +48,6 @@ def prove_weights(
             f"the learner's by {gap:.3g}, more than {tolerance:g}: the weights did not arrive"
         )
     return gap
-
-
-def reference_answers(prompt: Prompt, tokenizer: Any) -> Group:
-    """What is probed before there are samples: the problem's own answer."""
-    tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
-    completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
-    return Group(prompt, (completion,))
 
 
 def _largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:

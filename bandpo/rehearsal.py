@@ -4,22 +4,69 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bandpo.config import Config
 from bandpo.errors import UserError
+from bandpo.evaluation.evaluate import Task, demands_of
 from bandpo.evaluation.model import ModelSource, load_tokenizer
+from bandpo.host import served_length
 from bandpo.learner.export import write_settings
+from bandpo.learner.ranks import Ranks
 from bandpo.model_card import model_card
 from bandpo.plots import plot_timeline, plot_training
 from bandpo.redaction import redact
+from bandpo.reward import Reward
+from bandpo.rollout.context import Demand, context_length, require_context
+from bandpo.rollout.judge import try_reward
+from bandpo.types import Group, Prompt
 
 FOLDER = ".rehearsal"
 
 
-def rehearse(config: Config, model: ModelSource, tokenizer: Any, command: str) -> list[str]:
+def require_room(
+    config: Config, model: ModelSource, prompts: Sequence[Prompt], tasks: Sequence[Task]
+) -> int:
+    """Tokens that the engine will take; raises UserError where the model takes too few."""
+    trained = Demand.of("data.train", prompts, "rollout.max_tokens", config.rollout.max_tokens)
+    limit = context_length(model.config(config.model.trust_remote_code))
+    demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
+    require_context(f"model.path={model.spec}", limit, demands)
+    return served_length(config, model)
+
+
+def rehearse(
+    config: Config,
+    model: ModelSource,
+    tokenizer: Any,
+    reward: Reward,
+    answer: Group,
+    command: str,
+    ranks: Ranks,
+) -> list[str]:
+    """Scores an answer as often as a group has samples, and writes what the end writes; collective.
+
+    Returns notes. Raises UserError on every rank for what fails on any.
+    """
+    notes: list[str] = []
+    failure: UserError | None = None
+    try:
+        completions = answer.completions * config.rollout.group_size
+        try_reward(reward, replace(answer, completions=completions))
+        if ranks.is_first:
+            notes = _write_everything(config, model, tokenizer, command)
+    except UserError as error:
+        failure = error
+    ranks.raise_any(failure)
+    return notes
+
+
+def _write_everything(
+    config: Config, model: ModelSource, tokenizer: Any, command: str
+) -> list[str]:
     """Writes what comes with an exported policy, and a figure of each kind; returns notes.
 
     That is done in the run's folder, which shows that it can be written, and leaves nothing there.

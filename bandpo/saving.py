@@ -55,6 +55,7 @@ class Checkpoints:
         self._learner, self._tokenizer = learner, tokenizer
         self._sample, self._facts, self._command = sample, facts, command
         self._begun_from = begun_from
+        self.newest = begun_from.step if begun_from else 0
         self._folder = Path(config.run.dir) / "checkpoints"
 
     def save(
@@ -93,6 +94,7 @@ class Checkpoints:
                 ) from None
             self._tracker.say(f"{problem}; those before it are kept, and the next due step tries")
             return False
+        self.newest = step
         if self._has_policy(step):
             self._export(checkpoint, scores)
         self._ranks.on_first(lambda: keep_checkpoints(self._folder, trainer.keep_checkpoints, best))

@@ -38,7 +38,7 @@ def train(job: Job, stops: Stops) -> bool:
         job.checkpoints.export_missing()
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
-        with clock("rollout"):
+        with clock("rollout"), job.rescue(step - 1):
             judged = rollouts.next(step)
         job.engine.sleep()
         with clock("exchange"):
@@ -62,7 +62,8 @@ def train(job: Job, stops: Stops) -> bool:
         metrics |= clock.metrics(tokens=metrics["length/tokens"])
         last = step == trainer.steps
         if last or is_due(step, trainer.eval_every):
-            metrics |= job.evaluate(step)
+            with job.rescue(step, metrics, rollouts.waiting):
+                metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
             tracker.log_samples(step, everyone)

@@ -33,6 +33,11 @@ class PromptSampler:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All that it draws from."""
+        return tuple(self._by_id.values())
+
     def require(self, n: int) -> None:
         """Raises `UserError` where there are not `n` different prompts for a step."""
         if n > len(self):

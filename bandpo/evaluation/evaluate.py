@@ -16,7 +16,7 @@ from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.judge import judged_groups
+from bandpo.rollout.judge import RewardFailed, judged_groups
 from bandpo.rollout.seeds import prompt_seed
 from bandpo.types import Prompt
 
@@ -119,11 +119,17 @@ def evaluate(
     mine = prompts[ranks.rank :: ranks.size]
     fresh: dict[str, list[Sample]] = {}
     own_log = log.of_rank(ranks.rank)
-    for item in judged_groups(engine, reward, mine, sampling):
-        group = judged(item.group, item.scores)
-        own_log.append(group)
-        fresh[group[0].problem_id] = group
-        progress(task.benchmark.name, len(fresh), len(mine))
+    failure: RewardFailed | None = None
+    try:
+        for item in judged_groups(engine, reward, mine, sampling):
+            group = judged(item.group, item.scores)
+            own_log.append(group)
+            fresh[group[0].problem_id] = group
+            progress(task.benchmark.name, len(fresh), len(mine))
+    except RewardFailed as error:
+        failure = error
+    if failed := [error for error in ranks.gather(failure) if error]:
+        raise failed[0]
     for part in _taken_over(log, fresh, ranks):
         done |= part
     groups = [done[prompt.problem.id] for prompt in task.prompts]

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from bandpo.composition import compose
 from bandpo.data.benchmarks import load_benchmarks
+from bandpo.data.prompts import reference_answer
 from bandpo.evaluation.config import EvalCommand
 from bandpo.evaluation.evaluate import Alone, Ranks, Task, demands_of, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
@@ -30,6 +31,7 @@ from bandpo.evaluation.summary import Summary
 from bandpo.reward import Compared
 from bandpo.rollout.context import context_length, require_context
 from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.judge import try_reward
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,10 +53,11 @@ def main(argv: Sequence[str]) -> int:
     identity = model.identity() | {"dtype": config.dtype}
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
-        engine = _engine(arguments, config, model)
-        parts.callback(engine.close)
         reward = instantiate(config.reward)
         parts.callback(reward.close)
+        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
+        engine = _engine(arguments, config, model)
+        parts.callback(engine.close)
         summaries = evaluate_all(
             engine,
             reward,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from statistics import fmean
 
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.judge import JudgedGroup, RewardFailed
 
 Collect = Callable[[int], list[JudgedGroup]]
 """Samples and judges this rank's groups of a step."""
@@ -37,6 +37,7 @@ class Rollouts:
         self._version, self._collect, self._last, self._lag = version, collect, last, lag
         self._coming: Future[list[JudgedGroup]] | None = None
         self._waiting = None if waiting is None else list(waiting)
+        self._failure: RewardFailed | None = None
         self._metrics: dict[str, float] = {}
         self._seconds = 0.0
 
@@ -48,6 +49,8 @@ class Rollouts:
     def next(self, step: int) -> list[JudgedGroup]:
         """This rank's judged groups of a step; the steps are asked for in turn."""
         self.settle()
+        if self._failure is not None:
+            raise self._failure
         judged = self._collect(step) if self._waiting is None else self._waiting
         self._waiting = None
         ages = [
@@ -74,8 +77,12 @@ class Rollouts:
         if self._coming is None:
             return
         begun = time.perf_counter()
-        self._waiting = self._coming.result()
-        self._coming = None
+        wait([self._coming])
+        coming, self._coming = self._coming, None
+        if isinstance(failure := coming.exception(), RewardFailed):
+            self._failure = failure  # the step that goes on without it comes to its end first
+            return
+        self._waiting = coming.result()
         waited = time.perf_counter() - begun
         self._metrics["rollout/overlap_s"] = max(0.0, self._seconds - waited)
 

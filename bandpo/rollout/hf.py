@@ -37,6 +37,7 @@ class HFGenerate:
     name = "hf"
     replicas = 1
     samples_apart = False
+    is_shared = False
 
     def __init__(
         self,

@@ -170,6 +170,7 @@ class VLLMLocal:
         self._tokenizer = self._llm.get_tokenizer()
         self._weight_names: frozenset[str] | None = None
         self._parts = _Parts(tensor_parallel_size)
+        self.is_shared = tensor_parallel_size > 1
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields the groups in the order they finish; text is decoded outside the engine."""

@@ -53,6 +53,7 @@ class VLLMServer:
 
     name = "vllm_server"
     samples_apart = True
+    is_shared = False
 
     def __init__(
         self,

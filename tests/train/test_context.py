@@ -1,4 +1,4 @@
-"""The context of a model: what exceeds it is refused before anything loads, what fills it trains."""
+"""A model's context: what exceeds it is refused before anything loads, what fills it trains."""
 
 import json
 import shutil
