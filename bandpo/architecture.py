@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from bandpo.config import ModelConfig
 from bandpo.errors import UserError
 from bandpo.evaluation.model import embedded_recipe
 from bandpo.model import embedded
+from bandpo.model.tying import as_its_files_are, shares_head
 
 # What the config.json of the paper's models says, so that a plan needs no network.
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": False}
@@ -106,6 +108,8 @@ def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise UserError(f"model.path={path}: no config could be read: {error}") from None
+        if Path(path).is_dir():
+            config.update(as_its_files_are(path, config))
     with torch.device("meta"):
         return _shape(AutoModelForCausalLM.from_config(config))
 
@@ -115,7 +119,7 @@ def _shape(network: Any) -> Shape:
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    embedding = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    embedding = 0 if shares_head(network) else config.vocab_size * config.hidden_size
     return Shape(
         parameters=parameters,
         matmul_parameters=parameters - embedding,

@@ -28,16 +28,39 @@ def cache_dir() -> Path:
     """
     if chosen := os.environ.get("BANDPO_CACHE"):
         return Path(chosen).expanduser()
-    with suppress(RuntimeError, OSError):  # a user without a home, or a home that is none
-        usual = Path.home() / ".cache" / "bandpo"
-        usual.mkdir(parents=True, exist_ok=True)
-        if os.access(usual, os.W_OK | os.X_OK):
-            return usual
+    if usual := _below_home():
+        return usual
     own = Path(tempfile.gettempdir()) / f"bandpo-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
     if own.is_symlink() or own.stat().st_uid != os.getuid():
         raise UserError(f"{own} is another user's: set BANDPO_CACHE to a folder of your own")
     return own
+
+
+def _below_home() -> Path | None:
+    """~/.cache/bandpo where it can be written."""
+    with suppress(RuntimeError, OSError):  # a user without a home, or a home that is none
+        usual = Path.home() / ".cache" / "bandpo"
+        usual.mkdir(parents=True, exist_ok=True)
+        if os.access(usual, os.W_OK | os.X_OK):
+            return usual
+    return None
+
+
+def stand_in_for_home() -> None:
+    """Has libraries keep what they would keep at home in the cache, where there is no home.
+
+    vLLM, Triton and matplotlib write there as soon as they start. A model hub's cache that can be
+    read stays where it is.
+    """
+    if _below_home():
+        return
+    with suppress(RuntimeError):
+        hub = Path.home() / ".cache" / "huggingface"
+        if os.access(hub, os.R_OK | os.X_OK):
+            os.environ.setdefault("HF_HOME", str(hub))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME", "MPLCONFIGDIR"):
+        os.environ.setdefault(name, str(cache_dir()))
 
 
 @contextmanager

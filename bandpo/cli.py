@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
 
+from bandpo.cache import stand_in_for_home
 from bandpo.console import secure_streams
 from bandpo.errors import RunHalted, UserError
 from bandpo.launcher import die_with_launcher, tell_launcher
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_launcher()
     module, function = COMMANDS[command][0].split(":")
     try:
+        stand_in_for_home()  # before a library looks for it
         with _own_log_shown(), _without_wrapping():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:

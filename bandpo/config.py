@@ -128,7 +128,9 @@ class RolloutConfig(Section):
     )
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
-    max_tokens: int = Field(ge=1, description="Longest completion.")
+    max_tokens: int = Field(
+        ge=1, description="Longest completion; with the longest prompt it must fit the model."
+    )
     filter_groups: Literal[False, "accuracy", "reward"] = Field(
         False,
         description="Replace groups whose answers are all right or all wrong (accuracy, or true: "

@@ -12,7 +12,15 @@ from bandpo.config import Config, longest_sequence
 from bandpo.evaluation.model import ModelSource
 from bandpo.learner.neighbours import Neighbours
 from bandpo.learner.ranks import Ranks
+from bandpo.rollout.context import context_length
 from bandpo.rollout.engine import RolloutEngine
+
+
+def served_length(config: Config, model: ModelSource) -> int:
+    """Tokens of the longest sequence that an engine must take: what settings and model allow."""
+    limit = context_length(model.config(config.model.trust_remote_code))
+    longest = longest_sequence(config)
+    return longest if limit is None else min(longest, limit)
 
 
 class Host:
@@ -43,7 +51,7 @@ class Host:
             "model_path": model.path,
             "dtype": config.model.dtype,
             "trust_remote_code": config.model.trust_remote_code,
-            "max_model_len": longest_sequence(config),
+            "max_model_len": served_length(config, model),
             "threads": max(1, (os.cpu_count() or 1) // self.ranks.size),
         }
         made_with = {"engine": config.rollout.engine, **needed}

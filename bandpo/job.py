@@ -6,8 +6,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -22,39 +22,40 @@ from bandpo.batching import Sample, deal, minibatches
 from bandpo.beginning import Beginning, find_beginning
 from bandpo.config import Config
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import build_prompts, date_of
+from bandpo.data.prompts import build_prompts, date_of, reference_answer
 from bandpo.data.sampler import PromptSampler
 from bandpo.data.sources import load_problems
-from bandpo.errors import RunHalted, UserError
+from bandpo.errors import RunHalted
 from bandpo.evaluation.evaluate import Task, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.host import Host
-from bandpo.learner.checkpoint import Checkpoint, keep_checkpoints, write_checkpoint
+from bandpo.learner.checkpoint import Checkpoint
 from bandpo.learner.deepspeed import DeepSpeedLearner, UpdateResult
-from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
+from bandpo.learner.random_state import restore_random_state, seed_everything
 from bandpo.learner.ranks import Ranks
 from bandpo.lock import only_one
 from bandpo.loss import PolicyLoss
 from bandpo.model.agreement import TOLERANCE
 from bandpo.model.examine import examine
 from bandpo.model.vocabulary import examine_tokenizer
-from bandpo.model_card import model_card
-from bandpo.probe import prove_weights, reference_answers
-from bandpo.redaction import redact, redacted
+from bandpo.probe import EXPORT_PROBE, probed, prove_weights
 from bandpo.refusals import Refusals
+from bandpo.rehearsal import rehearse, require_room
 from bandpo.replay.records import dump_path, recorded
 from bandpo.resume import config_hash
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, Rollout, read_rollout, write_rollout
+from bandpo.rollout.draws import Draws, Rollout, read_rollout
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.judge import (
     EngineDied,
     JudgedGroup,
     RewardDied,
+    RewardFailed,
     rollout,
 )
 from bandpo.rollout.seeds import Seeds
-from bandpo.tracking import Tracker, git_commit
+from bandpo.saving import Checkpoints, random_file
+from bandpo.tracking import Tracker
 from bandpo.types import Problem, Prompt
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ class Job:
         """
         self.started = time.time()
         self._died: set[str] = set()
-        self.config, self._command = config, command
+        # The step whose prompts were drawn last, and the sampler's state before.
+        self._drawing: tuple[int, dict[str, Any]] = (0, {})
+        self.config = config
         self.folder = Path(config.run.dir)
         loss: PolicyLoss = instantiate(config.method.loss)
         if config.rollout.lag:
@@ -106,6 +109,13 @@ class Job:
             ]
             prompts = chain(self.sampler.prompts, *(task.prompts for task in self.tasks))
             notes += examine_tokenizer(model.path, lm_config, self.tokenizer, prompts)
+            self._served_length = require_room(config, model, self.sampler.prompts, self.tasks)
+            self.reward: Reward = instantiate(config.reward)
+            stack.callback(lambda: self.reward.close())  # the one in use at the end
+            answer = reference_answer(self._first_prompt, self.tokenizer)
+            notes += rehearse(
+                config, model, self.tokenizer, self.reward, answer, command, self.ranks
+            )
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
             stack.callback(self.tracker.close)
@@ -121,10 +131,19 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, beginning.state["ranks"])
+            self.checkpoints = Checkpoints(
+                config,
+                self.ranks,
+                self.tracker,
+                self.learner,
+                self.tokenizer,
+                sample=probed(answer, 1, min(EXPORT_PROBE, self._served_length)),
+                facts={"train problems": len(self.sampler)},
+                command=command,
+                begun_from=checkpoint,
+            )
             self._model = model
             self.engine = self._host.engine(config, model)
-            self.reward: Reward = instantiate(config.reward)
-            stack.callback(lambda: self.reward.close())  # the one in use at the end
             self._describe(dropped)
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
@@ -225,6 +244,7 @@ class Job:
 
     def draws(self, step: int) -> Draws:
         """The prompts of a step, to be drawn and judged."""
+        self._drawing = step, self.sampler.state_dict()
         settings = self.config.rollout
         seeds = Seeds(self.config.seed, step, settings.group_size)
         return Draws(settings, self.sampler, seeds, self.rollout_ranks)
@@ -235,29 +255,63 @@ class Job:
         An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
         seeds, so that the groups are those that it would have given. The run ends where that
         cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
-        engine, since the others wait in it for the one that failed.
+        engine, since the others wait in it for the one that failed. Raises RewardFailed on every
+        rank where a reward fails again, or gives what is no score, on any.
         """
         judged: list[JudgedGroup] | None = None
         while True:
-            death: EngineDied | RewardDied | None = None
+            death: EngineDied | RewardDied | RewardFailed | None = None
             if judged is None:
                 try:
                     judged = rollout(self.engine, self.reward, prompts, self.sampling)
-                except (EngineDied, RewardDied) as error:
-                    if self.config.rollout.lag or self._shares_engine:
+                except EngineDied as error:
+                    if not self._replaces:
                         raise
+                    death = error
+                except RewardDied as error:
+                    again = "reward" in self._died or not self._replaces
+                    death = RewardFailed(str(error)) if again else error
+                except RewardFailed as error:
                     death = error
             if not self.rollout_ranks.any(judged is None):
                 assert judged is not None
                 return judged
+            self.rollout_ranks.raise_any(death if isinstance(death, RewardFailed) else None)
             if self.ranks.any(isinstance(death, EngineDied)):
                 self._replace("engine", death)
             if isinstance(death, RewardDied):
                 self._replace("reward", death)
 
     @property
-    def _shares_engine(self) -> bool:
-        return self.config.rollout.engine.get("tensor_parallel_size", 1) > 1
+    def _replaces(self) -> bool:
+        """Whether the ranks can stop together to replace what has died."""
+        rollout = self.config.rollout
+        return rollout.lag == 0 and rollout.engine.get("tensor_parallel_size", 1) == 1
+
+    @contextmanager
+    def rescue(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        waiting: Rollout | None = None,
+    ) -> Iterator[None]:
+        """A reward that fails inside ends the run, but not before what was trained is saved.
+
+        `step` is the last one whose updates are done; its `metrics` are given where they have not
+        been logged, and `waiting` as to `save`.
+        """
+        try:
+            yield
+        except RewardFailed as error:
+            if metrics is not None:
+                self.tracker.log(step, metrics)
+            unsaved = step > self.checkpoints.newest
+            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
+                raise
+            raise RewardFailed(
+                f"{error}. What was trained up to step {step} is saved: fix the reward and start "
+                "the run again, which goes on from there"
+            ) from error
 
     def _replace(self, part: Literal["engine", "reward"], death: Exception | None) -> None:
         """Starts an engine (collective, with the current weights and a probe) or a reward anew.
@@ -347,11 +401,13 @@ class Job:
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
         groups = [item.group for item in self.ranks.share(judged)] or [
-            reference_answers(self._first_prompt, self.tokenizer)
+            reference_answer(self._first_prompt, self.tokenizer)
         ]
         group = groups[self._version % len(groups)]
         tolerance = self.config.rollout.probe_tolerance or TOLERANCE[self.config.model.dtype]
-        gap = prove_weights(self.engine, self.learner, group, self.ranks, tolerance)
+        gap = prove_weights(
+            self.engine, self.learner, group, self.ranks, tolerance, self._served_length
+        )
         return {"sync/probe_logprob_max": gap}
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -389,38 +445,11 @@ class Job:
         metrics: Mapping[str, float],
         waiting: Rollout | None = None,
     ) -> bool:
-        """Writes a checkpoint of this step and drops those that are not kept; whether it could.
-
-        `waiting` is the rollout that waits for the next step. A full disk fails the checkpoint and
-        not the run: the ones before are untouched and the next due step tries again. Raises
-        UserError when it was the last step's.
-        """
-        trainer, folder = self.config.trainer, self.folder / "checkpoints"
-        best = trainer.keep_best
-        scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
-        if best and best in metrics:
-            scores[best] = metrics[best]
-        elif best:
-            self.tracker.say(f"step {step} has no {best}: its checkpoint cannot be the best")
-        try:
-            write_checkpoint(
-                folder,
-                self._state(step) | {"scores": scores},
-                redacted(self.config.model_dump(mode="json")),
-                self._parts(step, scores, waiting),
-                self.ranks,
-            )
-            self.ranks.on_first(lambda: keep_checkpoints(folder, trainer.keep_checkpoints, best))
-        except OSError as error:
-            problem = f"the checkpoint of step {step} could not be written: {error}"
-            if step == trainer.steps:
-                raise UserError(
-                    f"{problem}. Make room and start the run again: it goes on from the checkpoint "
-                    "before this one"
-                ) from None
-            self.tracker.say(f"{problem}; those before it are kept, and the next due step tries")
-            return False
-        return True
+        """Writes a checkpoint of this step; whether it could (`Checkpoints.save`)."""
+        state = self._state(step)
+        if waiting is None and self._drawing[0] == step + 1:  # it is drawn again
+            state["sampler"] = self._drawing[1]
+        return self.checkpoints.save(state, metrics, waiting)
 
     def _state(self, step: int) -> dict[str, Any]:
         """What the loop needs to go on after a step, as plain JSON values."""
@@ -433,44 +462,6 @@ class Job:
             "trackers": self.tracker.ids(),
             "prompt_date": self._prompt_date,
         }
-
-    def _parts(
-        self, step: int, scores: Mapping[str, float], waiting: Rollout | None
-    ) -> list[Callable[[Path], None]]:
-        """What every rank writes into a checkpoint, in this order."""
-        trainer = self.config.trainer
-        parts: list[Callable[[Path], None]] = [
-            # A run that goes on from here would have a gap without the record up to it.
-            lambda _: self.tracker.flush(),
-            self.learner.save,
-            self._save_random_state,
-        ]
-        if waiting is not None:
-            parts.append(lambda folder: write_rollout(folder, self.ranks, waiting))
-        every = trainer.save_hf_every
-        if step == trainer.steps or (every and step % every == 0):
-            parts += [self._save_policy, lambda folder: self._save_card(folder, step, scores)]
-        return parts
-
-    def _save_random_state(self, folder: Path) -> None:
-        file = random_file(folder, self.ranks.rank)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()), encoding="utf-8")
-
-    def _save_policy(self, folder: Path) -> None:
-        self.learner.save_hf(folder / "hf", self.tokenizer)
-
-    def _save_card(self, folder: Path, step: int, scores: Mapping[str, float]) -> None:
-        if not self.ranks.is_first:
-            return
-        facts = {"train problems": len(self.sampler), "bandpo commit": git_commit() or "unknown"}
-        card = model_card(self.config, step, scores, self._command, facts)
-        (folder / "hf" / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def random_file(checkpoint: Path, rank: int) -> Path:
-    """Where a checkpoint holds a rank's random state."""
-    return checkpoint / "random" / f"rank_{rank}.json"
 
 
 def _path(text: str | None) -> Path | None:

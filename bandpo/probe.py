@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 
@@ -16,9 +16,11 @@ from bandpo.learner.ranks import Ranks
 from bandpo.model.agreement import largest_gap
 from bandpo.model.features import likely_settings
 from bandpo.rollout.engine import RolloutEngine
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group
 
 SAMPLES, TOKENS = 4, 64
+EXPORT_PROBE = 128
+"""Tokens of the sequence that shows whether an export is the learner's model."""
 
 
 def prove_weights(
@@ -27,18 +29,19 @@ def prove_weights(
     group: Group,
     ranks: Ranks,
     tolerance: float,
+    context: int = sys.maxsize,
 ) -> float:
     """The largest difference, on any rank, over a few completions of a group; collective.
 
-    There is at least one completion for each copy of the weights. Where the difference exceeds
-    `tolerance`, raises RuntimeError; after the first sync, of weights that the engine had read from
-    the same files, UserError.
+    There is at least one completion for each copy of the weights; `context` are the tokens that
+    the engine takes. Where the difference exceeds `tolerance`, raises RuntimeError; after the first
+    sync, of weights that the engine had read from the same files, UserError.
     """
     count = max(SAMPLES, math.ceil(engine.replicas / ranks.size))
-    completions = [_cut(c) for c in islice(cycle(group.completions), count)]
-    probed = dataclasses.replace(group, completions=tuple(completions))
-    theirs = engine.logprobs(group.prompt, completions)
-    ours = learner.logprobs(samples_of(probed, [0.0] * count))
+    # vLLM scores a sequence while it generates one token more, which must fit as well.
+    shown = probed(group, count, context - 1)
+    theirs = engine.logprobs(shown.prompt, shown.completions)
+    ours = learner.logprobs(samples_of(shown, [0.0] * count))
     gap = float(ranks.max(torch.tensor(largest_gap(theirs, ours), device=ranks.device)))
     if gap > tolerance and engine.weight_version == 1:
         raise UserError(
@@ -55,16 +58,19 @@ def prove_weights(
     return gap
 
 
-def reference_answers(prompt: Prompt, tokenizer: Any) -> Group:
-    """What is probed before there are samples: the problem's own answer."""
-    tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
-    completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
-    return Group(prompt, (completion,))
+def probed(group: Group, count: int, most: int) -> Group:
+    """`count` beginnings of completions, after as much of the prompt's end as `most` tokens allow.
+
+    What is left out of a prompt changes what the probe compares, and not whether it is equal.
+    """
+    room = max(1, min(TOKENS, most - 1))
+    completions = tuple(_cut(c, room) for c in islice(cycle(group.completions), count))
+    left = max(1, most - max(len(c.token_ids) for c in completions))
+    prompt = dataclasses.replace(group.prompt, token_ids=group.prompt.token_ids[-left:])
+    return Group(prompt, completions)
 
 
-def _cut(completion: Completion) -> Completion:
+def _cut(completion: Completion, room: int) -> Completion:
     return dataclasses.replace(
-        completion,
-        token_ids=completion.token_ids[:TOKENS],
-        logprobs=completion.logprobs[:TOKENS],
+        completion, token_ids=completion.token_ids[:room], logprobs=completion.logprobs[:room]
     )

@@ -184,7 +184,10 @@ class Tracker:
         except OSError as error:
             self.say(f"the end of the record in {self.folder} is lost: {error}")
         for tracker in self._trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # its service may not answer: the run is no worse for it
+                self.say(f"{tracker.name} could not be closed: {error}")
 
 
 def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[str, Any]]:

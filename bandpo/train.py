@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from functools import partial
+from pathlib import Path
 
 from bandpo.composition import compose
 from bandpo.config import Config
@@ -33,9 +34,11 @@ def train(job: Job, stops: Stops) -> bool:
     job.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
+    else:
+        job.checkpoints.export_missing()
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
-        with clock("rollout"):
+        with clock("rollout"), job.rescue(step - 1):
             rollout = rollouts.next(step)
         job.engine.sleep()
         with clock("exchange"):
@@ -58,7 +61,8 @@ def train(job: Job, stops: Stops) -> bool:
         metrics |= clock.metrics(tokens=metrics["length/tokens"])
         last = step == trainer.steps
         if last or is_due(step, trainer.eval_every):
-            metrics |= job.evaluate(step)
+            with job.rescue(step, metrics, rollouts.waiting):
+                metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
             tracker.log_samples(step, rollout.groups)
@@ -108,6 +112,13 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)
         if finished and job.ranks.is_first:
-            figures = (plot_training(job.folder), plot_timeline(job.folder))
-            names = ", ".join(str(figure.relative_to(job.folder)) for figure in figures)
-            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {names})")
+            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {_draw(job.folder)})")
+
+
+def _draw(folder: Path) -> str:
+    """Draws the figures of a run and names them, or says why there are none: it is done anyway."""
+    try:
+        figures = (plot_training(folder), plot_timeline(folder))
+    except Exception as error:
+        return f"no figures: {error}; bandpo plot training {folder} draws them"
+    return ", ".join(str(figure.relative_to(folder)) for figure in figures)

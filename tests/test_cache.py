@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandpo.cache import FORGOTTEN_S, cache_dir, made_aside
+from bandpo.cache import FORGOTTEN_S, cache_dir, made_aside, stand_in_for_home
 from bandpo.data.composite import build
 from bandpo.errors import UserError
 from bandpo.evaluation.model import find_model
@@ -142,6 +142,24 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(home, tmp_path, monkeypa
     folder = cache_dir()
     assert folder == tmp_path / f"bandpo-{os.getuid()}"
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+KEPT_AT_HOME = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME", "MPLCONFIGDIR", "HF_HOME")
+
+
+def test_libraries_without_a_home_keep_their_files_in_the_cache(tmp_path, monkeypatch):
+    for name in (*KEPT_AT_HOME, "BANDPO_CACHE"):
+        monkeypatch.setenv(name, "")  # restored in the end, whatever is set meanwhile
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stand_in_for_home()
+    assert not any(name in os.environ for name in KEPT_AT_HOME)
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setenv("MPLCONFIGDIR", "chosen")
+    stand_in_for_home()
+    own = str(tmp_path / f"bandpo-{os.getuid()}")
+    assert [os.environ.get(name) for name in KEPT_AT_HOME] == [own, own, own, "chosen", None]
 
 
 def test_another_users_folder_is_not_taken_for_ones_own(tmp_path, monkeypatch):

@@ -12,6 +12,33 @@ from bandpo.probe import prove_weights
 from bandpo.types import Completion, Group, Problem, Prompt
 
 TOKENS = (3, 4, 5)
+RANKS = SimpleNamespace(size=1, device=torch.device("cpu"), max=lambda tensor: tensor)
+
+
+def test_a_sequence_that_fills_the_context_is_probed_with_room_for_a_token():
+    seen = []
+
+    def logprobs(prompt, completions):
+        seen.extend((prompt.token_ids, c.token_ids) for c in completions)
+        return [[-1.0] * len(c.token_ids) for c in completions]
+
+    def ours(samples):
+        seen.extend((sample.prompt_ids, sample.completion_ids) for sample in samples)
+        return [[-1.0] * len(sample.completion_ids) for sample in samples]
+
+    prompt = Prompt(Problem("q", "q", "1"), "q", tuple(range(10)))
+    tokens = {3: (7, 8, 9), 60: tuple(range(60)), 90: tuple(range(90))}
+    for length, context in ((3, 13), (60, 70), (90, 100), (90, 40), (3, 100)):
+        seen.clear()
+        completion = Completion("", tokens[length], (0.0,) * length, "length")
+        engine = SimpleNamespace(replicas=1, weight_version=1, logprobs=logprobs)
+        group, learner = Group(prompt, (completion,)), SimpleNamespace(logprobs=ours)
+        prove_weights(engine, learner, group, RANKS, 1e-3, context)
+        assert len(seen) == 8 and len(set(seen)) == 1  # both score the same
+        shown, completed = seen[0]
+        assert len(shown + completed) == min(context - 1, 10 + min(length, 64))
+        assert shown == prompt.token_ids[-len(shown) :] and shown
+        assert completed == completion.token_ids[: len(completed)] and completed
 
 
 def proved(theirs: list[float], ours: list[float], version: int = 2) -> float:
@@ -26,8 +53,7 @@ def proved(theirs: list[float], ours: list[float], version: int = 2) -> float:
     )
     lm = SimpleNamespace(config=Gemma2Config(sliding_window=7, attn_logit_softcapping=50.0))
     learner = SimpleNamespace(lm=lm, logprobs=lambda samples: [ours] * len(samples))
-    ranks = SimpleNamespace(size=1, device=torch.device("cpu"), max=lambda tensor: tensor)
-    return prove_weights(engine, learner, group, ranks, tolerance=1e-3)
+    return prove_weights(engine, learner, group, RANKS, tolerance=1e-3)
 
 
 def test_weights_that_arrived_pass_with_their_gap():

@@ -32,7 +32,7 @@ class Replaced(Exception):
 )
 def test_the_run_ends_where_a_replacement_would_hang(settings, outcome, monkeypatch):
     monkeypatch.setattr(Job, "sampling", None)
-    ranks = SimpleNamespace(any=lambda here: here)
+    ranks = SimpleNamespace(any=lambda here: here, raise_any=lambda failure: None)
     job = Job.__new__(Job)
     job.config = SimpleNamespace(rollout=SimpleNamespace(**{"lag": 0, "engine": {}, **settings}))
     job.engine, job.reward, job.ranks, job.rollout_ranks = Dead(), None, ranks, ranks

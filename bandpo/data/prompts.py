@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bandpo.data.control_tokens import ControlTokens
 from bandpo.errors import UserError
-from bandpo.types import Problem, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt
 
 SLOT = "{problem}"
 
@@ -109,6 +109,13 @@ def build_prompts(
     if too_long and (overlong == "error" or not prompts):
         raise _overlong_error(too_long, len(problems), max_prompt_tokens)
     return prompts, [problem for problem, _ in too_long]
+
+
+def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
+    """A group to try things on before there are samples: the problem's own answer."""
+    tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
+    completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
+    return Group(prompt, (completion,))
 
 
 def require_chat_template(tokenizer: Any) -> None:

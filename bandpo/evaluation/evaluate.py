@@ -21,8 +21,9 @@ from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
+from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.judge import judged_groups
+from bandpo.rollout.judge import RewardFailed, judged_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
@@ -63,6 +64,14 @@ class Task:
         )
         told = date_of(tokenizer, date)
         return cls(benchmark, tuple(prompts), text, prompt_fingerprint(prompts), told)
+
+
+def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
+    """What each benchmark asks of a model's context."""
+    return [
+        Demand.of(f"benchmark {task.benchmark.name}", task.prompts, "eval.max_tokens", max_tokens)
+        for task in tasks
+    ]
 
 
 class Ranks(Protocol):
@@ -138,11 +147,17 @@ def evaluate(
     mine = prompts[ranks.rank :: ranks.size]
     fresh: dict[str, list[Sample]] = {}
     own_log = log.of_rank(ranks.rank)
-    for item in judged_groups(engine, reward, mine, sampling):
-        group = judged(item.group, item.scores)
-        own_log.append(group)
-        fresh[group[0].problem_id] = group
-        progress(task.benchmark.name, len(fresh), len(mine))
+    failure: RewardFailed | None = None
+    try:
+        for item in judged_groups(engine, reward, mine, sampling):
+            group = judged(item.group, item.scores)
+            own_log.append(group)
+            fresh[group[0].problem_id] = group
+            progress(task.benchmark.name, len(fresh), len(mine))
+    except RewardFailed as error:
+        failure = error
+    if failed := [error for error in ranks.gather(failure) if error]:
+        raise failed[0]
     for part in _taken_over(log, fresh, ranks):
         done |= part
     groups = [done[prompt.problem.id] for prompt in task.prompts]

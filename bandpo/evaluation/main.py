@@ -23,16 +23,18 @@ from rich.progress import (
 
 from bandpo.composition import compose
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.errors import UserError
+from bandpo.data.prompts import reference_answer
 from bandpo.evaluation.config import EvalCommand
-from bandpo.evaluation.evaluate import Alone, Ranks, Task, evaluate_all
+from bandpo.evaluation.evaluate import Alone, Ranks, Task, demands_of, evaluate_all
 from bandpo.evaluation.model import ModelSource, find_model, load_tokenizer
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.summary import Summary
 from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.reward import Compared
+from bandpo.rollout.context import context_length, require_context
 from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.judge import try_reward
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,10 +65,11 @@ def main(argv: Sequence[str]) -> int:
         # Weights are hashed once, not by every rank.
         own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
         identity: dict[str, Any] = ranks.gather(own)[0]
-        engine = _engine(arguments, config, model)
-        parts.callback(engine.close)
         reward = instantiate(config.reward)
         parts.callback(reward.close)
+        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
+        engine = _engine(arguments, config, model)
+        parts.callback(engine.close)
         summaries = evaluate_all(
             engine,
             reward,
@@ -115,16 +118,10 @@ def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
 
 def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> int:
     """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
-    needed = config.eval.max_tokens + max(
-        len(prompt.token_ids) for task in tasks for prompt in task.prompts
-    )
-    limit = getattr(model.config(config.trust_remote_code), "max_position_embeddings", needed)
-    if needed > limit:
-        raise UserError(
-            f"model={model.spec} takes {limit} tokens, the longest prompt and "
-            f"eval.max_tokens={config.eval.max_tokens} need {needed}"
-        )
-    return needed
+    demands = demands_of(tasks, config.eval.max_tokens)
+    limit = context_length(model.config(config.trust_remote_code))
+    require_context(f"model={model.spec}", limit, demands)
+    return max(demand.tokens for demand in demands)
 
 
 def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource) -> RolloutEngine:

@@ -32,7 +32,7 @@ _NAME = re.compile(r"step_(\d{6,})")
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder `checkpoints/step_000010` with `engine/`, `random/`, `state.json`, `config.yaml`
-    and `manifest.json`, and `hf/` where it was due."""
+    and `manifest.json`, and then, where it was due, `hf/`."""
 
     folder: Path
 
@@ -87,7 +87,7 @@ def write_checkpoint(
     aside = folder / f".{final.name}.partial"
 
     def begin() -> None:
-        for leftover in folder.glob(".step_*.partial"):
+        for leftover in (*folder.glob(".step_*.partial"), *folder.glob(".step_*.universal")):
             shutil.rmtree(leftover)
         aside.mkdir(parents=True)
 
@@ -118,6 +118,40 @@ def write_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
         raise
     return Checkpoint(final)
+
+
+def add_to_checkpoint(
+    checkpoint: Checkpoint, name: str, parts: Sequence[Callable[[Path], None]], ranks: Ranks
+) -> None:
+    """Gives a checkpoint that is there a further folder, written aside, renamed and sealed.
+
+    Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any: the
+    checkpoint is as it was then.
+    """
+    target = checkpoint.folder / name
+    aside = checkpoint.folder / f".{name}.partial"
+
+    def begin() -> None:
+        for leftover in (aside, target):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir()
+
+    def publish() -> None:
+        added = {f"{name}/{file}": s for part in seals for file, s in part.items()}
+        aside.rename(target)
+        write_manifest(checkpoint.folder, {**read_manifest(checkpoint.folder), **added})
+
+    try:
+        ranks.on_first(begin)
+        for part in parts:
+            ranks.agree(partial(part, aside))
+        files = ranks.on_first(lambda: files_below(aside))
+        seals = ranks.agree(lambda: seal(aside, ranks.share(files)))
+        ranks.on_first(publish)
+    except OSError:
+        if ranks.is_first:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint | None:

@@ -28,6 +28,7 @@ from bandpo.errors import RunHalted, UserError
 from bandpo.learner.adapter import save_adapter
 from bandpo.learner.attention import layout_for
 from bandpo.learner.engine import PolicySource
+from bandpo.learner.export import write_policy
 from bandpo.learner.proof import prove_network, prove_packing
 from bandpo.learner.ranks import Ranks
 from bandpo.learner.shards import failing_last, loadable
@@ -435,26 +436,7 @@ class DeepSpeedLearner:
 
         Raises OSError there, when the other ranks have given their part.
         """
-        from huggingface_hub import save_torch_state_dict
-        from safetensors import SafetensorError
-
-        tied = self.lm.config.tie_word_embeddings
-        weights = {
-            name: tensor.cpu().clone()
-            for name, tensor in self.weights()
-            if self.ranks.is_first and not (tied and name == "lm_head.weight")
-        }
-        if not self.ranks.is_first:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            save_torch_state_dict(weights, str(folder))
-        except SafetensorError as error:  # a full disk, said in its own way
-            raise OSError(str(error)) from error
-        self.lm.config.save_pretrained(folder)
-        if self.lm.generation_config is not None:
-            self.lm.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_policy(self.lm, self.weights(), folder, tokenizer, self.ranks.is_first)
 
 
 def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:

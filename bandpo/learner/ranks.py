@@ -112,6 +112,12 @@ class Ranks:
         """The result, on every rank, of an action that the first alone takes; else as `agree`."""
         return self.agree(lambda: action() if self.is_first else None)[0]  # type: ignore
 
+    def raise_any(self, failure: Exception | None) -> None:
+        """Raises on every rank what the first of those that failed has to say."""
+        for found in self.gather(failure):
+            if found is not None:
+                raise found
+
     def barrier(self) -> None:
         """Waits for every rank."""
         if self.size > 1:

@@ -43,10 +43,12 @@ def files_below(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path, seals: Mapping[str, Seal]) -> None:
     """Writes manifest.json and flushes it and every folder below, so that all names last."""
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+    aside = folder / f".{MANIFEST}"
+    with aside.open("w", encoding="utf-8") as file:
         json.dump(dict(sorted(seals.items())), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+    aside.replace(folder / MANIFEST)
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush_folder(path)
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from bandpo.errors import UserError
+from bandpo.model.tying import as_its_files_are
 
 NAMED = 5
 """How many tensors a message names."""
@@ -26,9 +27,10 @@ def load_causal_lm(
     reference. Raises UserError naming the tensors that are missing, have another shape than
     config.json says, or belong to a layer that has no place for them.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         lm, report = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
@@ -37,6 +39,7 @@ def load_causal_lm(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they can be named
+            **as_its_files_are(path, config),
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).split(". ")[0].rstrip(".")

@@ -4,7 +4,15 @@ from bandpo.reward.disagreement import Compared, DisagreementReport, disagreemen
 from bandpo.reward.math import MathReward, MathVerifier, bad_golds, verifier_version
 from bandpo.reward.presets import both_rewards, math_reward, release_reward
 from bandpo.reward.release import ReleaseReward
-from bandpo.reward.score import Reward, Score, Status, has_bad_gold, verifier_counts
+from bandpo.reward.score import (
+    Reward,
+    Score,
+    Status,
+    checked,
+    has_bad_gold,
+    name_of,
+    verifier_counts,
+)
 from bandpo.reward.shaping import FormatBonus, FunctionReward, Overlong, Shaped, WeightedSum
 
 __all__ = [
@@ -23,9 +31,11 @@ __all__ = [
     "WeightedSum",
     "bad_golds",
     "both_rewards",
+    "checked",
     "disagreement_report",
     "has_bad_gold",
     "math_reward",
+    "name_of",
     "release_reward",
     "verifier_counts",
     "verifier_version",

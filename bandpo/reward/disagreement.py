@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bandpo.reward.futures import gather, then
-from bandpo.reward.score import Closing, Reward, Score
+from bandpo.reward.score import Closing, Reward, Score, checked
 
 if TYPE_CHECKING:
     from bandpo.types import Group
@@ -114,9 +114,11 @@ class Compared(Closing):
         """Starts both; the future holds the first one's scores."""
 
         def record(scores: list[list[Score]]) -> list[Score]:
+            first = list(checked(scores[0], self.first, group))
+            second = list(checked(scores[1], self.second, group))
             with self._lock:
-                self.report.add(group, *scores)
-            return scores[0]
+                self.report.add(group, first, second)
+            return first
 
         return then(gather([self.first.submit(group), self.second.submit(group)]), record)
 

@@ -32,6 +32,23 @@ def then(future: Future[A], function: Callable[[A], B]) -> Future[B]:
     return following
 
 
+def otherwise(future: Future[A], explain: Callable[[BaseException], BaseException]) -> Future[A]:
+    """The same future, but for a failure, which `explain` gives another form."""
+    following: Future[A] = Future()
+
+    def finish(done: Future[A]) -> None:
+        try:
+            following.set_result(done.result())
+        except BaseException as error:
+            explained = error if done.cancelled() else explain(error)
+            if explained is not error:
+                explained.__cause__ = error
+            following.set_exception(explained)
+
+    future.add_done_callback(finish)
+    return following
+
+
 def gather(futures: Sequence[Future[A]]) -> Future[list[A]]:
     """The future of all results, in order; the first failure is passed on when all are done."""
     if not futures:

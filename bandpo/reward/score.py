@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from bandpo.errors import UserError
 
 if TYPE_CHECKING:  # bandpo.types imports torch, which verifier workers must not load
     from bandpo.types import Group
@@ -50,6 +53,46 @@ class Reward(Protocol):
     def close(self) -> None:
         """Ends worker processes; submitted groups are abandoned."""
         ...
+
+
+def name_of(reward: object) -> str:
+    """How a reward, or a function that one is made of, is called: `my_reward.score`."""
+    while (inner := getattr(reward, "func", None)) is not None:  # hydra's _partial_
+        reward = inner
+    named = reward if hasattr(reward, "__qualname__") else type(reward)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def checked(scores: object, reward: object, group: Group) -> tuple[Score, ...]:
+    """A reward's scores of a group; raises UserError where they are not one finite score each."""
+    what = f"the reward {name_of(reward)} returned"
+    if not isinstance(scores, Sequence) or not all(isinstance(score, Score) for score in scores):
+        raise UserError(
+            f"{what} {str(scores)[:80]!r} for the samples of {group.problem.id}: a list with a "
+            "bandpo.reward.Score for each is needed"
+        )
+    if len(scores) != len(group.completions):
+        raise UserError(
+            f"{what} {len(scores)} scores for the {len(group.completions)} samples of "
+            f"{group.problem.id}"
+        )
+    values = [finite(score.value) for score in scores]
+    for index, (score, value) in enumerate(zip(scores, values, strict=True)):
+        if value is None:
+            raise UserError(
+                f"{what} the value {score.value!r} for sample {group.problem.id}/{index}: it must "
+                "be a finite number"
+            )
+    return tuple(replace(score, value=value) for score, value in zip(scores, values, strict=True))
+
+
+def finite(value: Any) -> float | None:
+    """A finite number of any library's as Python's own; None for everything else."""
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 class Closing:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from bandpo.errors import UserError
-from bandpo.reward.futures import gather, then
-from bandpo.reward.score import Closing, Reward, Score
+from bandpo.reward.futures import gather, otherwise, then
+from bandpo.reward.score import Closing, Reward, Score, checked, finite, name_of
 
 if TYPE_CHECKING:
     from bandpo.types import Completion, Group, Problem
@@ -75,7 +75,9 @@ class Shaped(Closing):
         def add(scores: list[Score]) -> list[Score]:
             return [
                 replace(score, value=score.value + sum(t(completion, score) for t in self.terms))
-                for score, completion in zip(scores, group.completions, strict=True)
+                for score, completion in zip(
+                    checked(scores, self.reward, group), group.completions, strict=True
+                )
             ]
 
         return then(self.reward.submit(group), add)
@@ -97,16 +99,18 @@ class WeightedSum(Closing):
 
     def submit(self, group: Group) -> Future[list[Score]]:
         """Starts all rewards at once."""
-        return then(gather([reward.submit(group) for reward in self.rewards]), self._add)
+        scores = gather([reward.submit(group) for reward in self.rewards])
+        return then(scores, lambda columns: self._add(group, columns))
 
-    def _add(self, columns: list[list[Score]]) -> list[Score]:
+    def _add(self, group: Group, columns: list[list[Score]]) -> list[Score]:
+        rows = [checked(c, reward, group) for reward, c in zip(self.rewards, columns, strict=True)]
         return [
             replace(
                 scores[0],
                 value=sum(w * s.value for w, s in zip(self.weights, scores, strict=True)),
                 seconds=sum(s.seconds for s in scores),
             )
-            for scores in zip(*columns, strict=True)
+            for scores in zip(*rows, strict=True)
         ]
 
     def close(self) -> None:
@@ -119,8 +123,9 @@ class FunctionReward(Closing):
     """A user's `function(problem, completion) -> float`, plain or `async`.
 
     Plain functions run in `threads` threads, coroutines together in one event loop; both overlap
-    with generation. What counts as correct in evaluation is a value above `threshold`. An
-    exception of the function ends the run; a value that is not finite raises ValueError.
+    with generation. What counts as correct in evaluation is a value above `threshold`. The future
+    of a group raises RuntimeError, which names function and sample, where the function raises, and
+    UserError where it returns anything but a finite number.
     """
 
     def __init__(
@@ -137,8 +142,11 @@ class FunctionReward(Closing):
 
     def submit(self, group: Group) -> Future[list[Score]]:
         """Starts one call a completion."""
-        calls = [self._call(group.problem, completion) for completion in group.completions]
-        return then(gather(calls), lambda values: [self._score(value) for value in values])
+        calls = [
+            self._scored(self._call(group.problem, completion), f"{group.problem.id}/{index}")
+            for index, completion in enumerate(group.completions)
+        ]
+        return gather(calls)
 
     def _call(self, problem: Problem, completion: Completion) -> Future[float]:
         if not _is_async(self.function):
@@ -156,10 +164,29 @@ class FunctionReward(Closing):
                 threading.Thread(target=self._loop.run_forever, daemon=True).start()
             return self._loop
 
-    def _score(self, value: float) -> Score:
-        if not math.isfinite(value):
-            raise ValueError(f"the reward function {self.function!r} returned {value}")
-        return Score(float(value), "correct" if value > self.threshold else "wrong", None, 0.0)
+    def _scored(self, call: Future[float], sample: str) -> Future[Score]:
+        """The score of a sample, once the function has returned its value."""
+
+        def score(value: float) -> Score:
+            number = finite(value)
+            if number is None:
+                raise UserError(
+                    f"the reward {name_of(self.function)} returned {value!r} for sample {sample}: "
+                    "it must return a finite number"
+                )
+            return Score(number, "correct" if number > self.threshold else "wrong", None, 0.0)
+
+        def failed(error: BaseException) -> BaseException:
+            if isinstance(error, UserError):
+                return error
+            place = traceback.extract_tb(error.__traceback__)[-1:]
+            where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in place)
+            return RuntimeError(
+                f"the reward {name_of(self.function)} raised {type(error).__name__}: {error} for "
+                f"sample {sample}{where}"
+            )
+
+        return then(otherwise(call, failed), score)
 
     def close(self) -> None:
         """Ends the threads and the event loop; calls not begun are abandoned."""

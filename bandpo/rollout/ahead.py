@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from statistics import fmean
 
 from bandpo.rollout.draws import Rollout
+from bandpo.rollout.judge import RewardFailed
 
 Collect = Callable[[int], Rollout]
 """Samples and judges the groups of a step, of all ranks."""
@@ -37,6 +38,7 @@ class Rollouts:
         self._version, self._collect, self._last, self._lag = version, collect, last, lag
         self._coming: Future[Rollout] | None = None
         self._waiting = waiting
+        self._failure: RewardFailed | None = None
         self._metrics: dict[str, float] = {}
         self._seconds = 0.0
 
@@ -48,6 +50,8 @@ class Rollouts:
     def next(self, step: int) -> Rollout:
         """The judged groups of a step; the steps are asked for in turn."""
         self.settle()
+        if self._failure is not None:
+            raise self._failure
         rollout = self._collect(step) if self._waiting is None else self._waiting
         self._waiting = None
         ages = [
@@ -74,8 +78,12 @@ class Rollouts:
         if self._coming is None:
             return
         begun = time.perf_counter()
-        self._waiting = self._coming.result()
-        self._coming = None
+        wait([self._coming])
+        coming, self._coming = self._coming, None
+        if isinstance(failure := coming.exception(), RewardFailed):
+            self._failure = failure  # the step that goes on without it comes to its end first
+            return
+        self._waiting = coming.result()
         waited = time.perf_counter() - begun
         self._metrics["rollout/overlap_s"] = max(0.0, self._seconds - waited)
 

@@ -37,6 +37,9 @@ class RolloutEngine(Protocol):
     samples_apart: bool
     """Whether it samples in other processes, so that a thread can wait for it (rollout.lag)."""
 
+    is_shared: bool
+    """Whether other ranks hold parts of it: all of them generate to the end together."""
+
     @property
     def replicas(self) -> int:
         """Copies of the weights; as many completions, over all ranks, probe every one."""

@@ -39,6 +39,7 @@ class HFGenerate:
     name = "hf"
     replicas = 1
     samples_apart = False
+    is_shared = False
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bandpo.advantage import has_spread
 from bandpo.errors import UserError
-from bandpo.reward import Reward, Score, has_bad_gold
+from bandpo.reward import Reward, Score, checked, has_bad_gold, name_of
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
 
@@ -20,6 +20,10 @@ class EngineDied(Exception):
 
 class RewardDied(Exception):
     """The reward cannot score any more; its error is the cause."""
+
+
+class RewardFailed(UserError):
+    """The reward gives no scores that could be trained on, and would not if it were asked again."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +60,74 @@ def judged_groups(
     """Yields groups as soon as they are judged, in no particular order.
 
     Without prompts too the engine is asked: it may need this rank for those of others. Raises
-    EngineDied or RewardDied from the error of the one or the other.
+    EngineDied or RewardDied from the error of the one or the other, and RewardFailed for what is
+    not one finite score a completion.
     """
     waiting: dict[Future[list[Score]], Group] = {}
 
     def judged(future: Future[list[Score]]) -> JudgedGroup:
-        with _failing_as(RewardDied):
-            return JudgedGroup(waiting.pop(future), tuple(future.result()))
+        group = waiting.pop(future)
+        with _scoring(reward, group):
+            return JudgedGroup(group, checked(future.result(), reward, group))
 
     groups = engine.generate(prompts, sampling)
-    while (group := _next(groups)) is not None:
-        with _failing_as(RewardDied):
-            waiting[reward.submit(group)] = group
-        for future in [future for future in waiting if future.done()]:
-            yield judged(future)
+    try:
+        while (group := _next(groups)) is not None:
+            with _scoring(reward, group):
+                waiting[_submitted(reward, group)] = group
+            for future in [future for future in waiting if future.done()]:
+                yield judged(future)
+    except (RewardDied, RewardFailed):
+        while getattr(engine, "is_shared", False) and _next(groups) is not None:
+            """Other ranks wait for this one in the engine until all groups are there."""
+        raise
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             yield judged(future)
 
 
+def _submitted(reward: Reward, group: Group) -> Future[list[Score]]:
+    future = reward.submit(group)
+    if not isinstance(future, Future):
+        raise UserError(
+            f"the reward {name_of(reward)} returned {str(future)[:80]!r} for the samples of "
+            f"{group.problem.id}: submit must return a concurrent.futures.Future of its scores"
+        )
+    return future
+
+
 def _next(groups: Iterator[Group]) -> Group | None:
-    with _failing_as(EngineDied):
-        return next(groups, None)
-
-
-@contextmanager
-def _failing_as(kind: type[EngineDied | RewardDied]) -> Iterator[None]:
-    """Says whose failure it is; what a user can mend is left as it is."""
     try:
-        yield
+        return next(groups, None)
     except UserError:
         raise
     except Exception as error:
-        raise kind(f"{type(error).__name__}: {error}") from error
+        raise EngineDied(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _scoring(reward: Reward, group: Group) -> Iterator[None]:
+    """Raises RewardFailed for what the user can mend, and RewardDied for everything else."""
+    try:
+        yield
+    except UserError as error:
+        raise RewardFailed(str(error)) from error
+    except Exception as error:
+        raise RewardDied(
+            f"the reward {name_of(reward)} failed on the samples of {group.problem.id}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def try_reward(reward: Reward, group: Group) -> None:
+    """Scores a group whose scores do not matter; raises RewardFailed unless that goes well."""
+    try:
+        with _scoring(reward, group):
+            checked(_submitted(reward, group).result(), reward, group)
+    except RewardDied as error:
+        raise RewardFailed(f"{error} (tried on the reference answer)") from error.__cause__
+    except RewardFailed as error:
+        raise RewardFailed(f"{error} (tried on the reference answer)") from None
 
 
 def rollout(

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.kv_cache import token_bytes
@@ -139,6 +140,9 @@ class VLLMLocal:
         self._requests = 0
         on_gpu = torch.cuda.is_available()
         llm_arguments.setdefault("load_format", "safetensors")  # it would take pickles as well
+        model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        if apart := as_its_files_are(model_path, model):
+            llm_arguments["hf_overrides"] = {**apart, **llm_arguments.get("hf_overrides", {})}
         if on_gpu or tensor_parallel_size > 1:
             # `uni` would put every rank's engine on device 0, and knows no other rank.
             llm_arguments.setdefault("distributed_executor_backend", "external_launcher")
@@ -150,7 +154,6 @@ class VLLMLocal:
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
             sequences = max_num_seqs * (max_model_len + BLOCK)  # the last block may be begun
-            model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
             needed = sequences * token_bytes(model, dtype)
             llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
@@ -176,6 +179,7 @@ class VLLMLocal:
         self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None
         self._parts = _Parts(tensor_parallel_size)
+        self.is_shared = tensor_parallel_size > 1
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields the groups in the order they finish; text is decoded outside the engine."""

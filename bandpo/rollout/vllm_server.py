@@ -7,6 +7,7 @@ out the decoding of text, and says with which weights every token was sampled.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from torch import Tensor
 
 from bandpo.errors import UserError
+from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.server_check import (
@@ -33,6 +35,8 @@ from bandpo.rollout.server_check import (
 from bandpo.rollout.servers import Fleet, Server, ServerLost, ServerPool
 from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt
+
+logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 UNTOUCHED = "default"
@@ -54,6 +58,7 @@ class VLLMServer:
 
     name = "vllm_server"
     samples_apart = True
+    is_shared = False
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class VLLMServer:
         threads: int = 1,
     ) -> None:
         """Checks every server; raises UserError that says what to mend, in one go."""
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
         del seed, threads  # the prompts carry their seeds; threads are the servers'
         self.weight_version = 0
@@ -106,6 +111,13 @@ class VLLMServer:
         self._decode = Decoder(
             AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         )
+        read = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        if as_its_files_are(model_path, read):
+            logger.warning(
+                "%s calls its head tied, but its weights hold another, which servers drop unless "
+                """they are started with --hf-overrides '{"tie_word_embeddings": false}'""",
+                model_path,
+            )
         if dist.is_initialized():  # no rank sends weights while another still looks around
             dist.barrier()
 

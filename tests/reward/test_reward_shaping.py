@@ -2,8 +2,11 @@ import asyncio
 import math
 import threading
 from concurrent.futures import Future
+from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 
 from bandpo.errors import UserError
 from bandpo.reward import FormatBonus, FunctionReward, Overlong, Score, Shaped, WeightedSum
@@ -103,15 +106,56 @@ def test_coroutines_run_together():
         assert len(reward.submit(group(*range(20))).result(timeout=20)) == 20
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_values_must_be_finite(value):
-    with FunctionReward(lambda p, c: value) as reward, pytest.raises(ValueError, match="returned"):
-        reward.submit(group(1)).result()
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1.0", [1.0], {}])
+def test_values_must_be_finite_numbers(value):
+    def odd(problem, completion):
+        return value if len(completion.token_ids) == 2 else 1.0
+
+    with FunctionReward(odd) as reward, pytest.raises(UserError) as told:
+        reward.submit(group(1, 2, 3)).result()
+    assert "odd returned" in str(told.value) and "sample p/1" in str(told.value)
 
 
-def test_errors_of_a_function_are_passed_on():
+@pytest.mark.parametrize("value", [True, 1, np.float32(1), torch.tensor(1.0), Fraction(1)])
+def test_numbers_of_any_library_become_floats(value):
+    with FunctionReward(lambda problem, completion: value) as reward:
+        (score,) = reward.submit(group(1)).result()
+    assert type(score.value) is float and score.value == 1.0
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_an_error_names_the_function_the_sample_and_the_line(kind):
     def broken(problem, completion):
         raise KeyError("no such key")
 
-    with FunctionReward(broken) as reward, pytest.raises(KeyError, match="no such key"):
+    async def broken_later(problem, completion):
+        return broken(problem, completion)
+
+    function = {"plain": broken, "async": broken_later}[kind]
+    with FunctionReward(function) as reward, pytest.raises(RuntimeError) as told:
         reward.submit(group(1, 2)).result()
+    message = str(told.value)
+    assert f"{function.__qualname__} raised KeyError: 'no such key' for sample p/0" in message
+    assert f"{__file__}, line " in message
+    assert isinstance(told.value.__cause__, KeyError)
+
+
+def test_what_a_function_tells_the_user_is_left_as_it_is():
+    def unready(problem, completion):
+        raise UserError("set JUDGE_KEY")
+
+    with FunctionReward(unready) as reward, pytest.raises(UserError, match=r"^set JUDGE_KEY$"):
+        reward.submit(group(1)).result()
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda reward: Shaped(reward, []), lambda reward: WeightedSum([reward], [1.0])]
+)
+@pytest.mark.parametrize(
+    "given", [None, (RIGHT,), (RIGHT, 1.0), (RIGHT, Score(None, "wrong", "", 0))]
+)
+def test_what_is_composed_must_be_scores(wrap, given):
+    inner = Fixed()
+    inner.scores = given
+    with pytest.raises(UserError, match=r"reward .*Fixed returned"):
+        wrap(inner).submit(group(1, 2)).result()
