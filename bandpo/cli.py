@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 
 from bandpo.cache import stand_in_for_home
 from bandpo.console import secure_streams
+from bandpo.cores import usable_cores
 from bandpo.errors import RunHalted, UserError
 from bandpo.launcher import die_with_launcher, tell_launcher
 from bandpo.redaction import RedactingFormatter, redact
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Before torch is imported: the ranks of a machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
     # PyTorch's C++ warnings speak of its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()

@@ -56,7 +56,7 @@ class ModelConfig(Section):
 
     path: str = Field(
         min_length=1,
-        description="`embedded` (the small policy made from a seed; `embedded:worked_share=0.02` "
+        description="`embedded` (the small policy that ships; `embedded:worked_share=0.02` "
         "varies `bandpo.model.embedded.Recipe`), a folder or a hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -78,7 +78,9 @@ class ModelConfig(Section):
         False,
         description="Convert weights that are pickles; without it only safetensors are read.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the embedded policy's warm-up.")
+    seed: int = Field(
+        0, ge=0, description="Seed of the embedded policy's warm-up; 0 is the one that ships."
+    )
 
 
 class DataConfig(Section):

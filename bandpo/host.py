@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from hydra.utils import instantiate
 
 from bandpo.config import Config, longest_sequence
+from bandpo.cores import usable_cores
 from bandpo.evaluation.model import ModelSource
 from bandpo.learner.neighbours import Neighbours
 from bandpo.learner.ranks import Ranks
@@ -52,7 +52,7 @@ class Host:
             "dtype": config.model.dtype,
             "trust_remote_code": config.model.trust_remote_code,
             "max_model_len": served_length(config, model),
-            "threads": max(1, (os.cpu_count() or 1) // self.ranks.size),
+            "threads": max(1, usable_cores() // self.ranks.size),
         }
         made_with = {"engine": config.rollout.engine, **needed}
         if self._engine is None or made_with != self._made_with:

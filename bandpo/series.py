@@ -16,6 +16,7 @@ from threading import Lock
 from bandpo.composition import compose
 from bandpo.config import Config
 from bandpo.console import secure_streams
+from bandpo.cores import usable_cores
 from bandpo.errors import UserError
 from bandpo.host import Host
 from bandpo.train import run
@@ -80,7 +81,7 @@ def launch_series(
 
 def _worker(processes: int) -> ProcessPoolExecutor:
     """One fresh process; a worker that breaks takes only its own task with it."""
-    share = max(1, (os.cpu_count() or 1) // processes)
+    share = max(1, usable_cores() // processes)
     return ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), initializer=partial(_prepare, share)
     )

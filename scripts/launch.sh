@@ -34,7 +34,9 @@ if [ -z "$hostfile" ]; then
   gpus=$( (nvidia-smi -L 2>/dev/null || true) | wc -l)
   : "${nproc:=${SLURM_GPUS_ON_NODE:-$((gpus > 0 ? gpus : 1))}}"
   # torchrun would give each rank a single thread.
-  share=$(($(getconf _NPROCESSORS_ONLN) / nproc))
+  # nproc knows what a scheduler or a container leaves to this one; macOS has none.
+  cores=$(OMP_NUM_THREADS= nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+  share=$((cores / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
 fi
 train=(-m bandpo.cli train "$@")

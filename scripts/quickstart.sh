@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the embedded policy with BandPO (Band-KL, δ = 0.05) from nothing, in a few minutes:
+# Trains the embedded policy that ships with BandPO (Band-KL, δ = 0.05), in a few minutes:
 #   bash scripts/quickstart.sh [hydra overrides, e.g. seed=1 method=clip_higher]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

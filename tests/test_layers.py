@@ -6,11 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
-    {"errors", "types", "cache", "console", "launcher", "lock", "redaction"},
+    {"errors", "types", "cache", "console", "cores", "launcher", "lock", "redaction"},
     {"composition", "config", "cross_checks", "overrides", "resume"},
     {"data", "reward", "advantage", "batching", "loss", "model"},
     {"rollout", "learner", "weight_sync"},
-    {"evaluation", "tracking", "embedded", "journal", "model_card", "profiling", "run_folder"},
+    {"evaluation", "tracking", "journal", "model_card", "profiling", "run_folder"},
     {
         "architecture",
         "alarms",

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from bandpo.composition import compose
+from bandpo.cores import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
 from bandpo.evaluation.config import EvalCommand
@@ -131,7 +132,7 @@ def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSourc
         dtype=config.dtype,
         seed=config.eval.seed,
         trust_remote_code=config.trust_remote_code,
-        threads=os.cpu_count() or 1,
+        threads=usable_cores(),
     )
     return engine
 

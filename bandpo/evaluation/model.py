@@ -75,9 +75,9 @@ class ModelSource:
 def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
-    Of a run the newest checkpoint with an hf/ folder is taken. `seed` is that of the embedded
-    policy, which is made on first use; `embedded:worked_share=0.9,openings=0.1/0.05` is a variant
-    of it (`bandpo.model.embedded.Recipe`).
+    Of a run the newest checkpoint with an hf/ folder is taken. `embedded` ships with the
+    package; with another `seed`, or as `embedded:worked_share=0.9,openings=0.1/0.05`, it is a
+    variant (`bandpo.model.embedded.Recipe`), made on first use.
     Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
     makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
     """

@@ -3,7 +3,6 @@ read by another number of ranks."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bandpo.cores import usable_cores
 from bandpo.errors import UserError
 from bandpo.learner.ranks import Ranks
 
@@ -124,7 +124,7 @@ def _convert(engine: Path, target: Path) -> None:
     """DeepSpeed's own converter, in a process of its own; raises OSError where it fails."""
     shutil.rmtree(target.parent, ignore_errors=True)
     target.mkdir(parents=True)
-    workers = str(min(4, os.cpu_count() or 1))
+    workers = str(min(4, usable_cores()))
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
     command += ["--input_folder", str(engine), "--output_folder", str(target)]
     # Stages 1 and 2 save no description of tensor parallelism, which this learner does not use.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bandpo.cores import usable_cores
 from bandpo.errors import UserError
 from bandpo.loss import LossDiagnostics, TokenBatch, TokenRatio
 from bandpo.loss.diagnostics import BINS, EDGES, SIGNS, cell_index
@@ -107,7 +107,7 @@ def replay(
     batches = ((path, batch) for path in files for batch in read_batches(path, chunk))
     # Methods share the cores, each on one: a batch is too small to be split.
     with ThreadPoolExecutor(
-        os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)
+        usable_cores(), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         for path, batch in batches:
             unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
