@@ -6,7 +6,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 # From the bottom up; a part may import parts of lower layers and itself.
 LAYERS = (
-    {"errors", "types", "cache", "console", "cores", "launcher", "lock", "redaction"},
+    {
+        "errors",
+        "types",
+        "cache",
+        "compilation",
+        "console",
+        "cores",
+        "launcher",
+        "lock",
+        "redaction",
+    },
     {"composition", "config", "cross_checks", "overrides", "resume"},
     {"data", "reward", "advantage", "batching", "loss", "model"},
     {"rollout", "learner", "weight_sync"},

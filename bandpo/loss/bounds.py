@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bandpo.compilation import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius
@@ -229,6 +230,7 @@ class Compiled(Bounds):
 @functools.cache
 def _compiler() -> Callable[[Bounds, Tensor], Interval]:
     """Made at first use: torch.compile imports for longer than all of bandpo.loss."""
+    separate_compile_caches()
     return torch.compile(lambda bounds, old_logp: bounds(old_logp))
 
 

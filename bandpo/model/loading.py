@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from bandpo.compilation import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 
@@ -29,6 +30,7 @@ def load_causal_lm(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    separate_compile_caches()  # flex_attention is compiled
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         lm, report = AutoModelForCausalLM.from_pretrained(

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bandpo.compilation import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
@@ -58,6 +59,7 @@ def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
 
 def _prepare_environment(threads: int) -> None:
     """Settings that vLLM reads when it is imported."""
+    separate_compile_caches()
     # In process, so that weights are handed over as tensors and not through another process.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

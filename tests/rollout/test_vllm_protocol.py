@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from bandpo.composition import compose
 from bandpo.config import Config
 from bandpo.errors import UserError
+from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout import vllm_local
 from bandpo.rollout.vllm_local import VLLMLocal
 
@@ -86,7 +87,7 @@ def on_gpus(monkeypatch):
 
     def llm(**arguments):
         made.update(arguments)
-        return SimpleNamespace(get_tokenizer=lambda: None)
+        return SimpleNamespace(get_tokenizer=build_tokenizer, apply_model=lambda _: [True])
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
     monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0")
@@ -98,9 +99,9 @@ def on_gpus(monkeypatch):
     return made
 
 
-def test_on_gpus_engines_are_parts_of_the_launchers_job_and_keep_their_graphs(on_gpus):
+def test_on_gpus_engines_are_parts_of_the_launchers_job_and_keep_their_graphs(on_gpus, untrained):
     config = compose("train", ["rollout.engine.tensor_parallel_size=2"], Config)
-    instantiate(config.rollout.engine, model_path="a/model", dtype="bfloat16")
+    instantiate(config.rollout.engine, model_path=str(untrained()), dtype="bfloat16")
     assert on_gpus["distributed_executor_backend"] == "external_launcher"
     assert on_gpus["tensor_parallel_size"] == 2 and on_gpus["enable_sleep_mode"] is True
     assert on_gpus["enforce_eager"] is False and on_gpus["gpu_memory_utilization"] == 0.6

@@ -5,11 +5,11 @@ import shutil
 from functools import partial
 
 import pytest
-from bandpo.embedded import build_tokenizer
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from bandpo import cli, train
 from bandpo.host import Host
+from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout.context import context_length
 
 QUESTION = "Compute 1+2."

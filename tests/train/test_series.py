@@ -19,6 +19,9 @@ BASE = [
 ]
 
 
+FAILING = "failing_engine.FailingEngine"
+
+
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}{os.pathsep}{HERE}")
@@ -66,8 +69,7 @@ def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
     broken, good = tmp_path / "broken", tmp_path / "good"
     base = (*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1")
     runs = [
-        # A tolerance that no probe meets: the job raises.
-        Training((*base, f"run.dir={broken}", "rollout.probe_tolerance=1e-30")),
+        Training((*base, f"run.dir={broken}", f"rollout.engine._target_={FAILING}")),
         Training((*base, f"run.dir={good}")),
     ]
     assert launch_series(runs) == [1, 0]
