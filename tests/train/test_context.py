@@ -8,7 +8,6 @@ import pytest
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from bandpo import cli, train
-from bandpo.host import Host
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout.context import context_length
 
@@ -25,12 +24,6 @@ LONG = "[{name: long, source: long.jsonl}]"
 def write(path, question, count):
     rows = [{"id": f"p{i}", "problem": question, "answer": "3"} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.fixture(scope="module")
-def host():
-    with Host() as host:
-        yield host
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from bandpo import cli, train
 from bandpo.architecture import shape_of
 from bandpo.config import ModelConfig
 from bandpo.evaluation.model import find_model
-from bandpo.host import Host
 from bandpo.learner import export
 from bandpo.learner.checkpoint import Checkpoint, find_checkpoint
 from bandpo.model.tying import as_its_files_are, repeated_names, shares_head
@@ -25,12 +24,6 @@ SMALL = [
 ]
 INVALID = {"temperature": 0.9, "do_sample": False}  # for transformers, which refuses to save it
 IDS = torch.tensor([[3, 20, 21, 22, 1, 4, 60, 61]])
-
-
-@pytest.fixture(scope="module")
-def host():
-    with Host() as host:
-        yield host
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import failing_rewards
 import pytest
 
 from bandpo import cli, train
-from bandpo.host import Host
 
 HERE = Path(__file__).parent
 SMALL = [
@@ -33,12 +32,6 @@ def late(fault):
 
 def own(fault):
     return f"+reward={{_target_: failing_rewards.OfItsOwn, fault: {fault}}}"
-
-
-@pytest.fixture(scope="module")
-def host():
-    with Host() as host:
-        yield host
 
 
 @pytest.fixture
