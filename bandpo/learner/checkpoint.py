@@ -97,26 +97,15 @@ def write_checkpoint(
         (aside / "config.yaml").write_text(text, encoding="utf-8")
         return files_below(aside)
 
-    def publish() -> None:
-        write_manifest(aside, {name: s for part in seals for name, s in part.items()})
+    def publish(seals: dict[str, Any]) -> None:
+        write_manifest(aside, seals)
         if final.exists():
             shutil.rmtree(final)
         aside.rename(final)
         flush_folder(folder)
         point(folder / "latest", Checkpoint(final))
 
-    try:
-        ranks.on_first(begin)
-        for part in parts:
-            ranks.agree(partial(part, aside))
-        files = ranks.on_first(describe)
-        # Sealing reads every file once; the ranks share them out.
-        seals = ranks.agree(lambda: seal(aside, ranks.share(files)))
-        ranks.on_first(publish)
-    except OSError:
-        if ranks.is_first:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise
+    _write_aside(aside, begin, parts, describe, publish, ranks)
     return Checkpoint(final)
 
 
@@ -136,18 +125,34 @@ def add_to_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
 
-    def publish() -> None:
-        added = {f"{name}/{file}": s for part in seals for file, s in part.items()}
+    def publish(seals: dict[str, Any]) -> None:
+        added = {f"{name}/{file}": s for file, s in seals.items()}
         aside.rename(target)
         write_manifest(checkpoint.folder, {**read_manifest(checkpoint.folder), **added})
 
+    _write_aside(aside, begin, parts, partial(files_below, aside), publish, ranks)
+
+
+def _write_aside(
+    aside: Path,
+    begin: Callable[[], None],
+    parts: Sequence[Callable[[Path], None]],
+    describe: Callable[[], Sequence[str]],
+    publish: Callable[[dict[str, Any]], None],
+    ranks: Ranks,
+) -> None:
+    """Fills a folder on all ranks and publishes it with its seals; a failure leaves none of it.
+
+    `describe` names the files to seal. Raises OSError on every rank when a write fails on any.
+    """
     try:
         ranks.on_first(begin)
         for part in parts:
             ranks.agree(partial(part, aside))
-        files = ranks.on_first(lambda: files_below(aside))
-        seals = ranks.agree(lambda: seal(aside, ranks.share(files)))
-        ranks.on_first(publish)
+        files = ranks.on_first(describe)
+        # Sealing reads every file once; the ranks share them out.
+        sealed = ranks.agree(lambda: seal(aside, ranks.share(files)))
+        ranks.on_first(lambda: publish({name: s for part in sealed for name, s in part.items()}))
     except OSError:
         if ranks.is_first:
             shutil.rmtree(aside, ignore_errors=True)
