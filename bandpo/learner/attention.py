@@ -97,7 +97,7 @@ def sdpa_by_sequence(
         return sdpa(module, query, key, value, None, **settings)
     tokens = [t[0].transpose(0, 1) for t in (query, key, value)]  # [L, heads, size]
     if gather is not None:
-        tokens = [t.index_select(0, gather) for t in tokens]
+        tokens = [_repeated(t, gather) for t in tokens]
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
     sizes = [length * count for length, count in runs]
     pieces = zip(runs, *(t.split(sizes) for t in tokens), strict=True)
@@ -107,6 +107,36 @@ def sdpa_by_sequence(
         outputs.append(sdpa(module, *rows, None, **settings)[0].flatten(0, 1))
     output = torch.cat(outputs)
     return (output if back is None else output.index_select(0, back))[None], None
+
+
+def _repeated(tokens: Tensor, gather: Tensor) -> Tensor:
+    """tokens [L, …] → those that `gather` names, in its order."""
+    if tokens.is_cuda:
+        return _Repeated.apply(tokens, gather)  # type: ignore
+    return tokens.index_select(0, gather)
+
+
+class _Repeated(torch.autograd.Function):
+    """`index_select`, whose backward pass adds up what repetitions receive in a fixed order.
+
+    PyTorch's own adds by atomics on a GPU: in the tensor's dtype, and in another order every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, gather: Tensor) -> Tensor:
+        ctx.save_for_backward(gather)
+        ctx.length = len(tokens)
+        return tokens.index_select(0, gather)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gather,) = ctx.saved_tensors
+        order = gather.argsort(stable=True)
+        counts = torch.zeros(ctx.length, dtype=torch.long, device=grad.device)
+        counts.scatter_add_(0, gather, torch.ones_like(gather))
+        received = grad.index_select(0, order).flatten(1).float()
+        summed = torch.segment_reduce(received, "sum", lengths=counts, unsafe=True)
+        return summed.to(grad.dtype).view(ctx.length, *grad.shape[1:]), None
 
 
 AttentionInterface.register(BY_SEQUENCE, sdpa_by_sequence)
