@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bandpo.architecture import shape_of
 from bandpo.batching import Sample
-from bandpo.composition import compose
-from bandpo.config import Config, ModelConfig
-from bandpo.cost import CARDS, GIB, learner_memory
-from bandpo.learner.deepspeed import DeepSpeedLearner
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.model.architecture import shape_of
+from bandpo.planning.gpus import CARDS, GIB
+from bandpo.planning.memory import learner_memory
 from benchmarks.gpu.check import Figure, Lab
 from benchmarks.gpu.networks import BOUNDS, forward_flops, learner_on, network, samples_for
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from bandpo.architecture import KNOWN, Shape
 from bandpo.batching import Sample
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import (
     BandKL,
     Capped,
@@ -23,6 +21,8 @@ from bandpo.loss import (
     SequenceMeanTokenMean,
     TokenRatio,
 )
+from bandpo.model.architecture import KNOWN, Shape
+from bandpo.ranks.collectives import Ranks
 from benchmarks.gpu.check import Lab
 
 _SMALL = KNOWN["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bandpo.tracking import hardware, versions
+from bandpo.environment import hardware, versions
 from benchmarks.gpu.check import Check, Outcome
 
 FOLDER = Path(__file__).parents[1] / "results"

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bandpo.evaluation.model import find_model
+from bandpo.model.source import find_model
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
