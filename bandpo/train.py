@@ -77,7 +77,7 @@ def train(job: Job, stops: Stops) -> bool:
 
 
 def collect(job: Job, step: int) -> Rollout:
-    """The judged groups of a step, of all ranks: those of one batch, or of as many as it takes."""
+    """The scored groups of a step, of all ranks: those of one batch, or of as many as it takes."""
     draws = job.draws(step)
     while not draws.ended:
         draws.add(job.rollout(draws.next_prompts()))

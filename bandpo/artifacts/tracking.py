@@ -23,7 +23,7 @@ from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError
 from bandpo.redaction import redact, redacted
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 
 # What the progress display shows of a step, under short names.
 SHOWN = {
@@ -160,13 +160,13 @@ class Tracker:
         else:
             self.say(f"step {step}/{self._steps}  {text}")
 
-    def log_samples(self, step: int, judged: Sequence[JudgedGroup], shown: int = 4) -> None:
+    def log_samples(self, step: int, scored: Sequence[ScoredGroup], shown: int = 4) -> None:
         """Writes every completion of the step to samples/ and prints a few with their rewards."""
         if not self._active:
             return
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, judged)]
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, scored)]
         self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
-        self._console.print(_sample_table(step, judged[:shown]))
+        self._console.print(_sample_table(step, scored[:shown]))
 
     def close(self) -> None:
         """Ends the progress display and the trackers."""
@@ -183,8 +183,8 @@ class Tracker:
                 self.say(f"{tracker.name} could not be closed: {error}")
 
 
-def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[str, Any]]:
-    for item in judged:
+def _sample_records(step: int, scored: Sequence[ScoredGroup]) -> Iterator[dict[str, Any]]:
+    for item in scored:
         for completion, score in zip(item.group.completions, item.scores, strict=True):
             record = {
                 "step": step,
@@ -202,11 +202,11 @@ def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[s
             yield record
 
 
-def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
-    table = Table(title=f"step {step}: one sample of {len(judged)} prompts", title_justify="left")
+def _sample_table(step: int, scored: Sequence[ScoredGroup]) -> Table:
+    table = Table(title=f"step {step}: one sample of {len(scored)} prompts", title_justify="left")
     for column in ("problem", "completion", "answer", "reward", "group"):
         table.add_column(column, overflow="fold")
-    for item in judged:
+    for item in scored:
         mean = sum(item.rewards) / len(item.rewards)
         table.add_row(
             *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),

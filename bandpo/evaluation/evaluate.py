@@ -23,7 +23,7 @@ from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import RewardFailed, judged_groups
+from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
@@ -149,7 +149,7 @@ def evaluate(
     own_log = log.of_rank(ranks.rank)
     failure: RewardFailed | None = None
     try:
-        for item in judged_groups(engine, reward, mine, sampling):
+        for item in scored_groups(engine, reward, mine, sampling):
             group = judged(item.group, item.scores)
             own_log.append(group)
             fresh[group[0].problem_id] = group

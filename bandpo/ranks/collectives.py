@@ -52,7 +52,7 @@ class Ranks:
         """This rank's part of a list that all ranks hold: every size-th item."""
         return list(items[self.rank :: self.size])
 
-    def unshare(self, items: Sequence[T]) -> list[T]:
+    def gather_interleaved(self, items: Sequence[T]) -> list[T]:
         """The list that `share` cut up, whole on every rank."""
         parts = self.gather(items)
         rounds = range(max(map(len, parts)))

@@ -1,4 +1,4 @@
-"""Sampled tokens to the text that is judged and kept."""
+"""Sampled tokens to the text that is scored and kept."""
 
 from __future__ import annotations
 

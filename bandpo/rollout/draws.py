@@ -16,7 +16,7 @@ from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import verifier_counts
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
@@ -25,11 +25,11 @@ from bandpo.types import Prompt
 class Rollout:
     """The groups of all ranks that a step trains on, and metrics of all that were drawn for it."""
 
-    groups: list[JudgedGroup]
+    groups: list[ScoredGroup]
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-_FILTERS: Mapping[Any, Callable[[JudgedGroup], bool]] = {
+_FILTERS: Mapping[Any, Callable[[ScoredGroup], bool]] = {
     False: lambda item: True,
     "accuracy": lambda item: item.usable and item.is_mixed,
     "reward": lambda item: item.usable and item.has_spread,
@@ -50,10 +50,10 @@ class Draws:
         self._settings, self._sampler = settings, sampler
         self._seeds, self._ranks = seeds, ranks
         self._batches = 0
-        self._drawn: list[JudgedGroup] = []  # of all ranks, in the order of the prompts
+        self._drawn: list[ScoredGroup] = []  # of all ranks, in the order of the prompts
 
     @property
-    def kept(self) -> list[JudgedGroup]:
+    def kept(self) -> list[ScoredGroup]:
         """The groups so far that the filter leaves, in the order in which they were drawn."""
         is_worth_it = _FILTERS[self._settings.filter_groups]
         return [item for item in self._drawn if is_worth_it(item)]
@@ -80,9 +80,9 @@ class Draws:
             [dataclasses.replace(p, seed=seed) for p, seed in zip(prompts, seeds, strict=True)]
         )
 
-    def add(self, judged: Sequence[JudgedGroup]) -> None:
-        """Takes this rank's judged groups of the batch; collective."""
-        self._drawn += self._ranks.unshare(judged)
+    def add(self, scored: Sequence[ScoredGroup]) -> None:
+        """Takes this rank's scored groups of the batch; collective."""
+        self._drawn += self._ranks.gather_interleaved(scored)
 
     def notes(self) -> list[str]:
         """What a user should know of a step that found too few groups, or none, to learn from."""
@@ -113,7 +113,7 @@ class Draws:
 
 
 def rollout_metrics(
-    drawn: Sequence[JudgedGroup], kept: Sequence[JudgedGroup] | None = None
+    drawn: Sequence[ScoredGroup], kept: Sequence[ScoredGroup] | None = None
 ) -> dict[str, float]:
     """Rewards, lengths and the verifier's verdicts of all groups drawn for a step.
 
@@ -137,16 +137,16 @@ def rollout_metrics(
     }
 
 
-def _rewards_and_lengths(judged: Sequence[JudgedGroup]) -> dict[str, float]:
-    scores = [score for item in judged for score in item.scores]
-    completions = [completion for item in judged for completion in item.group.completions]
+def _rewards_and_lengths(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    scores = [score for item in scored for score in item.scores]
+    completions = [completion for item in scored for completion in item.group.completions]
     rewards = [score.value for score in scores]
     lengths = [len(completion.token_ids) for completion in completions]
     return {
         "reward/mean": fmean(rewards),
         "reward/std": pstdev(rewards),
         "reward/correct_frac": fmean(score.correct for score in scores),
-        "reward/zero_std_groups": float(sum(not item.has_spread for item in judged)),
+        "reward/zero_std_groups": float(sum(not item.has_spread for item in scored)),
         "length/mean": fmean(lengths),
         "length/max": float(max(lengths)),
         "length/tokens": float(sum(lengths)),
@@ -155,7 +155,7 @@ def _rewards_and_lengths(judged: Sequence[JudgedGroup]) -> dict[str, float]:
 
 
 # Earlier checkpoints kept the groups alone.
-_PART: TypeAdapter[Rollout | list[JudgedGroup]] = TypeAdapter(Rollout | list[JudgedGroup])
+_PART: TypeAdapter[Rollout | list[ScoredGroup]] = TypeAdapter(Rollout | list[ScoredGroup])
 
 
 def write_rollout(folder: Path, ranks: Ranks, rollout: Rollout) -> None:

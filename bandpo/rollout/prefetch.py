@@ -11,7 +11,7 @@ from bandpo.rollout.draws import Rollout
 from bandpo.rollout.scoring import RewardFailed
 
 Collect = Callable[[int], Rollout]
-"""Samples and judges the groups of a step, of all ranks."""
+"""Samples and scores the groups of a step, of all ranks."""
 
 
 class Rollouts:
@@ -48,7 +48,7 @@ class Rollouts:
         return self._waiting
 
     def next(self, step: int) -> Rollout:
-        """The judged groups of a step; the steps are asked for in turn."""
+        """The scored groups of a step; the steps are asked for in turn."""
         self.settle()
         if self._failure is not None:
             raise self._failure

@@ -1,4 +1,4 @@
-"""Generation and scoring, overlapped: groups are judged while the engine samples others."""
+"""Generation and scoring, overlapped: groups are scored while the engine samples others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RewardFailed(UserError):
 
 
 @dataclass(frozen=True)
-class JudgedGroup:
+class ScoredGroup:
     """A group with one score a completion, in the group's order."""
 
     group: Group
@@ -54,10 +54,10 @@ class JudgedGroup:
         return has_spread(self.rewards)
 
 
-def judged_groups(
+def scored_groups(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
-) -> Iterator[JudgedGroup]:
-    """Yields groups as soon as they are judged, in no particular order.
+) -> Iterator[ScoredGroup]:
+    """Yields groups as soon as they are scored, in no particular order.
 
     Without prompts too the engine is asked: it may need this rank for those of others. Raises
     EngineDied or RewardDied from the error of the one or the other, and RewardFailed for what is
@@ -65,10 +65,10 @@ def judged_groups(
     """
     waiting: dict[Future[list[Score]], Group] = {}
 
-    def judged(future: Future[list[Score]]) -> JudgedGroup:
+    def scored(future: Future[list[Score]]) -> ScoredGroup:
         group = waiting.pop(future)
         with _scoring(reward, group):
-            return JudgedGroup(group, checked(future.result(), reward, group))
+            return ScoredGroup(group, checked(future.result(), reward, group))
 
     groups = engine.generate(prompts, sampling)
     try:
@@ -76,14 +76,14 @@ def judged_groups(
             with _scoring(reward, group):
                 waiting[_submitted(reward, group)] = group
             for future in [future for future in waiting if future.done()]:
-                yield judged(future)
+                yield scored(future)
     except (RewardDied, RewardFailed):
         while getattr(engine, "is_shared", False) and _next(groups) is not None:
             """Other ranks wait for this one in the engine until all groups are there."""
         raise
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield judged(future)
+            yield scored(future)
 
 
 def _submitted(reward: Reward, group: Group) -> Future[list[Score]]:
@@ -132,7 +132,7 @@ def try_reward(reward: Reward, group: Group) -> None:
 
 def rollout(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
-) -> list[JudgedGroup]:
-    """All groups, judged, in the order of the prompts whatever the order they finished in."""
-    judged = {j.group.problem.id: j for j in judged_groups(engine, reward, prompts, sampling)}
-    return [judged[prompt.problem.id] for prompt in prompts]
+) -> list[ScoredGroup]:
+    """All groups, scored, in the order of the prompts whatever the order they finished in."""
+    scored = {j.group.problem.id: j for j in scored_groups(engine, reward, prompts, sampling)}
+    return [scored[prompt.problem.id] for prompt in prompts]

@@ -61,7 +61,7 @@ class Host:
             self._engine, self._made_with = engine, made_with
         return self._engine
 
-    def bury_engine(self) -> None:
+    def discard_engine(self) -> None:
         """Drops an engine that has died, so that the next one is new."""
         with suppress(Exception):  # what is dead may not be able to close either
             self._end_engine()

@@ -43,7 +43,7 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws, Rollout, read_rollout
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import EngineDied, JudgedGroup, RewardDied, RewardFailed, rollout
+from bandpo.rollout.scoring import EngineDied, RewardDied, RewardFailed, ScoredGroup, rollout
 from bandpo.rollout.seeds import Seeds
 from bandpo.run.host import Host
 from bandpo.run.nonfinite_guard import Refusals
@@ -237,14 +237,14 @@ class Job:
         self._open.__exit__(*error)
 
     def draws(self, step: int) -> Draws:
-        """The prompts of a step, to be drawn and judged."""
+        """The prompts of a step, to be drawn and scored."""
         self._drawing = step, self.sampler.state_dict()
         settings = self.config.rollout
         seeds = Seeds(self.config.seed, step, settings.group_size)
         return Draws(settings, self.sampler, seeds, self.rollout_ranks)
 
-    def rollout(self, prompts: Sequence[Prompt]) -> list[JudgedGroup]:
-        """The judged groups of this rank's prompts.
+    def rollout(self, prompts: Sequence[Prompt]) -> list[ScoredGroup]:
+        """The scored groups of this rank's prompts.
 
         An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
         seeds, so that the groups are those that it would have given. The run ends where that
@@ -252,12 +252,12 @@ class Job:
         engine, since the others wait in it for the one that failed. Raises RewardFailed on every
         rank where a reward fails again, or gives what is no score, on any.
         """
-        judged: list[JudgedGroup] | None = None
+        scored: list[ScoredGroup] | None = None
         while True:
             death: EngineDied | RewardDied | RewardFailed | None = None
-            if judged is None:
+            if scored is None:
                 try:
-                    judged = rollout(self.engine, self.reward, prompts, self.sampling)
+                    scored = rollout(self.engine, self.reward, prompts, self.sampling)
                 except EngineDied as error:
                     if not self._replaces:
                         raise
@@ -267,9 +267,9 @@ class Job:
                     death = RewardFailed(str(error)) if again else error
                 except RewardFailed as error:
                     death = error
-            if not self.rollout_ranks.any(judged is None):
-                assert judged is not None
-                return judged
+            if not self.rollout_ranks.any(scored is None):
+                assert scored is not None
+                return scored
             self.rollout_ranks.raise_any(death if isinstance(death, RewardFailed) else None)
             if self.ranks.any(isinstance(death, EngineDied)):
                 self._replace("engine", death)
@@ -321,18 +321,18 @@ class Job:
                 self.reward.close()
             self.reward = instantiate(self.config.reward)
             return
-        self._host.bury_engine()
+        self._host.discard_engine()
         self.engine = self._host.engine(self.config, self._model)
         self._version -= 1  # the same weights are sent once more
         self.sync()
 
-    def batches(self, judged: Sequence[JudgedGroup], step: int) -> list[list[Sample]]:
+    def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
         """This rank's part of the minibatches of a step's updates.
 
-        `judged` are all ranks' groups: the minibatches are those of one rank, whatever the number
+        `scored` are all ranks' groups: the minibatches are those of one rank, whatever the number
         of ranks, and each is dealt so that the ranks finish together.
         """
-        usable = [item for item in judged if item.usable]
+        usable = [item for item in scored if item.usable]
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.sampling.n)
         advantages = self.advantages(rewards).tolist()
 
@@ -385,7 +385,7 @@ class Job:
         if halt := self.ranks.gather(halt)[0]:
             raise halt
 
-    def sync(self, judged: Sequence[JudgedGroup] = ()) -> dict[str, float]:
+    def sync(self, scored: Sequence[ScoredGroup] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
 
         A few samples of the step, or the first problem's reference answer, are scored by both.
@@ -394,7 +394,7 @@ class Job:
         self.engine.wake()
         self._version += 1
         self.engine.load_weights(self.learner.weights(), self._version)
-        groups = [item.group for item in self.ranks.share(judged)] or [
+        groups = [item.group for item in self.ranks.share(scored)] or [
             reference_answer(self._first_prompt, self.tokenizer)
         ]
         group = groups[self._version % len(groups)]
