@@ -20,15 +20,15 @@ from bandpo.run.stops import Stops
 
 def train(job: Job, stops: Stops) -> bool:
     """Trains from the checkpoint on, if there is one; whether the last step was reached."""
-    learner, tracker, trainer = job.learner, job.tracker, job.config.trainer
+    actor, learner, tracker, trainer = job.actor, job.learner, job.tracker, job.config.trainer
     rollouts = Rollouts(
-        version=lambda: job.engine.weight_version,
+        version=lambda: actor.engine.weight_version,
         collect=partial(collect, job),
         last=trainer.steps,
         lag=job.config.rollout.lag,
         waiting=job.waiting,
     )
-    job.sync()
+    actor.sync()
     if job.start == 0:
         tracker.log(0, job.evaluate(0))
     else:
@@ -37,7 +37,7 @@ def train(job: Job, stops: Stops) -> bool:
         clock = Clock()
         with clock("rollout"), job.rescue(step - 1):
             rollout = rollouts.next(step)
-        job.engine.sleep()
+        actor.engine.sleep()
         with clock("exchange"):
             batches = job.batches(rollout.groups, step)
         with clock("logprob"):
@@ -47,7 +47,7 @@ def train(job: Job, stops: Stops) -> bool:
         with clock("rollout"):
             rollouts.settle()
         with clock("sync"):
-            probe = job.sync(rollout.groups)
+            probe = actor.sync(rollout.groups)
         metrics = {
             **rollout.metrics,
             **rollouts.metrics(),
@@ -80,7 +80,7 @@ def collect(job: Job, step: int) -> Rollout:
     """The scored groups of a step, of all ranks: those of one batch, or of as many as it takes."""
     draws = job.draws(step)
     while not draws.ended:
-        draws.add(job.rollout(draws.next_prompts()))
+        draws.add(job.actor.rollout(draws.next_prompts()))
     for note in draws.notes():
         job.tracker.say(f"step {step}: {note}")
     return draws.rollout()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from hydra.utils import instantiate
@@ -35,7 +35,7 @@ class Host:
     def __init__(self) -> None:
         self._open = ExitStack()
         self.ranks = self._open.enter_context(Ranks())
-        self._open.callback(self._end_engine)
+        self._open.callback(self.discard_engine)
         # Left first: ranks part while all that they hold is still alive.
         self._open.enter_context(Neighbours(self.ranks))
         self._engine: RolloutEngine | None = None
@@ -56,21 +56,16 @@ class Host:
         }
         made_with = {"engine": config.rollout.engine, **needed}
         if self._engine is None or made_with != self._made_with:
-            self._end_engine()
+            self.discard_engine()
             engine: RolloutEngine = instantiate(config.rollout.engine, seed=config.seed, **needed)
             self._engine, self._made_with = engine, made_with
         return self._engine
 
     def discard_engine(self) -> None:
-        """Drops an engine that has died, so that the next one is new."""
-        with suppress(Exception):  # what is dead may not be able to close either
-            self._end_engine()
-        self._engine = None
-
-    def _end_engine(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """Ends the engine, so that the next run gets a new one."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def __enter__(self) -> Host:
         return self

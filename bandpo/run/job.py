@@ -7,11 +7,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -43,14 +43,15 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws, Rollout, read_rollout
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import EngineDied, RewardDied, RewardFailed, ScoredGroup, rollout
+from bandpo.rollout.scoring import RewardFailed, ScoredGroup
 from bandpo.rollout.seeds import Seeds
+from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host
 from bandpo.run.nonfinite_guard import Refusals
-from bandpo.run.probe import EXPORT_PROBE, probed, prove_weights
+from bandpo.run.probe import EXPORT_PROBE, probed
 from bandpo.run.rehearsal import rehearse, require_room
 from bandpo.run.start_point import Beginning, find_beginning
-from bandpo.types import Problem, Prompt
+from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,6 @@ class Job:
         model cards say of how the run was started.
         """
         self.started = time.time()
-        self._died: set[str] = set()
         # The step whose prompts were drawn last, and the sampler's state before.
         self._drawing: tuple[int, dict[str, Any]] = (0, {})
         self.config = config
@@ -78,8 +78,8 @@ class Job:
         benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
 
         with ExitStack() as stack:  # what is open when something fails is closed
-            self._host = host or stack.enter_context(Host())
-            self.ranks = self._host.ranks
+            host = host or stack.enter_context(Host())
+            self.ranks = host.ranks
             if self.ranks.is_first:
                 stack.enter_context(only_one(self.folder))
             # Two threads must not share collectives.
@@ -103,12 +103,14 @@ class Job:
             ]
             prompts = chain(self.sampler.prompts, *(task.prompts for task in self.tasks))
             notes += examine_tokenizer(model.path, lm_config, self.tokenizer, prompts)
-            self._served_length = require_room(config, model, self.sampler.prompts, self.tasks)
-            self.reward: Reward = instantiate(config.reward)
-            stack.callback(lambda: self.reward.close())  # the one in use at the end
+            served_length = require_room(config, model, self.sampler.prompts, self.tasks)
+            reward: Replaceable[Reward] = Replaceable(
+                "reward", lambda: instantiate(config.reward), lambda reward: reward.close()
+            )
+            stack.callback(reward.close)
             answer = reference_answer(self._first_prompt, self.tokenizer)
             notes += rehearse(
-                config, model, self.tokenizer, self.reward, answer, command, self.ranks
+                config, model, self.tokenizer, reward.current, answer, command, self.ranks
             )
             kept = beginning.prepare_folder() if self.ranks.is_first else None
             self.tracker = self._tracker(beginning)
@@ -131,21 +133,32 @@ class Job:
                 self.tracker,
                 self.learner,
                 self.tokenizer,
-                sample=probed(answer, 1, min(EXPORT_PROBE, self._served_length)),
+                sample=probed(answer, 1, min(EXPORT_PROBE, served_length)),
                 facts={"train problems": len(self.sampler)},
                 command=command,
                 begun_from=checkpoint,
             )
-            self._model = model
-            self.engine = self._host.engine(config, model)
+            engine = Replaceable(
+                "engine", lambda: host.engine(config, model), lambda _: host.discard_engine()
+            )
+            self.actor = Actor(
+                config.rollout,
+                engine,
+                reward,
+                self.learner,
+                self.ranks,
+                self.rollout_ranks,
+                answer=answer,
+                tolerance=config.rollout.probe_tolerance or TOLERANCE[config.model.dtype],
+                context=served_length,
+                weight_version=int(beginning.state["weight_version"]),
+            )
             self._describe(dropped)
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
             )
             alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
-            # The first sync hands the engine these weights under the version that they have.
-            self._version = int(beginning.state["weight_version"]) - 1
             self._restore_random_state(checkpoint)
             self._open = stack.pop_all()
 
@@ -204,8 +217,8 @@ class Job:
     def _describe(self, dropped: int) -> None:
         parameters = self.learner.lm.parameters()
         self.tracker.describe(
-            engine=self.engine.name.split("_")[0],
-            rollout=self.engine.name,
+            engine=self.actor.engine.name.split("_")[0],
+            rollout=self.actor.engine.name,
             learner="deepspeed",
             verifier=verifier_version(),
             method=self.config.method.name,
@@ -216,18 +229,6 @@ class Job:
             dropped_prompts=dropped,
             resumed_from_step=self.start,
             prompt_date=self._prompt_date,
-        )
-
-    @property
-    def sampling(self) -> Sampling:
-        """How training samples its groups."""
-        rollout = self.config.rollout
-        return Sampling(
-            n=rollout.group_size,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            max_tokens=rollout.max_tokens,
         )
 
     def __enter__(self) -> Job:
@@ -242,45 +243,6 @@ class Job:
         settings = self.config.rollout
         seeds = Seeds(self.config.seed, step, settings.group_size)
         return Draws(settings, self.sampler, seeds, self.rollout_ranks)
-
-    def rollout(self, prompts: Sequence[Prompt]) -> list[ScoredGroup]:
-        """The scored groups of this rank's prompts.
-
-        An engine or a reward that dies on any rank is replaced, once a run; prompts carry their
-        seeds, so that the groups are those that it would have given. The run ends where that
-        cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
-        engine, since the others wait in it for the one that failed. Raises RewardFailed on every
-        rank where a reward fails again, or gives what is no score, on any.
-        """
-        scored: list[ScoredGroup] | None = None
-        while True:
-            death: EngineDied | RewardDied | RewardFailed | None = None
-            if scored is None:
-                try:
-                    scored = rollout(self.engine, self.reward, prompts, self.sampling)
-                except EngineDied as error:
-                    if not self._replaces:
-                        raise
-                    death = error
-                except RewardDied as error:
-                    again = "reward" in self._died or not self._replaces
-                    death = RewardFailed(str(error)) if again else error
-                except RewardFailed as error:
-                    death = error
-            if not self.rollout_ranks.any(scored is None):
-                assert scored is not None
-                return scored
-            self.rollout_ranks.raise_any(death if isinstance(death, RewardFailed) else None)
-            if self.ranks.any(isinstance(death, EngineDied)):
-                self._replace("engine", death)
-            if isinstance(death, RewardDied):
-                self._replace("reward", death)
-
-    @property
-    def _replaces(self) -> bool:
-        """Whether the ranks can stop together to replace what has died."""
-        rollout = self.config.rollout
-        return rollout.lag == 0 and rollout.engine.get("tensor_parallel_size", 1) == 1
 
     @contextmanager
     def rescue(
@@ -307,25 +269,6 @@ class Job:
                 "the run again, which goes on from there"
             ) from error
 
-    def _replace(self, part: Literal["engine", "reward"], death: Exception | None) -> None:
-        """Starts an engine (collective, with the current weights and a probe) or a reward anew.
-
-        Raises the cause of the death if it is the second one.
-        """
-        if part in self._died:
-            raise RuntimeError(f"the {part} died a second time") from death
-        self._died.add(part)
-        logger.warning("the %s died and is started once more: %s", part, death or "on another rank")
-        if part == "reward":
-            with suppress(Exception):  # what is dead may not be able to close either
-                self.reward.close()
-            self.reward = instantiate(self.config.reward)
-            return
-        self._host.discard_engine()
-        self.engine = self._host.engine(self.config, self._model)
-        self._version -= 1  # the same weights are sent once more
-        self.sync()
-
     def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
         """This rank's part of the minibatches of a step's updates.
 
@@ -333,18 +276,18 @@ class Job:
         of ranks, and each is dealt so that the ranks finish together.
         """
         usable = [item for item in scored if item.usable]
-        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.sampling.n)
+        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.actor.sampling.n)
         advantages = self.advantages(rewards).tolist()
 
         @cache
         def sample(group: int, index: int) -> Sample:
             made = Sample.of(usable[group].group, index, advantages[group][index])
-            if self.config.rollout.lag and made.weight_version != self._version:
+            if self.config.rollout.lag and made.weight_version != self.actor.weight_version:
                 made.take_behaviour_policy()
             return made
 
         learner = self.config.learner
-        places = [[(i, j) for j in range(self.sampling.n)] for i in range(len(usable))]
+        places = [[(i, j) for j in range(self.actor.sampling.n)] for i in range(len(usable))]
         batches = []
         for epoch in range(learner.epochs_per_rollout):
             seed = f"{self.config.seed}/{step}/{epoch}"
@@ -385,25 +328,6 @@ class Job:
         if halt := self.ranks.gather(halt)[0]:
             raise halt
 
-    def sync(self, scored: Sequence[ScoredGroup] = ()) -> dict[str, float]:
-        """Sends the learner's weights to the engine and proves that they arrived.
-
-        A few samples of the step, or the first problem's reference answer, are scored by both.
-        Raises RuntimeError where they differ by more than the tolerance.
-        """
-        self.engine.wake()
-        self._version += 1
-        self.engine.load_weights(self.learner.weights(), self._version)
-        groups = [item.group for item in self.ranks.share(scored)] or [
-            reference_answer(self._first_prompt, self.tokenizer)
-        ]
-        group = groups[self._version % len(groups)]
-        tolerance = self.config.rollout.probe_tolerance or TOLERANCE[self.config.model.dtype]
-        gap = prove_weights(
-            self.engine, self.learner, group, self.ranks, tolerance, self._served_length
-        )
-        return {"sync/probe_logprob_max": gap}
-
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
         settings = self.config.eval
@@ -414,8 +338,8 @@ class Job:
             max_tokens=settings.max_tokens,
         )
         summaries = evaluate_all(
-            self.engine,
-            self.reward,
+            self.actor.engine,
+            self.actor.reward,
             self.tasks,
             sampling,
             settings.seed,
@@ -449,7 +373,7 @@ class Job:
         """What the loop needs to go on after a step, as plain JSON values."""
         return {
             "step": step,
-            "weight_version": self._version,
+            "weight_version": self.actor.weight_version,
             "ranks": self.ranks.size,
             "sampler": self.sampler.state_dict(),
             "config_hash": config_hash(self.config),
