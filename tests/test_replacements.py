@@ -30,11 +30,11 @@ class Replaced(Exception):
     """What the test's own replacement raises."""
 
 
-def actor(engine, reward=None, **settings) -> Actor:
+def actor(sampler, reward, **settings) -> Actor:
     shared = {"lag": 0, "engine": {}, "group_size": 2, "temperature": 1.0, "top_p": 1.0}
     config = SimpleNamespace(**{**shared, "top_k": 0, "max_tokens": 8, **settings})
     sync = {"answer": None, "tolerance": 1.0, "context": 8, "weight_version": 1}
-    return Actor(config, engine, reward, None, RANKS, RANKS, **sync)
+    return Actor(config, sampler, reward, None, RANKS, RANKS, **sync)
 
 
 @pytest.mark.parametrize(
