@@ -35,7 +35,7 @@ def train(job: Job, stops: Stops) -> bool:
         job.checkpoints.export_missing()
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
         clock = Clock()
-        with clock("rollout"), job.rescue(step - 1):
+        with clock("rollout"), job.checkpoints.rescue(step - 1):
             rollout = rollouts.next(step)
         actor.engine.sleep()
         with clock("exchange"):
@@ -58,7 +58,7 @@ def train(job: Job, stops: Stops) -> bool:
         metrics |= clock.metrics(tokens=metrics["length/tokens"])
         last = step == trainer.steps
         if last or is_due(step, trainer.eval_every):
-            with job.rescue(step, metrics, rollouts.waiting):
+            with job.checkpoints.rescue(step, metrics, rollouts.waiting):
                 metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
@@ -66,7 +66,7 @@ def train(job: Job, stops: Stops) -> bool:
         job.check_alarms(step, metrics)
         reason = None if last else stops.reason()
         due = last or reason is not None or is_due(step, trainer.checkpoint_every)
-        saved = due and job.save(step, metrics, rollouts.waiting)
+        saved = due and job.checkpoints.save(step, metrics, rollouts.waiting)
         if reason:
             place = "there" if saved else "the checkpoint before it"
             tracker.say(

@@ -6,9 +6,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,29 @@ from bandpo.artifacts.checkpoint import Checkpoint
 from bandpo.artifacts.random_state import restore_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints, random_file
 from bandpo.artifacts.tracking import Tracker
-from bandpo.batching import Sample, deal, minibatches
-from bandpo.config.identity import config_hash
+from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import build_prompts, date_of, reference_answer
-from bandpo.data.sampler import PromptSampler
+from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
 from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
-from bandpo.evaluation.evaluate import Task, evaluate_all
+from bandpo.evaluation.evaluate import evaluate_all
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.methods.records import dump_path, recorded
 from bandpo.model.agreement import TOLERANCE
-from bandpo.model.examine import examine
-from bandpo.model.source import ModelSource, find_model, load_tokenizer
-from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, Rollout, read_rollout
+from bandpo.rollout.draws import Draws, read_rollout
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import RewardFailed, ScoredGroup
-from bandpo.rollout.seeds import Seeds
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host
+from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.nonfinite_guard import Refusals
 from bandpo.run.probe import EXPORT_PROBE, probed
-from bandpo.run.rehearsal import rehearse, require_room
-from bandpo.run.start_point import Beginning, find_beginning
-from bandpo.types import Problem
+from bandpo.run.rehearsal import rehearse
 
 logger = logging.getLogger(__name__)
 
@@ -66,170 +58,86 @@ class Job:
         model cards say of how the run was started.
         """
         self.started = time.time()
-        # The step whose prompts were drawn last, and the sampler's state before.
-        self._drawing: tuple[int, dict[str, Any]] = (0, {})
-        self.config = config
-        self.folder = Path(config.run.dir)
-        loss: PolicyLoss = instantiate(config.method.loss)
-        if config.rollout.lag:
-            loss = dataclasses.replace(loss, max_weight=config.rollout.max_weight)
-        self.advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
+        self.config, self.folder = config, Path(config.run.dir)
+        loss = _loss(config)
+        self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         problems = load_problems(config.data.train)
-        benchmarks = load_benchmarks(config.eval.benchmarks, _path(config.data.root))
+        root = None if config.data.root is None else Path(config.data.root)
+        benchmarks = load_benchmarks(config.eval.benchmarks, root)
 
         with ExitStack() as stack:  # what is open when something fails is closed
             host = host or stack.enter_context(Host())
-            self.ranks = host.ranks
-            if self.ranks.is_first:
+            self.ranks = ranks = host.ranks
+            if ranks.is_first:
                 stack.enter_context(only_one(self.folder))
-            # Two threads must not share collectives.
-            self.rollout_ranks = self.ranks.apart() if config.rollout.lag else self.ranks
-            beginning = find_beginning(config, self.ranks)
+            inputs = read_inputs(config, problems, benchmarks, ranks)
+            model, tokenizer, beginning = inputs.model, inputs.tokenizer, inputs.beginning
             checkpoint, self.start = beginning.checkpoint, beginning.step
             self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
-            model = _model(config, self.ranks)
-            lm_config = model.config(config.model.trust_remote_code)
-            notes = examine(model.path, lm_config, config)
-            self.tokenizer = load_tokenizer(model, config.model.trust_remote_code)
-            date = date_of(self.tokenizer, beginning.state.get("prompt_date"))
-            self._prompt_date = self.ranks.gather(date)[0]
-            dropped = self._take_prompts(problems)
-            if checkpoint:
-                self.sampler.load_state_dict(beginning.state["sampler"])
-            limit = config.data.max_prompt_tokens
-            self.tasks = [
-                Task.prepare(b, self.tokenizer, config.data.template, limit, self._prompt_date)
-                for b in benchmarks
-            ]
-            prompts = chain(self.sampler.prompts, *(task.prompts for task in self.tasks))
-            notes += examine_tokenizer(model.path, lm_config, self.tokenizer, prompts)
-            served_length = require_room(config, model, self.sampler.prompts, self.tasks)
+            self._prompts, self._tasks = inputs.prompts, inputs.tasks
+            self._prompt_date = inputs.prompt_date
             reward: Replaceable[Reward] = Replaceable(
                 "reward", lambda: instantiate(config.reward), lambda reward: reward.close()
             )
             stack.callback(reward.close)
-            answer = reference_answer(self._first_prompt, self.tokenizer)
-            notes += rehearse(
-                config, model, self.tokenizer, reward.current, answer, command, self.ranks
-            )
-            kept = beginning.prepare_folder() if self.ranks.is_first else None
-            self.tracker = self._tracker(beginning)
-            stack.callback(self.tracker.close)
-            self._announce(dropped, [*beginning.notes, *([kept] if kept else []), *notes])
+            answer = reference_answer(inputs.prompts.all[0], tokenizer)
+            notes = rehearse(config, model, tokenizer, reward.current, answer, command, ranks)
+            kept = beginning.prepare_folder() if ranks.is_first else None
+            notes = [*beginning.notes, *([kept] if kept else []), *inputs.notes, *notes]
+            self.tracker = stack.enter_context(closing(_tracker(config, inputs, ranks)))
+            for note in [*notes, *_introduction(config, inputs, ranks)]:
+                self.tracker.say(note)
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 config.learner,
                 config.model,
                 model.path,
                 loss,
-                self.ranks,
+                ranks,
                 temperature=config.rollout.temperature,
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, beginning.state["ranks"])
+            tolerance = config.rollout.probe_tolerance or TOLERANCE[config.model.dtype]
+            # Two threads must not share collectives.
+            self._rollout_ranks = ranks.apart() if config.rollout.lag else ranks
+            self.actor = Actor(
+                config.rollout,
+                Replaceable(
+                    "engine", lambda: host.engine(config, model), lambda _: host.discard_engine()
+                ),
+                reward,
+                self.learner,
+                ranks,
+                self._rollout_ranks,
+                answer=answer,
+                tolerance=tolerance,
+                context=inputs.context,
+                weight_version=int(beginning.state["weight_version"]),
+            )
             self.checkpoints = Checkpoints(
                 config,
-                self.ranks,
+                ranks,
                 self.tracker,
                 self.learner,
-                self.tokenizer,
-                sample=probed(answer, 1, min(EXPORT_PROBE, served_length)),
-                facts={"train problems": len(self.sampler)},
+                tokenizer,
+                loop_state=self._loop_state,
+                sample=probed(answer, 1, min(EXPORT_PROBE, inputs.context)),
+                tolerance=tolerance,
+                facts={"train problems": len(inputs.prompts)},
                 command=command,
                 begun_from=checkpoint,
             )
-            engine = Replaceable(
-                "engine", lambda: host.engine(config, model), lambda _: host.discard_engine()
+            self.tracker.describe(
+                **_facts(config, inputs, ranks, self.actor.engine.name, self.learner.lm)
             )
-            self.actor = Actor(
-                config.rollout,
-                engine,
-                reward,
-                self.learner,
-                self.ranks,
-                self.rollout_ranks,
-                answer=answer,
-                tolerance=config.rollout.probe_tolerance or TOLERANCE[config.model.dtype],
-                context=served_length,
-                weight_version=int(beginning.state["weight_version"]),
-            )
-            self._describe(dropped)
             self._refusals = Refusals(
-                config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
+                config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
             alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
-            self._restore_random_state(checkpoint)
+            _set_random_state(config.seed, checkpoint, ranks)
             self._open = stack.pop_all()
-
-    def _take_prompts(self, problems: Sequence[Problem]) -> int:
-        """Makes the sampler; returns how many problems were dropped for their length."""
-        data, date = self.config.data, self._prompt_date
-        limit, overlong = data.max_prompt_tokens, data.overlong_prompts
-        prompts, dropped = build_prompts(
-            problems, self.tokenizer, data.template, limit, overlong, date
-        )
-        self._first_prompt = prompts[0]
-        self.sampler = PromptSampler(prompts, self.config.seed)
-        self.sampler.require(self.config.rollout.prompts_per_step)
-        return len(dropped)
-
-    def _restore_random_state(self, checkpoint: Checkpoint | None) -> None:
-        """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
-        seed_everything(self.config.seed)
-        if checkpoint and (file := random_file(checkpoint.folder, self.ranks.rank)).exists():
-            restore_random_state(json.loads(file.read_text(encoding="utf-8")))
-
-    def _tracker(self, beginning: Beginning) -> Tracker:
-        config = self.config
-        return Tracker(
-            self.folder,
-            active=self.ranks.is_first,
-            steps=config.trainer.steps,
-            trackers=config.tracking.trackers,
-            project=config.tracking.project,
-            name=config.run.name,
-            settings=config.model_dump(mode="json"),
-            ids=beginning.tracker_ids,
-            after=self.start,
-        )
-
-    def _announce(self, dropped: int, notes: Sequence[str]) -> None:
-        config, say = self.config, self.tracker.say
-        for note in notes:
-            say(note)
-        if dropped:
-            say(f"dropped {dropped} prompts longer than {config.data.max_prompt_tokens} tokens")
-        if config.model.dtype == "bfloat16" and config.learner.zero_stage < 2:
-            say(
-                f"learner.zero_stage={config.learner.zero_stage} adds up bfloat16 gradients of "
-                "micro-batches in bfloat16, which loses small ones; learner.zero_stage=2 does not"
-            )
-        if self.start:
-            say(f"resuming {config.run.name} after step {self.start}")
-        say(
-            f"{config.method.name} on {config.model.path}: "
-            f"{config.rollout.prompts_per_step} prompts × {config.rollout.group_size} samples "
-            f"a step, {self.ranks.size} rank(s), "
-            f"engine {config.rollout.engine['_target_'].rpartition('.')[2]} (starting)"
-        )
-
-    def _describe(self, dropped: int) -> None:
-        parameters = self.learner.lm.parameters()
-        self.tracker.describe(
-            engine=self.actor.engine.name.split("_")[0],
-            rollout=self.actor.engine.name,
-            learner="deepspeed",
-            verifier=verifier_version(),
-            method=self.config.method.name,
-            ranks=self.ranks.size,
-            model=str(self.config.model.path),
-            parameters=sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
-            train_problems=len(self.sampler),
-            dropped_prompts=dropped,
-            resumed_from_step=self.start,
-            prompt_date=self._prompt_date,
-        )
 
     def __enter__(self) -> Job:
         return self
@@ -239,62 +147,27 @@ class Job:
 
     def draws(self, step: int) -> Draws:
         """The prompts of a step, to be drawn and scored."""
-        self._drawing = step, self.sampler.state_dict()
-        settings = self.config.rollout
-        seeds = Seeds(self.config.seed, step, settings.group_size)
-        return Draws(settings, self.sampler, seeds, self.rollout_ranks)
-
-    @contextmanager
-    def rescue(
-        self,
-        step: int,
-        metrics: Mapping[str, float] | None = None,
-        waiting: Rollout | None = None,
-    ) -> Iterator[None]:
-        """A reward that fails inside ends the run, but not before what was trained is saved.
-
-        `step` is the last one whose updates are done; its `metrics` are given where they have not
-        been logged, and `waiting` as to `save`.
-        """
-        try:
-            yield
-        except RewardFailed as error:
-            if metrics is not None:
-                self.tracker.log(step, metrics)
-            unsaved = step > self.checkpoints.newest
-            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
-                raise
-            raise RewardFailed(
-                f"{error}. What was trained up to step {step} is saved: fix the reward and start "
-                "the run again, which goes on from there"
-            ) from error
+        return self._prompts.draws(step, self._rollout_ranks)
 
     def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
-        """This rank's part of the minibatches of a step's updates.
-
-        `scored` are all ranks' groups: the minibatches are those of one rank, whatever the number
-        of ranks, and each is dealt so that the ranks finish together.
-        """
+        """This rank's part of the minibatches of a step's updates, of all ranks' groups."""
         usable = [item for item in scored if item.usable]
-        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, self.actor.sampling.n)
-        advantages = self.advantages(rewards).tolist()
-
-        @cache
-        def sample(group: int, index: int) -> Sample:
-            made = Sample.of(usable[group].group, index, advantages[group][index])
-            if self.config.rollout.lag and made.weight_version != self.actor.weight_version:
-                made.take_behaviour_policy()
-            return made
-
-        learner = self.config.learner
-        places = [[(i, j) for j in range(self.actor.sampling.n)] for i in range(len(usable))]
-        batches = []
-        for epoch in range(learner.epochs_per_rollout):
-            seed = f"{self.config.seed}/{step}/{epoch}"
-            for members in minibatches(places, learner.updates_per_rollout, seed):
-                costs = [self.learner.cost(usable[i].group.length(j)) for i, j in members]
-                mine = deal(costs, self.ranks.size)[self.ranks.rank]
-                batches.append([sample(*members[k]) for k in mine])
+        rollout, learner = self.config.rollout, self.config.learner
+        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
+        batches = schedule(
+            [item.group for item in usable],
+            self._advantages(rewards).tolist(),
+            self.learner.cost,
+            updates=learner.updates_per_rollout,
+            epochs=learner.epochs_per_rollout,
+            seed=f"{self.config.seed}/{step}",
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+        )
+        if rollout.lag:
+            for sample in dict.fromkeys(chain.from_iterable(batches)):
+                if sample.weight_version != self.actor.weight_version:
+                    sample.take_behaviour_policy()
         return batches
 
     @property
@@ -340,7 +213,7 @@ class Job:
         summaries = evaluate_all(
             self.actor.engine,
             self.actor.reward,
-            self.tasks,
+            self._tasks,
             sampling,
             settings.seed,
             self.folder / "eval" / f"{step:06d}",
@@ -357,39 +230,79 @@ class Job:
         )
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
-    def save(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        waiting: Rollout | None = None,
-    ) -> bool:
-        """Writes a checkpoint of this step; whether it could (`Checkpoints.save`)."""
-        state = self._state(step)
-        if waiting is None and self._drawing[0] == step + 1:  # it is drawn again
-            state["sampler"] = self._drawing[1]
-        return self.checkpoints.save(state, metrics, waiting)
-
-    def _state(self, step: int) -> dict[str, Any]:
-        """What the loop needs to go on after a step, as plain JSON values."""
+    def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
+        """What the loop needs, beside the learner, to resume after a step (`Checkpoints`)."""
         return {
-            "step": step,
             "weight_version": self.actor.weight_version,
-            "ranks": self.ranks.size,
-            "sampler": self.sampler.state_dict(),
-            "config_hash": config_hash(self.config),
-            "trackers": self.tracker.ids(),
+            "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
 
 
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
+def _loss(config: Config) -> PolicyLoss:
+    loss: PolicyLoss = instantiate(config.method.loss)
+    if config.rollout.lag:
+        return dataclasses.replace(loss, max_weight=config.rollout.max_weight)
+    return loss
 
 
-def _model(config: Config, ranks: Ranks) -> ModelSource:
-    """The policy to start from; the first rank makes what is not yet in the cache."""
-    model = config.model
-    if ranks.is_first:
-        find_model(model.path, model.seed, model.allow_pickle)
-    ranks.barrier()
-    return find_model(model.path, model.seed, model.allow_pickle)
+def _tracker(config: Config, inputs: Inputs, ranks: Ranks) -> Tracker:
+    return Tracker(
+        Path(config.run.dir),
+        active=ranks.is_first,
+        steps=config.trainer.steps,
+        trackers=config.tracking.trackers,
+        project=config.tracking.project,
+        name=config.run.name,
+        settings=config.model_dump(mode="json"),
+        ids=inputs.beginning.tracker_ids,
+        after=inputs.beginning.step,
+    )
+
+
+def _introduction(config: Config, inputs: Inputs, ranks: Ranks) -> list[str]:
+    """What the user reads of a run before it loads the policy."""
+    rollout, start, dropped = config.rollout, inputs.beginning.step, inputs.prompts.dropped
+    lines = []
+    if dropped:
+        lines.append(
+            f"dropped {dropped} prompts longer than {config.data.max_prompt_tokens} tokens"
+        )
+    if config.model.dtype == "bfloat16" and config.learner.zero_stage < 2:
+        lines.append(
+            f"learner.zero_stage={config.learner.zero_stage} adds up bfloat16 gradients of "
+            "micro-batches in bfloat16, which loses small ones; learner.zero_stage=2 does not"
+        )
+    if start:
+        lines.append(f"resuming {config.run.name} after step {start}")
+    engine = rollout.engine["_target_"].rpartition(".")[2]
+    lines.append(
+        f"{config.method.name} on {config.model.path}: {rollout.prompts_per_step} prompts × "
+        f"{rollout.group_size} samples per step, {ranks.size} rank(s), engine {engine} (starting)"
+    )
+    return lines
+
+
+def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -> dict[str, Any]:
+    """The facts of run.json that belong to this run."""
+    return {
+        "engine": engine.split("_")[0],
+        "rollout": engine,
+        "learner": "deepspeed",
+        "verifier": verifier_version(),
+        "method": config.method.name,
+        "ranks": ranks.size,
+        "model": config.model.path,
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in lm.parameters()),
+        "train_problems": len(inputs.prompts),
+        "dropped_prompts": inputs.prompts.dropped,
+        "resumed_from_step": inputs.beginning.step,
+        "prompt_date": inputs.prompt_date,
+    }
+
+
+def _set_random_state(seed: int, checkpoint: Checkpoint | None, ranks: Ranks) -> None:
+    """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
+    seed_everything(seed)
+    if checkpoint and (file := random_file(checkpoint.folder, ranks.rank)).exists():
+        restore_random_state(json.loads(file.read_text(encoding="utf-8")))
