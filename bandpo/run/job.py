@@ -41,7 +41,7 @@ from bandpo.rollout.scoring import ScoredGroup
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host
 from bandpo.run.inputs import Inputs, read_inputs
-from bandpo.run.nonfinite_guard import Refusals
+from bandpo.run.nonfinite_guard import NonfiniteGuard
 from bandpo.run.probe import EXPORT_PROBE, probed
 from bandpo.run.rehearsal import rehearse
 
@@ -131,7 +131,7 @@ class Job:
             self.tracker.describe(
                 **_facts(config, inputs, ranks, self.actor.engine.name, self.learner.lm)
             )
-            self._refusals = Refusals(
+            self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
             alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
@@ -185,9 +185,10 @@ class Job:
         return recorded(batches, path, self.learner.observers)
 
     def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
-        """One optimizer update; raises RunHalted when too many in a row had to be refused."""
+        """One optimizer update; raises RunHalted when too many in a row were nonfinite."""
         result = self.learner.update(batch, step)
-        self._refusals.note(result, batch, step)
+        if result is not None:
+            self._nonfinite_guard.check(result, batch, step)
         return result
 
     def check_alarms(self, step: int, metrics: Mapping[str, float]) -> None:
