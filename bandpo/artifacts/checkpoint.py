@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from bandpo.disk.manifest import broken, files_below, read_manifest, seal, write_manifest
-from bandpo.disk.whole import flush_folder
+from bandpo.disk.manifest import checksums, files_below, mismatch, read_manifest, write_manifest
+from bandpo.disk.whole import flush_folder, publish_folder, replacing
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
 
@@ -71,7 +70,7 @@ def write_checkpoint(
     parts: Sequence[Callable[[Path], None]],
     ranks: Ranks,
 ) -> Checkpoint:
-    """Writes `checkpoints/step_…` aside, seals and renames it, and moves `latest`; collective.
+    """Writes `checkpoints/step_…` aside, checksums it, renames it and moves `latest`; collective.
 
     Each of `parts` writes into the folder it is given, on every rank; the next begins when all
     ranks have done well. Raises OSError on every rank when a write fails on any: what was there
@@ -91,12 +90,9 @@ def write_checkpoint(
         (aside / "config.yaml").write_text(text, encoding="utf-8")
         return files_below(aside)
 
-    def publish(seals: dict[str, Any]) -> None:
-        write_manifest(aside, seals)
-        if final.exists():
-            shutil.rmtree(final)
-        aside.rename(final)
-        flush_folder(folder)
+    def publish(sums: dict[str, Any]) -> None:
+        write_manifest(aside, sums)
+        publish_folder(aside, final)
         point(folder / "latest", Checkpoint(final))
 
     _write_aside(aside, begin, parts, describe, publish, ranks)
@@ -106,7 +102,7 @@ def write_checkpoint(
 def add_to_checkpoint(
     checkpoint: Checkpoint, name: str, parts: Sequence[Callable[[Path], None]], ranks: Ranks
 ) -> None:
-    """Gives a checkpoint that is there a further folder, written aside, renamed and sealed.
+    """Adds a folder to a checkpoint: it is written aside, renamed and listed in the manifest.
 
     Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any: the
     checkpoint is as it was then.
@@ -119,9 +115,9 @@ def add_to_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
 
-    def publish(seals: dict[str, Any]) -> None:
-        added = {f"{name}/{file}": s for file, s in seals.items()}
-        aside.rename(target)
+    def publish(sums: dict[str, Any]) -> None:
+        added = {f"{name}/{file}": s for file, s in sums.items()}
+        publish_folder(aside, target)
         write_manifest(checkpoint.folder, {**read_manifest(checkpoint.folder), **added})
 
     _write_aside(aside, begin, parts, partial(files_below, aside), publish, ranks)
@@ -135,18 +131,18 @@ def _write_aside(
     publish: Callable[[dict[str, Any]], None],
     ranks: Ranks,
 ) -> None:
-    """Fills a folder on all ranks and publishes it with its seals; a failure leaves none of it.
+    """Fills a folder on all ranks and publishes it with its checksums; a failure leaves none of it.
 
-    `describe` names the files to seal. Raises OSError on every rank when a write fails on any.
+    `describe` names the files. Raises OSError on every rank when a write fails on any.
     """
     try:
         ranks.on_first(begin)
         for part in parts:
             ranks.agree(partial(part, aside))
         files = ranks.on_first(describe)
-        # Sealing reads every file once; the ranks share them out.
-        sealed = ranks.agree(lambda: seal(aside, ranks.share(files)))
-        ranks.on_first(lambda: publish({name: s for part in sealed for name, s in part.items()}))
+        # Every file is read once; the ranks share them out.
+        sums = ranks.agree(lambda: checksums(aside, ranks.share(files)))
+        ranks.on_first(lambda: publish({name: s for part in sums for name, s in part.items()}))
     except OSError:
         if ranks.is_first:
             shutil.rmtree(aside, ignore_errors=True)
@@ -175,10 +171,8 @@ def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint 
 
 def point(link: Path, checkpoint: Checkpoint) -> None:
     """Makes `link` lead to a checkpoint beside it, in one move."""
-    fresh = link.with_name(f".{link.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(checkpoint.folder.name)
-    os.replace(fresh, link)
+    with replacing(link) as fresh:
+        fresh.symlink_to(checkpoint.folder.name)
     flush_folder(link.parent)
 
 
@@ -216,7 +210,7 @@ def _problem_with(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
     manifest, problem = ranks.gather(_manifest_of(checkpoint))[0]
     if problem is None:
         mine = {name: manifest[name] for name in ranks.share(sorted(manifest))}
-        found = ranks.gather(broken(checkpoint.folder, mine))
+        found = ranks.gather(mismatch(checkpoint.folder, mine))
         problem = next((problem for problem in found if problem), None)
     return problem
 

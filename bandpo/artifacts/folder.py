@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bandpo.disk import lock
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 
 PREVIOUS = "previous"
@@ -70,12 +70,7 @@ def _cut_lines(metrics: Path, step: int, kept: Path | None) -> None:
         shutil.copy2(metrics, kept)
     written = metrics.read_text(encoding="utf-8").splitlines()
     lines = [line for line in written if _step_of(line) <= step]
-    aside = metrics.with_suffix(".partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, metrics)
+    write_atomically(metrics, "".join(f"{line}\n" for line in lines))
 
 
 def _step_of(line: str) -> float:

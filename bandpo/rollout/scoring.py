@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -102,7 +103,22 @@ def _next(groups: Iterator[Group]) -> Group | None:
     except UserError:
         raise
     except Exception as error:
+        _tell_without_frames(error)
         raise EngineDied(f"{type(error).__name__}: {error}") from error
+
+
+def _tell_without_frames(error: BaseException) -> None:
+    """Turns the tracebacks of an error and its causes into text.
+
+    Their frames, and the closures of these, hold the engine's memory: while they live, no other
+    engine can take its place.
+    """
+    told = "".join(traceback.format_exception(error))
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    error.add_note(told)
 
 
 @contextmanager

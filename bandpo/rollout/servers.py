@@ -21,9 +21,10 @@ _QUEUED = 2
 _CONNECT_RETRIES = 2
 _CONNECT_TIMEOUT_S = 5.0
 # Before every weight sync lost servers have this long to say that they are healthy, and those that
-# are, to show that they are fit: an engine that hangs must not hold up the others.
+# are, to show that they are fit: an engine that hangs must not hold up the others for long. One
+# that has just started first asks pip, compilers and driver what its machine is (/server_info).
 _HEALTH_TIMEOUT_S = 2.0
-_FITNESS_TIMEOUT_S = 10.0
+_FITNESS_TIMEOUT_S = 60.0
 # Below the 5 s after which vLLM closes idle connections: one that is closed while a request is on
 # its way would look like a dead server.
 _KEEPALIVE_S = 2.0

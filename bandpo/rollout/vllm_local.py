@@ -6,6 +6,7 @@ DeepSpeed then fails to make its own. Construction is collective over the ranks.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,16 +65,23 @@ def _prepare_environment(threads: int) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        # Its attention in float32 is Triton's, whose products would be of TF32: ten bits.
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(min(torch.get_num_threads(), threads))
+    else:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Where it is not set, vLLM leaves torch one thread, the learner's offloaded optimizer too.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @contextmanager
 def _untouched_random_state() -> Iterator[None]:
     """vLLM reseeds torch's global generator when it starts and draws from it afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=list(devices)):
+    # Of this rank's device alone: asking another one for its state would make a context there.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         yield
 
 
@@ -201,6 +209,7 @@ class VLLMLocal:
                 max_tokens=sampling.max_tokens,
                 seed=prompt.seed,
                 logprobs=0,
+                flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -233,10 +242,7 @@ class VLLMLocal:
                 Completion(
                     text=text,
                     token_ids=tuple(sample.token_ids),
-                    logprobs=tuple(
-                        entry[token].logprob
-                        for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)
-                    ),
+                    logprobs=tuple(_of_tokens(sample.logprobs, sample.token_ids)),
                     finish_reason="stop" if end else "length",
                     weight_version=self.weight_version,
                 )
@@ -253,17 +259,20 @@ class VLLMLocal:
         with _untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
-                SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False),
+                SamplingParams(
+                    max_tokens=1,
+                    temperature=0.0,
+                    prompt_logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                ),
                 use_tqdm=False,
             )
         start = len(prompt.token_ids)
         sequences = [tokens for tokens, own in asked if own]
         outputs = [output for output, (_, own) in zip(every, asked, strict=True) if own]
         return [
-            [
-                entry[token].logprob
-                for entry, token in zip(output.prompt_logprobs[start:], tokens[start:], strict=True)
-            ]
+            _of_tokens(output.prompt_logprobs[start:], tokens[start:])
             for output, tokens in zip(outputs, sequences, strict=True)
         ]
 
@@ -306,9 +315,30 @@ class VLLMLocal:
             self._llm.wake_up(tags=["weights"])
 
     def close(self) -> None:
-        """Ends the engine core."""
-        with _process_group_kept():
-            self._llm.llm_engine.engine_core.shutdown()
+        """Ends the engine core and lets go of all that it holds on the device.
+
+        Another engine of this process can start only then: vLLM wants its memory pool empty.
+        """
+        llm, self._llm = self._llm, None
+        try:
+            with _process_group_kept():
+                llm.llm_engine.engine_core.shutdown()
+        finally:
+            del llm
+            gc.unfreeze()  # vLLM froze what it had made; a shutdown that failed has not undone it
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _of_tokens(found: Any, token_ids: Sequence[int]) -> list[float]:
+    """vLLM's flat log-probabilities, one a token; raises RuntimeError if they are of others."""
+    if list(found.token_ids) != list(token_ids):
+        raise RuntimeError(
+            "vLLM reported log-probabilities of other tokens than those it was given"
+        )
+    values: list[float] = found.logprobs
+    return values
 
 
 class _Parts:

@@ -115,10 +115,12 @@ class DeviceExchange:
         self._all_are_there(fleet.tell("/start_weight_update"))
         names: set[str] = set()
         for bucket in _buckets(weights):
-            names |= {name for name, _ in bucket}
+            names.update(bucket.owned_names(self._rank))
             # vLLM's broadcast reads on streams of its own, which do not wait for the copies.
             torch.cuda.current_stream().synchronize()
             self._engine.source = bucket
+            if self._backend == "ipc":
+                self._engine.packed_buffer_size_bytes = bucket.nbytes  # the bucket in one piece
             self._engine.send_weights()
         self._names = _whole(frozenset(names), self._names)
         fleet.tell("/finish_weight_update", {"weight_version": label})
@@ -155,7 +157,9 @@ class DeviceExchange:
         if self._backend == "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            return IPCTrainerInitInfo(rank=self._rank)
+            # Packed, servers copy what they are handed. Otherwise they read a layer's tensors when
+            # the last one is there, a padded embedding's at the end: their bucket would be gone.
+            return IPCTrainerInitInfo(rank=self._rank, packed=True)
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         host, port = _meeting_point(sizes)
@@ -199,25 +203,72 @@ class _Client:
         """Said once for all buckets."""
 
 
-class _Bucket(list[tuple[str, Tensor]]):
-    """A part of the stream, as vLLM's trainer side takes weights."""
+class _Metadata(list[Any]):
+    """Of all tensors of a bucket: an attribute in vLLM 0.33, a method in 0.32."""
 
-    def metadata(self) -> list[Any]:
+    def __call__(self) -> _Metadata:
+        return self
+
+
+class _Bucket:
+    """A part of the stream as a `WeightSource` of vLLM 0.33, which 0.32 takes for one of its own.
+
+    It is none by inheritance: 0.33 refuses a subclass whose `metadata` is the method of 0.32.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: list[tuple[str, Tensor]] = []
+
+    def append(self, name: str, tensor: Tensor) -> None:
+        """Takes one tensor more."""
+        self._tensors.append((name, tensor))
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for _, tensor in self._tensors)
+
+    @property
+    def metadata(self) -> _Metadata:
         """Name, dtype and shape of every tensor."""
         from vllm.distributed.weight_transfer import ParamMeta
 
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+        return _Metadata(
+            ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._tensors
+        )
+
+    def owned_names(self, rank: int) -> list[str]:
+        """Every rank has every tensor."""
+        del rank
+        return [name for name, _ in self._tensors]
+
+    def implements_iter_full(self) -> bool:
+        """Whole tensors are what it has."""
+        return True
+
+    def implements_iter_local(self) -> bool:
+        """Shards it has none."""
+        return False
+
+    def iter_full(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, in the order of `metadata`."""
+        return iter(self._tensors)
+
+    __iter__ = iter_full
 
 
 def _buckets(weights: Weights, bucket_bytes: int = BUCKET_BYTES) -> Iterator[_Bucket]:
     """The stream in parts of about `bucket_bytes`, copied: ZeRO-3 takes a gathered layer back."""
     bucket = _Bucket()
     for name, tensor in weights:
-        bucket.append((name, tensor.detach().clone(memory_format=torch.contiguous_format)))
-        if sum(t.nbytes for _, t in bucket) >= bucket_bytes:
+        bucket.append(name, tensor.detach().clone(memory_format=torch.contiguous_format))
+        if bucket.nbytes >= bucket_bytes:
             yield bucket
             bucket = _Bucket()
-    if bucket:
+    if len(bucket):
         yield bucket
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not used: writing, sealing, choosing, keeping."""
+"""A checkpoint is whole or it is not used: writing, checksums, choosing, keeping."""
 
 import json
 import math

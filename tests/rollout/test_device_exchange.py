@@ -3,12 +3,12 @@
 vLLM's own trainer side runs; only what touches devices is replaced.
 """
 
-import pickle
-from base64 import b64decode
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.multiprocessing.reductions as reductions
 
 from bandpo.errors import UserError
 from bandpo.rollout import weight_exchange
@@ -18,6 +18,7 @@ from bandpo.rollout.weight_exchange import DeviceExchange
 pytest.importorskip("vllm")
 ipc = pytest.importorskip("vllm.distributed.weight_transfer.ipc_engine")
 nccl = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
+packing = pytest.importorskip("vllm.distributed.weight_transfer.packed_tensor")
 
 
 STREAM = [(f"model.layers.{i}.w", torch.full((2, 3), float(i))) for i in range(5)]
@@ -31,6 +32,7 @@ class RecordingFleet:
         self.sizes, self.speaks, self.said = sizes, speaks, []
         self.labels = dict.fromkeys(sizes, "default")
         self.dies_at = None  # the path at which one of them is lost
+        self.on_update = lambda body: None
 
     def look(self, path):
         if path == "/weight_info":
@@ -40,6 +42,8 @@ class RecordingFleet:
 
     def tell(self, path, body=None, **query):
         self.said.append((path, body))
+        if path == "/update_weights":
+            self.on_update(body)
         if path == "/finish_weight_update":
             self.labels = dict.fromkeys(self.sizes, body["weight_version"])
         return [{}] * (len(self.sizes) - (path == self.dies_at))
@@ -73,9 +77,7 @@ def sent(monkeypatch):
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
     stream = SimpleNamespace(synchronize=lambda: setattr(copies, "done", True))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(
-        ipc, "reduce_tensor", lambda tensor: (None, tuple(tensor.flatten().tolist()))
-    )
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda: stream)
     return sent
 
 
@@ -151,18 +153,69 @@ def test_nccl_meets_again_after_a_server_was_started_again(exchange, sent):
     assert fleet.paths[1:] == ["/init_weight_transfer_engine", *SESSION]
 
 
-def test_ipc_hands_over_handles_that_a_worker_can_read(exchange, sent, monkeypatch):
-    made, fleet = exchange("ipc"), RecordingFleet(ONE_AND_TWO)
-    made.send(iter(STREAM), fleet, "run/1")
-    assert fleet.paths == ["/init_weight_transfer_engine", *SESSION]
-    (init, _) = dict(fleet.said)["/init_weight_transfer_engine"].values()
-    assert ipc.IPCWeightTransferInitInfo(**init["init_info"]).packed is False
-    told = [body["update_info"] for path, body in fleet.said if path == "/update_weights"]
-    handles = [pickle.loads(b64decode(info["ipc_handles_pickled"])) for info in told]
-    flat = [values["GPU-7"] for part in handles for values in part]
-    assert flat == [(float(i),) * 6 for i in range(5)]
-    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
-    assert ipc.IPCWeightTransferUpdateInfo(**told[0]).ipc_handles == handles[0]
+class Worker:
+    """A server's worker that shares the sender's memory, and reads as vLLM's layers do: late.
+
+    A layer is put together when its last weight is there, one with padding at the very end. What
+    the sender has let go of by then is overwritten, as an allocator would.
+    """
+
+    def __init__(self, monkeypatch):
+        self.packed, self.shared, self.held = None, [], []
+        self.importer = packing.PackedBufferImporter()
+        for module in (ipc, packing):
+            monkeypatch.setattr(module, "reduce_tensor", self._export)
+        monkeypatch.setattr(reductions, "rebuild_cuda_tensor", self._open)
+        monkeypatch.setattr(ipc, "rebuild_cuda_tensor", self._open)
+        monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+        empty = torch.empty
+
+        def on_cpu(*size, device=None, **settings):
+            return empty(*size, **settings)
+
+        monkeypatch.setattr(torch, "empty", on_cpu)
+
+    def _export(self, tensor):
+        self.shared.append((weakref.ref(tensor), tensor.untyped_storage()))
+        return None, (len(self.shared) - 1, *["of torch's own"] * 5, "device")
+
+    def _open(self, index, *_):
+        tensor, storage = self.shared[index]
+        return tensor() if tensor() is not None else torch.full((storage.size(),), 255).byte()
+
+    def receive(self, body):
+        info = ipc.IPCWeightTransferUpdateInfo(**body["update_info"])
+        geometry = (info.names, info.shapes, info.dtype_names)
+        if self.packed:
+            sizes = info.tensor_sizes
+            self.held += packing.packed_ipc_consumer(
+                info.ipc_handles, *geometry, sizes, device_index=0, importer=self.importer
+            )
+        else:  # the handle alone, until it is read
+            self.held += zip(info.names, [h["GPU-7"] for h in info.ipc_handles], strict=True)
+
+    def finish(self):
+        return {n: self._open(*held) if isinstance(held, tuple) else held for n, held in self.held}
+
+
+def test_what_ipc_hands_over_may_be_read_as_late_as_the_end(exchange, sent, monkeypatch):
+    made, fleet, worker = exchange("ipc"), RecordingFleet(ONE_AND_TWO), Worker(monkeypatch)
+    large = [("model.embed_tokens.weight", torch.arange(100.0).view(50, 2))]  # above a bucket
+    stream = [*STREAM[:3], *large, *STREAM[3:]]
+
+    def receive(body):
+        (init, _) = dict(fleet.said)["/init_weight_transfer_engine"].values()
+        worker.packed = ipc.IPCWeightTransferInitInfo(**init["init_info"]).packed
+        worker.receive(body)
+
+    fleet.on_update = receive
+    made.send(iter(stream), fleet, "run/1")
+    assert fleet.paths[0] == "/init_weight_transfer_engine"
+    assert fleet.paths[1:] == [*SESSION[:2], *["/update_weights"] * 3, SESSION[-1]]
+    loaded = worker.finish()
+    assert list(loaded) == [name for name, _ in stream]
+    for name, tensor in stream:
+        assert torch.equal(loaded[name], tensor), name
 
 
 def test_other_ranks_say_nothing_and_exhaust_the_stream(exchange, sent):

@@ -121,8 +121,8 @@ def complete(folder):
     """Whether a run's last checkpoint is sound, and whether hf/ is a part of it."""
     checkpoint, notes = find_checkpoint(folder, "auto", _Alone())
     assert not notes
-    sealed = json.loads((checkpoint.folder / "manifest.json").read_text())
-    return checkpoint, "hf/model.safetensors" in sealed
+    manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+    return checkpoint, "hf/model.safetensors" in manifest
 
 
 class _Alone:

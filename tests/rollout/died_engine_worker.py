@@ -1,0 +1,47 @@
+"""An engine dies in the middle of its model and is closed while its error is held.
+
+Arguments: folder of a policy. Prints the error's cause and what is left of the engine.
+"""
+
+import json
+import sys
+import traceback
+import weakref
+
+from bandpo.learner.ranks import Ranks
+from bandpo.rollout.engine import Sampling
+from bandpo.rollout.judge import EngineDied, judged_groups
+from bandpo.rollout.vllm_local import VLLMLocal
+from bandpo.types import Problem, Prompt
+
+SETTINGS = {"max_model_len": 64, "max_num_seqs": 8, "enforce_eager": True}
+PROMPT = Prompt(Problem("p", "", ""), "", (3, 20, 21, 22), 4096)
+
+
+def died(engine: VLLMLocal) -> EngineDied:
+    """The error of an engine whose model fails while it generates."""
+    engine._llm.apply_model(lambda model: model.register_forward_pre_hook(_fail) and None)
+    try:
+        list(judged_groups(engine, None, [PROMPT], Sampling(n=2, max_tokens=4)))
+    except EngineDied as error:
+        return error
+    raise AssertionError("the engine did not die")
+
+
+def _fail(model, arguments):
+    raise RuntimeError("fell off the bus")
+
+
+with Ranks():
+    engine = VLLMLocal(sys.argv[1], **SETTINGS)
+    parts = {
+        "llm": weakref.ref(engine._llm),
+        "core": weakref.ref(engine._llm.llm_engine.engine_core),
+        "model": engine._llm.apply_model(weakref.ref)[0],
+    }
+    error = died(engine)
+    engine.close()
+    left = [name for name, part in parts.items() if part() is not None]
+told = "".join(traceback.format_exception(error))
+result = {"cause": repr(error.__cause__), "told": "in _fail" in told, "left": left}
+print(f"RESULT {json.dumps(result)}", flush=True)
