@@ -12,7 +12,7 @@ from bandpo.config.schema import Config
 from bandpo.learner.learner import update_metrics
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
-from bandpo.run.console import secure_streams
+from bandpo.run.console import protect_output
 from bandpo.run.host import Host
 from bandpo.run.job import Job
 from bandpo.run.stops import Stops
@@ -96,7 +96,7 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
 
     `command` is what model cards say of how it was started.
     """
-    secure_streams()
+    protect_output()
     with Job(config, host, command) as job:
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)

@@ -42,8 +42,8 @@ from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host
 from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.nonfinite_guard import NonfiniteGuard
+from bandpo.run.preflight import preflight
 from bandpo.run.probe import EXPORT_PROBE, probed
-from bandpo.run.rehearsal import rehearse
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class Job:
             if ranks.is_first:
                 stack.enter_context(only_one(self.folder))
             inputs = read_inputs(config, problems, benchmarks, ranks)
-            model, tokenizer, beginning = inputs.model, inputs.tokenizer, inputs.beginning
-            checkpoint, self.start = beginning.checkpoint, beginning.step
+            model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
+            checkpoint, self.start = start.checkpoint, start.step
             self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
             self._prompt_date = inputs.prompt_date
@@ -81,9 +81,9 @@ class Job:
             )
             stack.callback(reward.close)
             answer = reference_answer(inputs.prompts.all[0], tokenizer)
-            notes = rehearse(config, model, tokenizer, reward.current, answer, command, ranks)
-            kept = beginning.prepare_folder() if ranks.is_first else None
-            notes = [*beginning.notes, *([kept] if kept else []), *inputs.notes, *notes]
+            notes = preflight(config, model, tokenizer, reward.current, answer, command, ranks)
+            kept = start.prepare_folder() if ranks.is_first else None
+            notes = [*start.notes, *([kept] if kept else []), *inputs.notes, *notes]
             self.tracker = stack.enter_context(closing(_tracker(config, inputs, ranks)))
             for note in [*notes, *_introduction(config, inputs, ranks)]:
                 self.tracker.say(note)
@@ -97,7 +97,7 @@ class Job:
                 temperature=config.rollout.temperature,
             )
             if checkpoint:
-                self.learner.load(checkpoint.folder, beginning.state["ranks"])
+                self.learner.load(checkpoint.folder, start.state["ranks"])
             tolerance = config.rollout.probe_tolerance or TOLERANCE[config.model.dtype]
             # Two threads must not share collectives.
             self._rollout_ranks = ranks.apart() if config.rollout.lag else ranks
@@ -113,7 +113,7 @@ class Job:
                 answer=answer,
                 tolerance=tolerance,
                 context=inputs.context,
-                weight_version=int(beginning.state["weight_version"]),
+                weight_version=int(start.state["weight_version"]),
             )
             self.checkpoints = Checkpoints(
                 config,
@@ -256,14 +256,14 @@ def _tracker(config: Config, inputs: Inputs, ranks: Ranks) -> Tracker:
         project=config.tracking.project,
         name=config.run.name,
         settings=config.model_dump(mode="json"),
-        ids=inputs.beginning.tracker_ids,
-        after=inputs.beginning.step,
+        ids=inputs.start.tracker_ids,
+        after=inputs.start.step,
     )
 
 
 def _introduction(config: Config, inputs: Inputs, ranks: Ranks) -> list[str]:
     """What the user reads of a run before it loads the policy."""
-    rollout, start, dropped = config.rollout, inputs.beginning.step, inputs.prompts.dropped
+    rollout, start, dropped = config.rollout, inputs.start.step, inputs.prompts.dropped
     lines = []
     if dropped:
         lines.append(
@@ -297,7 +297,7 @@ def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in lm.parameters()),
         "train_problems": len(inputs.prompts),
         "dropped_prompts": inputs.prompts.dropped,
-        "resumed_from_step": inputs.beginning.step,
+        "resumed_from_step": inputs.start.step,
         "prompt_date": inputs.prompt_date,
     }
 
