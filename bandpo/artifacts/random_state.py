@@ -1,4 +1,4 @@
-"""The random states of a process, as plain JSON values: nothing of a checkpoint need be pickled."""
+"""The random states of a process as plain JSON values, so that checkpoints need no pickle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets what `random_state` returned, also after a way through JSON."""
+    """Sets the states that `random_state` returned, possibly by way of JSON."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]
