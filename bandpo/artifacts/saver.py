@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from bandpo.artifacts.checkpoint import (
     write_checkpoint,
 )
 from bandpo.artifacts.model_card import model_card
-from bandpo.artifacts.random_state import random_state
+from bandpo.artifacts.random_state import save_random_state
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import samples_of
 from bandpo.config.identity import config_hash
@@ -181,16 +180,11 @@ class Checkpoints:
             # Without the record up to here, a run that resumes would have a gap.
             lambda _: self._tracker.flush(),
             self._learner.save,
-            self._save_random_state,
+            lambda folder: save_random_state(folder, self._ranks.rank),
         ]
         if waiting is not None:
             parts.append(lambda folder: write_rollout(folder, self._ranks, waiting))
         return parts
-
-    def _save_random_state(self, folder: Path) -> None:
-        file = random_file(folder, self._ranks.rank)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()), encoding="utf-8")
 
     def _save_policy(self, folder: Path) -> None:
         samples = samples_of(self._sample, [0.0])
@@ -209,8 +203,3 @@ class Checkpoints:
         }
         card = model_card(self._config, step, scores, self._command, facts)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def random_file(checkpoint: Path, rank: int) -> Path:
-    """The file of a rank's random state in a checkpoint."""
-    return checkpoint / "random" / f"rank_{rank}.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,9 +16,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.alarms import AlarmPanel, CutOff
-from bandpo.artifacts.checkpoint import Checkpoint
-from bandpo.artifacts.random_state import restore_random_state, seed_everything
-from bandpo.artifacts.saver import Checkpoints, random_file
+from bandpo.artifacts.random_state import load_random_state, seed_everything
+from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
@@ -136,7 +134,9 @@ class Job:
             )
             alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
-            _set_random_state(config.seed, checkpoint, ranks)
+            seed_everything(config.seed)  # last, since building the parts draws random numbers
+            if checkpoint:
+                load_random_state(checkpoint.folder, ranks.rank)
             self._open = stack.pop_all()
 
     def __enter__(self) -> Job:
@@ -299,13 +299,3 @@ def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -
         "resumed_from_step": inputs.start.step,
         "prompt_date": inputs.prompt_date,
     }
-
-
-def _set_random_state(seed: int, checkpoint: Checkpoint | None, ranks: Ranks) -> None:
-    """Restores the checkpoint's; a rank that it does not have starts from the seed.
-
-    Called last, since building the parts draws random numbers.
-    """
-    seed_everything(seed)
-    if checkpoint and (file := random_file(checkpoint.folder, ranks.rank)).exists():
-        restore_random_state(json.loads(file.read_text(encoding="utf-8")))
