@@ -15,6 +15,11 @@ _PR_SET_PDEATHSIG = 1
 _LAUNCHED = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 
 
+def world_size() -> int:
+    """Ranks of this job, as the launcher announced them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def die_with(parent: int) -> None:
     """Ends this process when `parent` dies, by the kernel where it can (Linux)."""
     if sys.platform == "linux":

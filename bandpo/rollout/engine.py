@@ -1,14 +1,41 @@
-"""What the training loop and the evaluation ask of a generation engine."""
+"""Generation engines: what they are made of, and what training and evaluation ask of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
+from hydra.utils import instantiate
 from torch import Tensor
 
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.types import Completion, Group, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """The policy to serve and the processes that share the work: every engine's first argument.
+
+    An engine's other arguments are the settings of `rollout.engine`.
+    """
+
+    model_path: str
+    """Folder with the model's configuration, weights and tokenizer."""
+    dtype: str = "float32"
+    """Of the engine's weights."""
+    seed: int = 0
+    """Of the run; samples depend on their prompts' seeds alone."""
+    trust_remote_code: bool = False
+    max_model_len: int = 2048
+    """Tokens of the longest prompt with its completion."""
+    threads: int = 1
+    """CPU threads of this rank."""
+    ranks: Ranks = field(default_factory=Alone)
+    """The processes that construct an engine together, each with this spec."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +95,16 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Ends the engine and its processes."""
         ...
+
+
+def start_engine(settings: Mapping[str, Any], spec: EngineSpec) -> RolloutEngine:
+    """The engine that `_target_` names, with the further settings; collective over `spec.ranks`.
+
+    Settings that are the spec's have no effect, and a warning names them.
+    """
+    taken = settings.keys() & {part.name for part in fields(spec)}
+    if taken:
+        logger.warning("no effect in rollout.engine: %s", ", ".join(sorted(taken)))
+    own = {name: value for name, value in settings.items() if name not in taken}
+    engine: RolloutEngine = instantiate(own, spec)
+    return engine

@@ -23,7 +23,7 @@ from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
@@ -121,26 +121,20 @@ class VLLMLocal:
 
     def __init__(
         self,
-        model_path: str,
+        spec: EngineSpec,
         *,
-        dtype: str = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        max_model_len: int = 2048,
         max_num_seqs: int = 512,
-        threads: int = 1,
         tensor_parallel_size: int = 1,
         **llm_arguments: Any,
     ) -> None:
         """Raises UserError without a vLLM new enough, and where the ranks are no whole engines."""
         require_vllm()
-        ranks = dist.get_world_size() if dist.is_initialized() else 1
-        if tensor_parallel_size < 1 or ranks % tensor_parallel_size:
+        if tensor_parallel_size < 1 or spec.ranks.size % tensor_parallel_size:
             raise UserError(
                 f"rollout.engine.tensor_parallel_size={tensor_parallel_size} must divide the "
-                f"{ranks} rank(s)"
+                f"{spec.ranks.size} rank(s)"
             )
-        _prepare_environment(threads)
+        _prepare_environment(spec.threads)
         # vLLM's own use of torch; nothing that a user could mend.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from transformers import AutoConfig
@@ -150,8 +144,10 @@ class VLLMLocal:
         self._requests = 0
         on_gpu = torch.cuda.is_available()
         llm_arguments.setdefault("load_format", "safetensors")  # it would take pickles as well
-        model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        if apart := as_its_files_are(model_path, model):
+        model = AutoConfig.from_pretrained(
+            spec.model_path, trust_remote_code=spec.trust_remote_code
+        )
+        if apart := as_its_files_are(spec.model_path, model):
             llm_arguments["hf_overrides"] = {**apart, **llm_arguments.get("hf_overrides", {})}
         if on_gpu or tensor_parallel_size > 1:
             # `uni` would put every rank's engine on device 0, and knows no other rank.
@@ -162,20 +158,20 @@ class VLLMLocal:
             llm_arguments.pop("gpu_memory_utilization", None)
             # Per-request seeds crash in chunked prefill on a CPU.
             llm_arguments |= {"enable_chunked_prefill": False}
-            llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
-            sequences = max_num_seqs * (max_model_len + BLOCK)  # the last block may be begun
-            needed = sequences * token_bytes(model, dtype)
+            llm_arguments.setdefault("max_num_batched_tokens", max(8192, spec.max_model_len))
+            sequences = max_num_seqs * (spec.max_model_len + BLOCK)  # the last block may be begun
+            needed = sequences * token_bytes(model, spec.dtype)
             llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         with _untouched_random_state():
             self._llm = LLM(
-                model=model_path,
-                dtype=dtype,
-                seed=seed,
-                trust_remote_code=trust_remote_code,
-                max_model_len=max_model_len,
+                model=spec.model_path,
+                dtype=spec.dtype,
+                seed=spec.seed,
+                trust_remote_code=spec.trust_remote_code,
+                max_model_len=spec.max_model_len,
                 max_num_seqs=max_num_seqs,
                 tensor_parallel_size=tensor_parallel_size,
                 logprobs_mode="processed_logprobs",

@@ -15,16 +15,15 @@ from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch.distributed as dist
 from anyio.from_thread import start_blocking_portal
 from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.server_check import (
     GENERATE,
     Requirements,
@@ -43,8 +42,6 @@ UNTOUCHED = "default"
 """How vLLM labels the weights that it was started with."""
 _NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON has not
 
-T = TypeVar("T")
-
 
 class VLLMServer:
     """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
@@ -62,36 +59,29 @@ class VLLMServer:
 
     def __init__(
         self,
-        model_path: str,
+        spec: EngineSpec,
         *,
         urls: Sequence[str],
         model: str | None = None,
         transfer: Literal["folder", "nccl", "ipc"] = "folder",
         exchange: str | None = None,
         timeout_s: float = 1800.0,
-        dtype: str = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        max_model_len: int = 2048,
-        threads: int = 1,
     ) -> None:
         """Checks every server; raises UserError that says what to mend, in one go."""
         from transformers import AutoConfig, AutoTokenizer
 
-        del seed, threads  # the prompts carry their seeds; threads are the servers'
+        path, ranks = spec.model_path, spec.ranks
         self.weight_version = 0
         self._label = UNTOUCHED
-        self._rank, self._ranks = 0, 1
-        if dist.is_initialized():
-            self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._ranks = ranks
         self._exchange: WeightExchange
         if transfer == "folder":
             # Only the first rank writes; other nodes may lack the folder.
-            self._exchange = FolderExchange(model_path, exchange if self._rank == 0 else None)
+            self._exchange = FolderExchange(path, exchange if ranks.is_first else None)
         else:
-            self._exchange = DeviceExchange(model_path, transfer, self._rank)
+            self._exchange = DeviceExchange(path, transfer, ranks.rank)
         urls = normalised(urls)
-        start = self._rank % len(urls)  # each rank prefers another server where loads are equal
+        start = ranks.rank % len(urls)  # each rank prefers another server where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
         self._portal = self._open.enter_context(start_blocking_portal())
@@ -101,25 +91,22 @@ class VLLMServer:
         self._pool = ServerPool(servers)
         self._open.callback(self._portal.call, self._pool.close)
         # Weights are sent once, whatever the number of ranks.
-        self._fleet = Fleet(self._portal, self._pool, speaks=self._rank == 0)
-        self._required = Requirements(model or model_path, dtype, max_model_len, transfer)
+        self._fleet = Fleet(self._portal, self._pool, speaks=ranks.is_first)
+        self._required = Requirements(model or path, spec.dtype, spec.max_model_len, transfer)
         try:
             self._portal.call(check_servers, servers, self._required)
         except BaseException:
             self._open.close()
             raise
-        self._decode = Decoder(
-            AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        )
-        read = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        if as_its_files_are(model_path, read):
+        trusted = {"trust_remote_code": spec.trust_remote_code}
+        self._decode = Decoder(AutoTokenizer.from_pretrained(path, **trusted))
+        if as_its_files_are(path, AutoConfig.from_pretrained(path, **trusted)):
             logger.warning(
                 "%s calls its head tied, but its weights hold another, which servers drop unless "
                 """they are started with --hf-overrides '{"tie_word_embeddings": false}'""",
-                model_path,
+                path,
             )
-        if dist.is_initialized():  # no rank sends weights while another still looks around
-            dist.barrier()
+        ranks.barrier()  # no rank sends weights while another still checks the servers
 
     @property
     def replicas(self) -> int:
@@ -201,7 +188,7 @@ class VLLMServer:
             self._submit(
                 prompt.token_ids + completion.token_ids,
                 parameters,
-                servers[(self._rank + index * self._ranks) % len(servers)],
+                servers[(self._ranks.rank + index * self._ranks.size) % len(servers)],
             )
             for index, completion in enumerate(completions)
         ]
@@ -230,7 +217,7 @@ class VLLMServer:
         if not all(reply["success"] for reply in self._fleet.tell("/reset_prefix_cache")):
             raise RuntimeError("a vLLM server did not reset its prefix cache")
         self._fleet.tell("/resume")
-        self._label, slots = _of_first_rank((label, self._pool.slots))
+        self._label, slots = self._ranks.gather((label, self._pool.slots))[0]
         self._pool.use_only(slots)
         self.weight_version = version
 
@@ -267,12 +254,3 @@ def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
     if len(logprobs) != len(choice["token_ids"]) or lowest <= _NO_LOGPROB:
         raise RuntimeError("vLLM sampled a token without a log-probability: NaN in the model?")
     return logprobs
-
-
-def _of_first_rank(value: T) -> T:
-    """The first rank's value, which the others wait for."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]

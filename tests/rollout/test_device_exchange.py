@@ -12,6 +12,7 @@ import torch.multiprocessing.reductions as reductions
 
 from bandpo.errors import UserError
 from bandpo.rollout import weight_exchange
+from bandpo.rollout.engine import EngineSpec
 from bandpo.rollout.vllm_server import VLLMServer
 from bandpo.rollout.weight_exchange import DeviceExchange
 
@@ -274,7 +275,7 @@ def test_the_group_meets_where_servers_of_other_machines_find_it(monkeypatch):
 
 def test_another_transfer_is_refused():
     with pytest.raises(UserError, match=r"transfer=rdma is neither folder, nccl nor ipc"):
-        VLLMServer("a/model", urls=["http://127.0.0.1:8000"], transfer="rdma")
+        VLLMServer(EngineSpec("a/model"), urls=["http://127.0.0.1:8000"], transfer="rdma")
 
 
 def test_a_machine_without_a_gpu_is_told_what_to_use(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from bandpo.errors import UserError
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.server_check import GENERATE, Requirements, faults_of
 from bandpo.rollout.servers import Server
 from bandpo.types import Completion, Problem, Prompt
@@ -158,8 +158,8 @@ def connect(model):
     made = []
 
     def connect(*urls, **arguments):
-        settings = {"max_model_len": LENGTH, **arguments}
-        made.append(VLLMServer(str(model), urls=list(urls), **settings))
+        spec = EngineSpec(str(model), max_model_len=arguments.pop("max_model_len", LENGTH))
+        made.append(VLLMServer(spec, urls=list(urls), **arguments))
         return made[-1]
 
     yield connect
@@ -211,7 +211,8 @@ def flat(rows):
 def test_the_samples_are_those_of_the_engine_in_process(url, model, connect):
     from bandpo.rollout.vllm_local import VLLMLocal
 
-    local = VLLMLocal(str(model), max_model_len=LENGTH, max_num_seqs=32, enforce_eager=True)
+    spec = EngineSpec(str(model), max_model_len=LENGTH)
+    local = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True)
     try:
         engine = connect(url)
         ours, theirs = groups(engine), groups(local)
@@ -353,8 +354,7 @@ def test_a_probe_reaches_every_server_however_many(url, connect, monkeypatch):
     answer = Completion("", (30, 31, 32), (0.0,) * 3, "stop")
     for rank in range(2):
         engine = connect(*[front.url for front in fronts])
-        monkeypatch.setattr(engine, "_rank", rank)
-        monkeypatch.setattr(engine, "_ranks", 2)
+        monkeypatch.setattr(engine, "_ranks", SimpleNamespace(rank=rank, size=2))
         engine.logprobs(PROMPTS[0], [answer] * 2)  # ceil(3 servers / 2 ranks)
     asked = [front.paths.count(GENERATE) - 2 for front in fronts]  # both checked it once
     assert sorted(asked) == [1, 1, 2]
