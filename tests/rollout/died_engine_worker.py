@@ -8,9 +8,9 @@ import sys
 import traceback
 import weakref
 
-from bandpo.learner.ranks import Ranks
+from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import EngineDied, judged_groups
+from bandpo.rollout.scoring import EngineDied, judged_groups
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 
