@@ -145,8 +145,9 @@ class RolloutConfig(Section):
     probe_tolerance: float | None = Field(
         None,
         gt=0.0,
-        description="Largest |engine − learner| log-probability accepted after a weight sync; "
-        "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
+        description="Largest mean |engine − learner| of a completion's log-probabilities that is "
+        "accepted after a weight sync; null: 3e-4 in float32, 0.15 in bfloat16 (docs/silent-"
+        "faults.md).",
         json_schema_extra=HARMLESS,
     )
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.model.agreement import TOLERANCE, largest_gap, own_logprobs
+from bandpo.model.agreement import TOLERANCE, gap_between, own_logprobs
 from bandpo.model.architecture import token_bytes
 from bandpo.model.features import likely_settings, softcap_of
 from bandpo.model.files import refuse_quantised
@@ -155,7 +155,8 @@ class HFGenerate:
         (group,) = self._wave([prompt], Sampling(n=1, max_tokens=4))
         (completion,) = group.completions
         own = own_logprobs(self._model, ids, completion.token_ids)
-        gap = largest_gap([own, own], [completion.logprobs, *self.logprobs(prompt, [completion])])
+        scored = [completion.logprobs, *self.logprobs(prompt, [completion])]
+        gap = gap_between([own, own], scored).mean
         if not gap <= tolerance:
             raise UserError(
                 "rollout=hf: this model keeps more than keys and values from token to token, or "

@@ -17,7 +17,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import AlarmPanel, CutOff
+from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
 from bandpo.artifacts.checkpoint import Checkpoint
 from bandpo.artifacts.random_state import restore_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints, random_file
@@ -142,7 +142,7 @@ class Job:
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
             )
-            alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             # The first sync hands the engine these weights under the version that they have.
             self._version = int(beginning.state["weight_version"]) - 1
@@ -402,7 +402,7 @@ class Job:
         gap = prove_weights(
             self.engine, self.learner, group, self.ranks, tolerance, self._served_length
         )
-        return {"sync/probe_logprob_max": gap}
+        return {"sync/probe_logprob_mean": gap.mean, "sync/probe_logprob_max": gap.largest}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
@@ -456,6 +456,15 @@ class Job:
             "trackers": self.tracker.ids(),
             "prompt_date": self._prompt_date,
         }
+
+
+def _always_on(config: Config) -> Iterator[Alarm]:
+    """Alarms that no configuration has to name."""
+    yield CutOff()
+    rollout = config.rollout
+    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
+    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
+        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _path(text: str | None) -> Path | None:
