@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -69,6 +70,37 @@ def totals_of(samples: Sequence[Sample]) -> BatchTotals:
     )
 
 
+def schedule(
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float]],
+    cost: Callable[[int], float],
+    *,
+    updates: int,
+    epochs: int,
+    seed: str,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[list[Sample]]:
+    """One rank's samples in each minibatch of a step: `updates` minibatches for each of `epochs`.
+
+    `advantages` [P, G] are those of the groups' completions, `cost` that of a sequence by its
+    tokens. The minibatches are the same whatever the number of ranks; each is shared out so that
+    the ranks finish together. Epochs share their samples.
+    """
+
+    @cache
+    def sample(group: int, index: int) -> Sample:
+        return Sample.of(groups[group], index, advantages[group][index])
+
+    places = [[(i, j) for j in range(len(group.completions))] for i, group in enumerate(groups)]
+    batches = []
+    for epoch in range(epochs):
+        for members in minibatches(places, updates, f"{seed}/{epoch}"):
+            costs = [cost(groups[i].length(j)) for i, j in members]
+            batches.append([sample(*members[k]) for k in balanced(costs, ranks)[rank]])
+    return batches
+
+
 def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[list[T]]:
     """`count` minibatches of whole groups, in an order drawn from the seed.
 
@@ -91,16 +123,16 @@ def sequence_cost(length: int, hidden_size: int) -> float:
     return length * (1 + length / (12 * hidden_size))
 
 
-def deal(costs: Sequence[float], hands: int) -> list[list[int]]:
-    """Indices dealt so that the hands' costs come out near equal: dearest first, to the poorest.
+def balanced(costs: Sequence[float], parts: int) -> list[list[int]]:
+    """The items' indices in `parts` of nearly equal cost: each, dearest first, to the cheapest.
 
-    No hand exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
+    No part exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
     Anomalies, 1969: at most 4/3 of the best possible). The same on every rank.
     """
-    dealt: list[list[int]] = [[] for _ in range(hands)]
-    load = [0.0] * hands
+    members: list[list[int]] = [[] for _ in range(parts)]
+    load = [0.0] * parts
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        poorest = min(range(hands), key=load.__getitem__)
-        dealt[poorest].append(index)
-        load[poorest] += costs[index]
-    return dealt
+        cheapest = min(range(parts), key=load.__getitem__)
+        members[cheapest].append(index)
+        load[cheapest] += costs[index]
+    return members

@@ -20,7 +20,7 @@ from bandpo.disk.cache import stand_in_for_home
 from bandpo.errors import RunHalted, UserError
 from bandpo.ranks.launcher import die_with_launcher, tell_launcher
 from bandpo.redaction import RedactingFormatter, redact
-from bandpo.run.console import secure_streams
+from bandpo.run.console import protect_output
 
 # command -> (module:function, one line of help). A function takes the arguments after the
 # command and returns an exit code; modules are imported only when their command runs.
@@ -87,7 +87,7 @@ def _without_wrapping() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
-    secure_streams()
+    protect_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # DeepSpeed's launcher adds --local_rank, which the environment says as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]

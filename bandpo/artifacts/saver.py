@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from bandpo.artifacts.model_card import model_card
 from bandpo.artifacts.random_state import random_state
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import samples_of
+from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
 from bandpo.environment import git_commit
 from bandpo.errors import UserError
 from bandpo.learner.export import prove_export
 from bandpo.learner.learner import DeepSpeedLearner
-from bandpo.model.agreement import TOLERANCE
 from bandpo.model.tying import shares_head
 from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redact, redacted
 from bandpo.rollout.draws import Rollout, write_rollout
+from bandpo.rollout.scoring import RewardFailed
 from bandpo.types import Group
 
 HEAD = {True: "the input embedding", False: "of its own"}
@@ -35,8 +37,7 @@ HEAD = {True: "the input embedding", False: "of its own"}
 class Checkpoints:
     """Writes `checkpoints/` of a run: the learner's state first, then `hf/` where it is due.
 
-    `sample` is what the policy in `hf/` is proved on; `facts` and `command` go into its model card.
-    `begun_from` is the checkpoint that the run goes on from. Every method is collective.
+    Every method is collective.
     """
 
     def __init__(
@@ -47,41 +48,52 @@ class Checkpoints:
         learner: DeepSpeedLearner,
         tokenizer: Any,
         *,
+        loop_state: Callable[[int, bool], Mapping[str, Any]],
         sample: Group,
+        tolerance: float,
         facts: Mapping[str, Any],
         command: str = "",
         begun_from: Checkpoint | None = None,
     ) -> None:
+        """`loop_state(step, waits)` is the state, as plain JSON values, that continues the loop
+        after a step; `waits` says whether the next step's rollout waits already.
+
+        The policy in `hf/` is proved on `sample` within `tolerance`; `facts` and `command` go into
+        its model card. `begun_from` is the checkpoint that the run resumes from.
+        """
         self._config, self._ranks, self._tracker = config, ranks, tracker
         self._learner, self._tokenizer = learner, tokenizer
-        self._sample, self._facts, self._command = sample, facts, command
-        self._begun_from = begun_from
+        self._loop_state, self._sample, self._tolerance = loop_state, sample, tolerance
+        self._facts, self._command, self._begun_from = facts, command, begun_from
         self.newest = begun_from.step if begun_from else 0
         self._folder = Path(config.run.dir) / "checkpoints"
 
-    def save(
-        self,
-        state: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        waiting: Rollout | None = None,
-    ) -> bool:
+    def save(self, step: int, metrics: Mapping[str, float], waiting: Rollout | None = None) -> bool:
         """Writes the checkpoint of a step and drops those that are not kept; whether it could.
 
-        `state` is the loop's, `waiting` is the rollout that waits for the next step. A full disk
-        fails the checkpoint and not the run: the ones before are untouched and the next due step
-        tries again. Raises UserError when it was the last step's.
+        `waiting` is the rollout that waits for the next step. A full disk fails the checkpoint and
+        not the run: the ones before are untouched and the next due step tries again. Raises
+        UserError when it was the last step's.
         """
-        trainer, step = self._config.trainer, state["step"]
+        trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
         if best and best in metrics:
             scores[best] = metrics[best]
         elif best:
             self._tracker.say(f"step {step} has no {best}: its checkpoint cannot be the best")
+        state = {
+            "step": step,
+            "ranks": self._ranks.size,
+            "config_hash": config_hash(self._config),
+            "trackers": self._tracker.ids(),
+            **self._loop_state(step, waiting is not None),
+            "scores": scores,
+        }
         try:
             checkpoint = write_checkpoint(
                 self._folder,
-                {**state, "scores": scores},
+                state,
                 redacted(self._config.model_dump(mode="json")),
                 self._parts(waiting),
                 self._ranks,
@@ -100,6 +112,31 @@ class Checkpoints:
             self._export(checkpoint, scores)
         self._ranks.on_first(lambda: keep_checkpoints(self._folder, trainer.keep_checkpoints, best))
         return True
+
+    @contextmanager
+    def rescue(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        waiting: Rollout | None = None,
+    ) -> Iterator[None]:
+        """A reward that fails inside ends the run, but not before what was trained is saved.
+
+        `step` is the last one whose updates are done; its `metrics` are given where they have not
+        been logged, and `waiting` as to `save`.
+        """
+        try:
+            yield
+        except RewardFailed as error:
+            if metrics is not None:
+                self._tracker.log(step, metrics)
+            unsaved = step > self.newest
+            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
+                raise
+            raise RewardFailed(
+                f"{error}. Training up to step {step} is saved: fix the reward and start the run "
+                "again, which resumes from there"
+            ) from error
 
     def export_missing(self) -> None:
         """Writes the hf/ that the checkpoint which the run goes on from should have and lacks."""
@@ -150,13 +187,11 @@ class Checkpoints:
         file.write_text(json.dumps(random_state()), encoding="utf-8")
 
     def _save_policy(self, folder: Path) -> None:
-        model = self._config.model
         samples = samples_of(self._sample, [0.0])
         expected = self._learner.logprobs(samples)
         self._learner.save_hf(folder, self._tokenizer)
         if self._ranks.is_first:
-            tolerance = self._config.rollout.probe_tolerance or TOLERANCE[model.dtype]
-            prove_export(folder, model, samples, expected, tolerance)
+            prove_export(folder, self._config.model, samples, expected, self._tolerance)
 
     def _save_card(self, folder: Path, step: int, scores: Mapping[str, float]) -> None:
         if not self._ranks.is_first:

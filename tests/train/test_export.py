@@ -217,8 +217,8 @@ def refuses_to_save(*arguments, **settings):
     [
         ("transformers.PreTrainedTokenizerBase.save_pretrained", "tokenizer cannot be written"),
         ("transformers.PretrainedConfig.save_pretrained", "configuration"),
-        ("bandpo.run.rehearsal.model_card", "model card"),
-        ("bandpo.run.rehearsal.plot_timeline", "figures"),
+        ("bandpo.run.preflight.model_card", "model card"),
+        ("bandpo.run.preflight.plot_timeline", "figures"),
         ("transformers.GenerationConfig.from_pretrained", "generation_config.json"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_would_fail_at_the_end_fails_at_the_start(
 
 def test_a_folder_that_cannot_be_written_is_found_at_the_start(trained, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/.rehearsal").write_text("a file in the way")
+    (tmp_path / "run/.preflight").write_text("a file in the way")
     assert trained() == 2
     assert "run.dir=run cannot be written" in capsys.readouterr().err
 
