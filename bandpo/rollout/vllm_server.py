@@ -31,7 +31,7 @@ from bandpo.rollout.server_check import (
     faults_of,
     normalised,
 )
-from bandpo.rollout.servers import Fleet, Server, ServerLost, ServerPool
+from bandpo.rollout.servers import Server, ServerLost, ServerPool
 from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt
 
@@ -84,17 +84,16 @@ class VLLMServer:
         start = ranks.rank % len(urls)  # each rank prefers another server where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
-        self._portal = self._open.enter_context(start_blocking_portal())
+        portal = self._open.enter_context(start_blocking_portal())
         # A rollout that nobody waits for any more is given up.
-        self._open.callback(self._portal.call, self._portal.stop, True)
+        self._open.callback(portal.call, portal.stop, True)
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
-        self._pool = ServerPool(servers)
-        self._open.callback(self._portal.call, self._pool.close)
         # Weights are sent once, whatever the number of ranks.
-        self._fleet = Fleet(self._portal, self._pool, speaks=ranks.is_first)
+        self._pool = ServerPool(servers, portal, commands=ranks.is_first)
+        self._open.callback(self._pool.close)
         self._required = Requirements(model or path, spec.dtype, spec.max_model_len, transfer)
         try:
-            self._portal.call(check_servers, servers, self._required)
+            portal.call(check_servers, servers, self._required)
         except BaseException:
             self._open.close()
             raise
@@ -151,11 +150,7 @@ class VLLMServer:
             "sampling_params": parameters | {"detokenize": False},
         }
         label, samples = self._label, parameters.get("n", 1)
-
-        def read(reply: dict[str, Any]) -> dict[str, Any]:
-            return _of_weights(label, reply)
-
-        return self._portal.start_task_soon(self._pool.ask, GENERATE, body, samples, read, first)
+        return self._pool.submit(GENERATE, body, samples, partial(_of_weights, label), first)
 
     def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
@@ -212,11 +207,11 @@ class VLLMServer:
         # Says whose weights they are too: another run that uses the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
         required = replace(self._required, may_be_paused=True)
-        self._fleet.readmit(partial(faults_of, required=required))
-        self._exchange.send(weights, self._fleet, label)
-        if not all(reply["success"] for reply in self._fleet.tell("/reset_prefix_cache")):
+        self._pool.readmit(partial(faults_of, required=required))
+        self._exchange.send(weights, self._pool, label)
+        if not all(reply["success"] for reply in self._pool.post_all("/reset_prefix_cache")):
             raise RuntimeError("a vLLM server did not reset its prefix cache")
-        self._fleet.tell("/resume")
+        self._pool.post_all("/resume")
         self._label, slots = self._ranks.gather((label, self._pool.slots))[0]
         self._pool.use_only(slots)
         self.weight_version = version

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.rollout.servers import Fleet
+from bandpo.rollout.servers import ServerPool
 from bandpo.rollout.vllm_local import require_vllm
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -31,7 +31,7 @@ OLDEST_VLLM_WITH_TRANSFER = (0, 32, 0)  # whose trainer side was read
 class WeightExchange(Protocol):
     """Brings a stream of weights into the servers; collective over the ranks."""
 
-    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
+    def send(self, weights: Weights, pool: ServerPool, label: str) -> None:
         """Pauses the servers, replaces all their weights and labels these; the caller resumes.
 
         Raises RuntimeError for an incomplete stream.
@@ -60,9 +60,9 @@ class FolderExchange:
             )
         self._names = _checkpoint_names(Path(model_path))
 
-    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
+    def send(self, weights: Weights, pool: ServerPool, label: str) -> None:
         """Writes the whole stream before the servers hear of it, and removes it afterwards."""
-        if not fleet.speaks:
+        if not pool.commands:
             for _ in weights:
                 pass
             return
@@ -72,16 +72,16 @@ class FolderExchange:
                 Path(folder).chmod(0o755)
                 for file in Path(folder).iterdir():
                     file.chmod(0o644)
-            fleet.tell("/pause", mode="wait")
+            pool.post_all("/pause", mode="wait")
             body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
             try:
-                fleet.tell("/collective_rpc", body)
+                pool.post_all("/collective_rpc", body)
             except UserError as error:
                 raise UserError(
                     f"{error}\nIf a server does not see {self.folder} of this machine, name a "
                     "folder that it sees under the same path: rollout.engine.exchange"
                 ) from None
-        fleet.tell("/update_weight_version", {"new_version": label})
+        pool.post_all("/update_weight_version", {"new_version": label})
 
 
 class DeviceExchange:
@@ -108,11 +108,11 @@ class DeviceExchange:
         self._connected: dict[str, Any] | None = None
         self._label = ""
 
-    def send(self, weights: Weights, fleet: Fleet, label: str) -> None:
+    def send(self, weights: Weights, pool: ServerPool, label: str) -> None:
         """Start, one update a bucket, finish."""
-        self._connect(fleet)
-        fleet.tell("/pause", mode="wait")
-        self._all_are_there(fleet.tell("/start_weight_update"))
+        self._connect(pool)
+        pool.post_all("/pause", mode="wait")
+        self._all_are_there(pool.post_all("/start_weight_update"))
         names: set[str] = set()
         for bucket in _buckets(weights):
             names.update(bucket.owned_names(self._rank))
@@ -123,25 +123,25 @@ class DeviceExchange:
                 self._engine.packed_buffer_size_bytes = bucket.nbytes  # the bucket in one piece
             self._engine.send_weights()
         self._names = _whole(frozenset(names), self._names)
-        fleet.tell("/finish_weight_update", {"weight_version": label})
+        pool.post_all("/finish_weight_update", {"weight_version": label})
         self._label = label
 
-    def _connect(self, fleet: Fleet) -> None:
+    def _connect(self, pool: ServerPool) -> None:
         """Makes the transfer's group anew unless all servers took part in the last sync.
 
         One that was started again since then has lost the label with the connection.
         """
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
-        sizes = {url: reply["world_size"] for url, reply in fleet.look("/get_world_size").items()}
-        labels = {reply["weight_version"] for reply in fleet.look("/weight_info").values()}
+        sizes = {url: reply["world_size"] for url, reply in pool.get_all("/get_world_size").items()}
+        labels = {reply["weight_version"] for reply in pool.get_all("/weight_info").values()}
         if sizes == self._connected and labels <= {self._label}:
             return
         if self._connected is not None:
             self._engine.shutdown()
-            fleet.tell("/shutdown_weight_transfer_engine")
+            pool.post_all("/shutdown_weight_transfer_engine")
         self._engine = WeightTransferTrainerFactory.trainer_init(
-            self._trainer(sizes), client=_Client(fleet, sizes), source=_Bucket()
+            self._trainer(sizes), client=_Client(pool, sizes), source=_Bucket()
         )
         self._connected = sizes
 
@@ -177,8 +177,8 @@ class _Client:
     A session of updates spans all buckets, so that it begins and ends outside.
     """
 
-    def __init__(self, fleet: Fleet, sizes: Mapping[str, int]) -> None:
-        self._fleet, self._sizes = fleet, sizes
+    def __init__(self, pool: ServerPool, sizes: Mapping[str, int]) -> None:
+        self._pool, self._sizes = pool, sizes
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Every server's workers follow those of the server before it."""
@@ -187,7 +187,7 @@ class _Client:
             own = init_info if offset is None else init_info | {"rank_offset": offset}
             bodies[url] = {"init_info": own}
             offset = None if offset is None else offset + size
-        self._fleet.tell_each("/init_weight_transfer_engine", bodies)
+        self._pool.post_each("/init_weight_transfer_engine", bodies)
 
     def start_weight_update(self) -> None:
         """Said once for all buckets."""
@@ -197,7 +197,7 @@ class _Client:
         if (handles := update_info.pop("ipc_handles", None)) is not None:
             pickled = b64encode(pickle.dumps(handles)).decode()
             update_info = update_info | {"ipc_handles_pickled": pickled}
-        self._fleet.tell("/update_weights", {"update_info": update_info})
+        self._pool.post_all("/update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Said once for all buckets."""

@@ -344,7 +344,7 @@ def test_a_server_that_came_back_unfit_or_not_at_all_stays_out(url, connect, lm,
     gone.spoil = lambda path, body, reply: (503, b"") if path == "/health" else reply
     with caplog.at_level(logging.WARNING):
         engine.load_weights(weight_stream(lm), 1)
-    assert "still left out" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
+    assert "still not used" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
     assert engine.replicas == 1 and not any(p.startswith("/pause") for p in gone.paths)
 
 
@@ -483,15 +483,15 @@ def test_a_server_of_another_user_may_read_what_is_in_a_named_folder(tmp_path, m
 
     found = []
 
-    def tell(path, body=None, **query):
+    def post_all(path, body=None, **query):
         if path == "/collective_rpc":
             folder = Path(body["kwargs"]["weights_path"])
             found.extend(p.stat().st_mode & 0o777 for p in (folder, *folder.iterdir()))
 
     monkeypatch.setattr(weight_exchange, "SHARED_MEMORY", tmp_path)
     exchange = weight_exchange.FolderExchange(str(tmp_path), str(tmp_path) if named else None)
-    fleet = SimpleNamespace(speaks=True, tell=tell)
-    exchange.send(iter([("w", torch.zeros(2))]), fleet, "run/1")
+    pool = SimpleNamespace(commands=True, post_all=post_all)
+    exchange.send(iter([("w", torch.zeros(2))]), pool, "run/1")
     assert found == [0o755, 0o644] if named else found[0] == 0o700
 
 
@@ -666,7 +666,7 @@ def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, m
     with serving(model, tmp_path / "first") as (server, process):
         front = front_of(tmp_path / "two", server, process)
         said = run(tmp_path / "two", front.url, url)
-        assert process.poll() is not None and f"server left out: {front.url}" in said
+        assert process.poll() is not None and f"server lost: {front.url}" in said
     assert metrics_of(tmp_path / "two") == whole
 
     with serving(model, tmp_path / "second") as (server, process):
