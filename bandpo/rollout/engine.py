@@ -42,7 +42,7 @@ class EngineSpec:
 class Sampling:
     """How completions are drawn.
 
-    `n` samples a prompt; `top_p = 1` and `top_k = 0` sample the full distribution, which
+    `n` samples per prompt; `top_p = 1` and `top_k = 0` sample the full distribution, which
     importance ratios need; `max_tokens` bounds the completion.
     """
 
@@ -62,18 +62,18 @@ class RolloutEngine(Protocol):
     """How many times the weights have been replaced."""
 
     samples_apart: bool
-    """Whether it samples in other processes, so that a thread can wait for it (rollout.lag)."""
+    """Whether it samples in other processes, as `rollout.lag` needs: a thread can wait for it."""
 
     is_shared: bool
-    """Whether other ranks hold parts of it: all of them generate to the end together."""
+    """Whether ranks hold it together: then all must call `generate` and exhaust it."""
 
     @property
     def replicas(self) -> int:
-        """Copies of the weights; as many completions, over all ranks, probe every one."""
+        """Copies of the weights; as many completions, over all ranks, probe each of them."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yields one group of `sampling.n` completions a prompt, in the order they finish."""
+        """Yields one group of `sampling.n` completions per prompt, in the order they finish."""
         ...
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:

@@ -195,7 +195,7 @@ class HFGenerate:
         """Does nothing: the model stays on its device."""
 
     def close(self) -> None:
-        """Drops the model."""
+        """Frees the model."""
         self._model = None
 
 

@@ -16,14 +16,14 @@ from bandpo.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# A server gets up to this many times the samples that it runs at once, so that it never idles
-# between two groups, and the rest goes to whichever server is free first.
+# A server gets up to this many times the samples that it runs at once, so that it does not idle
+# between groups; the rest go to whichever server is free first.
 _QUEUED = 2
 _CONNECT_RETRIES = 2
 _CONNECT_TIMEOUT_S = 5.0
-# Before every weight sync lost servers have this long to say that they are healthy, and those that
-# are, to show that they are fit: an engine that hangs must not hold up the others for long. One
-# that has just started first asks pip, compilers and driver what its machine is (/server_info).
+# Before every weight sync lost servers have this long to report that they are healthy, and then to
+# pass the check: an engine that hangs must not hold up the others for long. One that has just
+# started first collects facts from pip, compilers and the driver (/server_info).
 _HEALTH_TIMEOUT_S = 2.0
 _FITNESS_TIMEOUT_S = 60.0
 # Below the 5 s after which vLLM closes idle connections: one that is closed while a request is on

@@ -1,8 +1,8 @@
 """vLLM in processes of its own: one or several API servers, on this machine or on others.
 
 The user starts the servers (docs/servers.md). Requests go to vLLM's tokens-in, tokens-out
-endpoint: unlike the OpenAI-compatible one it takes vLLM's sampling parameters as they are, leaves
-out the decoding of text, and says with which weights every token was sampled.
+endpoint: unlike the OpenAI-compatible one it takes vLLM's sampling parameters unchanged, skips the
+decoding of text, and reports with which weights every token was sampled.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 UNTOUCHED = "default"
-"""How vLLM labels the weights that it was started with."""
-_NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON has not
+"""vLLM's label for the weights that it was started with."""
+_NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON lacks
 
 
 class VLLMServer:
     """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
 
-    `urls` are the servers'; `model` is what they call the model where that is not the trainer's
-    `model_path`; a request that takes longer than `timeout_s` counts its server as lost. Weights
-    travel as `transfer` says: `folder`, which the servers and the first rank share and `exchange`
-    names (null: shared memory), or `nccl` or `ipc` between GPUs.
-    The API key, if the servers want one, is read from the variable VLLM_API_KEY.
+    `model` is the servers' name of the model where it is not the spec's `model_path`; a server
+    whose reply takes longer than `timeout_s` is lost. `transfer` is the way of the weights:
+    `folder`, through the folder `exchange` that the servers and the first rank share (null: shared
+    memory), or `nccl` or `ipc` between GPUs. An API key is read from the environment variable
+    VLLM_API_KEY.
     """
 
     name = "vllm_server"
@@ -67,7 +67,7 @@ class VLLMServer:
         exchange: str | None = None,
         timeout_s: float = 1800.0,
     ) -> None:
-        """Checks every server; raises UserError that says what to mend, in one go."""
+        """Checks every server; raises UserError with all that must be fixed."""
         from transformers import AutoConfig, AutoTokenizer
 
         path, ranks = spec.model_path, spec.ranks
@@ -81,11 +81,11 @@ class VLLMServer:
         else:
             self._exchange = DeviceExchange(path, transfer, ranks.rank)
         urls = normalised(urls)
-        start = ranks.rank % len(urls)  # each rank prefers another server where loads are equal
+        start = ranks.rank % len(urls)  # ranks prefer different servers where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
         portal = self._open.enter_context(start_blocking_portal())
-        # A rollout that nobody waits for any more is given up.
+        # Abandons a rollout that nobody waits for.
         self._open.callback(portal.call, portal.stop, True)
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
         # Weights are sent once, whatever the number of ranks.
@@ -101,8 +101,8 @@ class VLLMServer:
         self._decode = Decoder(AutoTokenizer.from_pretrained(path, **trusted))
         if as_its_files_are(path, AutoConfig.from_pretrained(path, **trusted)):
             logger.warning(
-                "%s calls its head tied, but its weights hold another, which servers drop unless "
-                """they are started with --hf-overrides '{"tie_word_embeddings": false}'""",
+                "%s is configured with a tied head, but its weights have a separate one, which "
+                """servers ignore without --hf-overrides '{"tie_word_embeddings": false}'""",
                 path,
             )
         ranks.barrier()  # no rank sends weights while another still checks the servers
@@ -120,7 +120,8 @@ class VLLMServer:
         most = min(server.slots for server in self._pool.alive)
         if sampling.n > most:
             raise UserError(
-                f"{sampling.n} samples a prompt need servers with --max-num-seqs >= it, not {most}"
+                f"{sampling.n} samples per prompt need servers started with --max-num-seqs >= "
+                f"{sampling.n}, not {most}"
             )
         parameters = {
             "n": sampling.n,
@@ -138,13 +139,13 @@ class VLLMServer:
             for future in as_completed(waiting):
                 yield self._group(waiting.pop(future), future.result())
         finally:
-            for future in waiting:  # the consumer gave up: vLLM aborts what nobody waits for
+            for future in waiting:  # the consumer stopped early: vLLM aborts what nobody waits for
                 future.cancel()
 
     def _submit(
         self, token_ids: Sequence[int], parameters: dict[str, Any], first: Server | None = None
     ) -> Future[Any]:
-        """Starts a request; its future gives the reply once it is known to be of our weights."""
+        """Starts a request; its future returns a reply that was sampled with our weights."""
         body = {
             "token_ids": list(token_ids),
             "sampling_params": parameters | {"detokenize": False},
@@ -173,8 +174,8 @@ class VLLMServer:
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1.
 
-        The completions of all ranks are dealt over the servers in turn: as many as there are
-        servers reach every one of them.
+        The completions of all ranks go to the servers in turn: as many as there are servers reach
+        all of them.
         """
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         start = len(prompt.token_ids)
@@ -200,11 +201,11 @@ class VLLMServer:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replaces the weights of every server and drops their prefix caches.
 
-        Servers that were lost and are back take part, and get prompts from now on. Collective over
-        the ranks: the first sends, the others take part in gathering the stream and wait. Raises
-        UserError when no server is left, RuntimeError for a faulty stream.
+        Lost servers that are back take part, and get prompts from now on. Collective: the first
+        rank sends, the others take part in gathering the stream and wait. Raises UserError when no
+        server is left, RuntimeError for an incomplete stream.
         """
-        # Says whose weights they are too: another run that uses the same servers is noticed.
+        # Unique to this run, so that another run on the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
         required = replace(self._required, may_be_paused=True)
         self._pool.readmit(partial(faults_of, required=required))
@@ -217,18 +218,18 @@ class VLLMServer:
         self.weight_version = version
 
     def sleep(self) -> None:
-        """Nothing: the servers have devices of their own."""
+        """Does nothing: the servers have devices of their own."""
 
     def wake(self) -> None:
-        """Nothing: the servers have devices of their own."""
+        """Does nothing: the servers have devices of their own."""
 
     def close(self) -> None:
-        """Closes the connections; the servers stay."""
+        """Closes the connections; the servers keep running."""
         self._open.close()
 
 
 def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
-    """The reply, if all its tokens were sampled to the end by the weights labelled so."""
+    """The reply; raises ServerLost unless these weights sampled all of it, to the end."""
     for choice in reply["choices"]:
         found = {span["version"] for span in choice["weight_versions"] or ()}
         if choice["token_ids"] and found != {label}:
@@ -242,7 +243,7 @@ def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities of the sampled tokens; raises RuntimeError where there is none."""
+    """Log-probabilities of the sampled tokens; raises RuntimeError where one is missing."""
     entries = choice["logprobs"]["content"]
     logprobs = tuple(entry["logprob"] for entry in entries)
     lowest = min(logprobs, default=0.0)

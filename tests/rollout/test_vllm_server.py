@@ -471,7 +471,7 @@ def test_public_addresses_are_warned_of(caplog):
 
 
 def test_a_group_larger_than_the_servers_batch_and_a_missing_folder(url, connect):
-    with pytest.raises(UserError, match=r"33 samples a prompt.*--max-num-seqs"):
+    with pytest.raises(UserError, match=r"33 samples per prompt.*--max-num-seqs"):
         groups(connect(url), sampling=Sampling(n=33))
     with pytest.raises(UserError, match=r"rollout\.engine\.exchange=/not/there"):
         connect(url, exchange="/not/there")
