@@ -105,6 +105,33 @@ class CutOff(Above):
         )
 
 
+@dataclass(frozen=True)
+class Mismatch(Above):
+    """The engine drew its samples by other log-probabilities than the learner gives their tokens.
+
+    It sees what the probe after a sync cannot: another temperature, or old keys and values of a
+    prompt.
+    """
+
+    metric: str = "mismatch/logprob_abs_mean"
+    limit: float = 1e-3
+    action: Literal["warn", "stop"] = "stop"
+
+    @classmethod
+    def in_dtype(cls, dtype: str) -> Mismatch:
+        """It stops a run in float32; in bfloat16 rounding alone comes near its limit."""
+        return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
+
+    def heard(self, history: Sequence[Metrics]) -> str | None:
+        """What it says after the last of these steps."""
+        found = super().heard(history)
+        return found and (
+            "the engine samples from another distribution than the learner computes: its "
+            "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
+            f"{found})"
+        )
+
+
 class AlarmPanel:
     """The alarms of a run and the metrics of its steps so far."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import AlarmPanel, CutOff
+from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
@@ -132,7 +132,7 @@ class Job:
             self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
-            alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             seed_everything(config.seed)  # last, since building the parts draws random numbers
             if checkpoint:
@@ -238,6 +238,15 @@ class Job:
             "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
+
+
+def _always_on(config: Config) -> Iterator[Alarm]:
+    """Alarms that no configuration has to name."""
+    yield CutOff()
+    rollout = config.rollout
+    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
+    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
+        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _loss(config: Config) -> PolicyLoss:
