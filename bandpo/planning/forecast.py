@@ -1,4 +1,4 @@
-"""What a run takes on a cluster, and which settings would make it fit."""
+"""Memory and time of a run on a cluster, and the settings under which it would fit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import Cluster
-from bandpo.planning.memory import Memory, card_memory
-from bandpo.planning.time import PROMPT_TOKENS, Rates, Workload, run_hours, step_seconds
+from bandpo.planning.memory import Memory, gpu_memory
+from bandpo.planning.time import run_hours, step_seconds
+from bandpo.planning.workload import PROMPT_TOKENS, Workload
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run takes on a cluster; `shortage` says why it does not fit and what to change."""
+    """A run on a cluster; `shortage` says why it does not fit and what to change.
+
+    `seconds` are those of a step by phase, `hours` those of the run.
+    """
 
     cluster: Cluster
     work: Workload
@@ -26,23 +30,23 @@ class Forecast:
 
     @property
     def step(self) -> float:
-        """Seconds."""
+        """Seconds of a step."""
         return sum(self.seconds.values())
 
 
 def forecast(
-    config: Config, shape: Shape, cluster: Cluster, rates: Rates, mean_tokens: float | None = None
+    config: Config, shape: Shape, cluster: Cluster, mean_tokens: float | None = None
 ) -> Forecast:
     """Memory and time of a run; `mean_tokens` is the expected completion, None: the longest."""
-    memory = card_memory(config, shape, cluster)
+    memory = gpu_memory(config, shape, cluster)
     shortage = memory.shortage(longest_sequence(config))
     if shortage:
         shortage = f"{shortage}; {remedies(config, shape, cluster)}"
     slots = int(config.rollout.engine.get("max_num_seqs", 256))
     live = PROMPT_TOKENS + (mean_tokens or config.rollout.max_tokens)
     work = Workload.of(config, mean_tokens, min(slots, int(memory.sequences(live))))
-    seconds = step_seconds(shape, work, cluster, rates)
-    hours = run_hours(config, shape, work, cluster, rates)
+    seconds = step_seconds(shape, work, cluster)
+    hours = run_hours(config, shape, work, cluster)
     return Forecast(cluster, work, memory, seconds, hours, shortage)
 
 
@@ -56,10 +60,10 @@ def remedies(config: Config, shape: Shape, cluster: Cluster) -> str:
             continue
         config = changed
         chosen[key] = value
-        if card_memory(config, shape, cluster).shortage(longest_sequence(config)) is None:
+        if gpu_memory(config, shape, cluster).shortage(longest_sequence(config)) is None:
             words = " ".join(f"{key}={str(value).lower()}" for key, value in chosen.items())
             return f"it would fit with {words}"
-    return "no setting was found under which it fits: take more or larger cards"
+    return "no setting was found under which it fits: take more or larger GPUs"
 
 
 def _candidates(config: Config) -> Iterator[tuple[str, Any]]:

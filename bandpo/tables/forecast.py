@@ -21,7 +21,6 @@ from bandpo.model.source import embedded_recipe
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import Memory, checkpoint_gib, machine_memory
-from bandpo.planning.time import RELEASE_MODEL_CONFIG, fitted_rates
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun, by_cell
 
@@ -55,14 +54,13 @@ class RowPlan:
 
 def plan_rows(recipe: Recipe, runs: Sequence[PlannedRun], cluster: Cluster | None) -> list[RowPlan]:
     """Memory, time and fit of every cell; on this machine's memory where there is no cluster."""
-    rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG)) if cluster else None
     rows = []
     for (model, _), seeds in by_cell(runs).items():
         config = seeds[0].config
         shape = shape_of(config.model)
-        if cluster and rates:
+        if cluster:
             mean_tokens = recipe.models[model].mean_tokens
-            found = forecast(config, shape, cluster, rates, mean_tokens)
+            found = forecast(config, shape, cluster, mean_tokens)
             rows.append(RowPlan(tuple(seeds), found.memory, found.shortage, found))
         else:
             memory = machine_memory(config, shape, 1, hardware()["memory_gib"])
@@ -96,7 +94,7 @@ def _cells(row: RowPlan, cluster: Cluster | None) -> list[str]:
         time = [f"{tokens / 1e9:.1f} G", f"{row.forecast.step:.0f}", f"{row.forecast.hours:.0f}"]
     return [
         *(first.model, first.method, str(len(row.runs)), str(cluster.count if cluster else 0)),
-        *(*gib, f"{memory.peak:.1f}", f"{memory.card:.0f}", *time),
+        *(*gib, f"{memory.peak:.1f}", f"{memory.usable:.0f}", *time),
     ]
 
 
