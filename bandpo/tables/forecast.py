@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.data.benchmarks import benchmark_spec
+from bandpo.disk.space import free_gib
 from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
 from bandpo.model.source import embedded_recipe
@@ -146,9 +146,7 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
         if (kind, name) not in cached:
             found.append(f"the {kind} {name} (not in the hub's cache; downloaded when needed)")
     needed = sum(checkpoint_gib(run.config, shape_of(run.config.model)) for run in runs)
-    base = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(base).free / 2**30
-    if free < needed:
+    if (free := free_gib(folder)) < needed:
         found.append(f"{needed:,.0f} GiB of disk for checkpoints, of which {free:,.0f} are free")
     return found
 
