@@ -100,7 +100,6 @@ def shape_of(model: ModelConfig) -> Shape:
 
 @lru_cache(maxsize=16)
 def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if path in KNOWN:
@@ -118,8 +117,6 @@ def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
 
 def _shape(network: Any) -> Shape:
     config = network.config
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     parameters = sum(parameter.numel() for parameter in network.parameters())
     embedding = 0 if shares_head(network) else config.vocab_size * config.hidden_size
     return Shape(
@@ -128,15 +125,22 @@ def _shape(network: Any) -> Shape:
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        attention_width=heads * head_size,
-        kv_width=2 * head_size * (getattr(config, "num_key_value_heads", None) or heads),
+        attention_width=config.num_attention_heads * _head_size(config),
+        kv_width=_kv_width(config),
     )
+
+
+def _head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _kv_width(config: Any) -> int:
+    """Numbers per token that a layer keeps: keys and values of all their heads."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * heads * _head_size(config)
 
 
 def token_bytes(model_config: Any, dtype: str) -> int:
     """Bytes of a token's keys and values in all layers of a transformers model."""
     config = model_config.get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * config.num_hidden_layers * kv_heads * size * getattr(torch, dtype).itemsize
+    return config.num_hidden_layers * _kv_width(config) * getattr(torch, dtype).itemsize

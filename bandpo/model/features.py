@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from bandpo.config.schema import Config, longest_sequence
 from bandpo.errors import UserError
+from bandpo.model.files import refuse_quantised
 
 _NOISE = re.compile(r"drop|jitter|noise")
 # A classifier's head, which a language model has not.
@@ -16,6 +19,21 @@ _UNLIKELY = re.compile(r"rope|scaling_factor|router|max_window_layers|use_slidin
 SOFTCAPS = ("attn_logit_softcapping", "attention_logits_soft_cap", "attn_logit_soft_cap")
 SETTINGS = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks"}
 """Arguments that transformers' attention layers pass on, and what makes them do so."""
+
+
+def examine(path: str | Path, lm_config: Any, config: Config) -> list[str]:
+    """Raises UserError for a model that cannot be trained as it is meant; what else to know of it.
+
+    `lm_config` is transformers' configuration of the model at `path`.
+    """
+    refuse_quantised(path, lm_config)
+    refuse_softcap(lm_config, config.model.attention)
+    refuse_chunks(lm_config, longest_sequence(config))
+    noise = training_noise(lm_config)
+    if not noise:
+        return []
+    told = "config.json has " + ", ".join(f"{name}={value:g}" for name, value in noise.items())
+    return [f"dropout is off in updates too, or ratios would compare two draws of it: {told}"]
 
 
 def settings_of(config: Any) -> Iterator[tuple[str, Any]]:

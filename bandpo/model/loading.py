@@ -10,11 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from bandpo.cpu import separate_compile_caches
-from bandpo.errors import UserError
+from bandpo.errors import UserError, listed
 from bandpo.model.tying import as_its_files_are
 
-NAMED = 5
-"""How many tensors a message names."""
 _COMPUTED = ("masked_bias", "inv_freq", "position_ids")
 """Ends of the names under which old files hold what is now computed."""
 
@@ -66,7 +64,9 @@ def _require_shapes(path: str | Path, mismatched: Iterable[tuple[str, Any, Any]]
         for name, found, wanted in sorted(mismatched)
     ]
     if wrong:
-        raise UserError(f"model.path={path}: config.json is of another model: {_some(wrong, '; ')}")
+        raise UserError(
+            f"model.path={path}: config.json is of another model: {listed(wrong, separator='; ')}"
+        )
 
 
 def _require_whole(path: str | Path, lm: Any, missing: Iterable[str]) -> None:
@@ -81,7 +81,7 @@ def _require_whole(path: str | Path, lm: Any, missing: Iterable[str]) -> None:
         else ""
     )
     raise UserError(
-        f"model.path={path}: the weights lack {_some(lacking)}, which would be drawn at random: "
+        f"model.path={path}: the weights lack {listed(lacking)}, which would be drawn at random: "
         f"the checkpoint is not whole, or not of the model that config.json describes{hint}"
     )
 
@@ -99,12 +99,7 @@ def _require_a_place(path: str | Path, lm: Any, unexpected: Iterable[str]) -> No
     ]
     if foreign:
         raise UserError(
-            f"model.path={path}: the weights hold {_some(foreign)}, for which the model that "
+            f"model.path={path}: the weights hold {listed(foreign)}, for which the model that "
             "config.json describes has no place: without them it computes something else (weights "
             "quantised without quantization_config, a bias that config.json turns off)"
         )
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more

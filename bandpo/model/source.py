@@ -17,8 +17,13 @@ from pydantic import TypeAdapter, ValidationError
 from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.model import embedded
-from bandpo.model.files import check_files, refuse_pointers, weight_files
-from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.files import (
+    PICKLES,
+    check_files,
+    refuse_pointers,
+    weight_files,
+    weights_fingerprint,
+)
 from bandpo.model.warm_up import ensure
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -125,7 +130,7 @@ def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
 
 def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
     """The folder itself, or its copy with weights that are not pickles."""
-    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
     if weight_files(folder):
         check_files(folder)
         return folder
@@ -143,7 +148,7 @@ def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
         weights: dict[str, Any] = {}
         for path in pickles:
             weights |= _read_pickle(path)
-        pickled = shutil.ignore_patterns("*.bin", "*.pt", "*.pth")
+        pickled = shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES))
         with made_aside(copy) as aside:
             shutil.copytree(folder, aside, ignore=pickled, dirs_exist_ok=True)
             save_torch_state_dict(weights, str(aside))

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bandpo.errors import UserError
+from bandpo.errors import UserError, listed
 from bandpo.types import Prompt
 
-NAMED = 5
 _ANSWER = "7316"  # an assistant's turn to find the end of
 
 
@@ -42,7 +41,7 @@ def require_known_tokens(prompts: Iterable[Prompt], extra: dict[str, int]) -> No
         if found := ids & set(prompt.token_ids):
             names = [f"{name!r} ({i})" for name, i in extra.items() if i in found]
             raise UserError(
-                f"the prompt of problem {prompt.problem.id!r} holds {_some(names)}: the tokenizer "
+                f"the prompt of problem {prompt.problem.id!r} holds {listed(names)}: the tokenizer "
                 "has tokens that the model has not. Use the tokenizer that the model was saved "
                 "with, or give its embedding rows for them (resize_token_embeddings)"
             )
@@ -77,7 +76,7 @@ def require_end(ends: dict[int, str], path: str | Path, extra: dict[str, int]) -
     """Raises UserError for a model of which no completion would end before its limit."""
     if ends:
         return
-    beyond = f" (beyond the model's vocabulary: {_some(list(extra))})" if extra else ""
+    beyond = f" (beyond the model's vocabulary: {listed(list(extra))})" if extra else ""
     raise UserError(
         f"model.path={path}: no token ends a completion: neither eos_token of "
         "tokenizer_config.json nor eos_token_id of generation_config.json or config.json is "
@@ -114,10 +113,5 @@ def extra_note(extra: dict[str, int]) -> str | None:
     """What to know of tokens that the model has not and no prompt holds."""
     if not extra:
         return None
-    names = _some([repr(token) for token in extra])
+    names = listed([repr(token) for token in extra])
     return f"the tokenizer has {len(extra)} token(s) that the model has not: {names}; none is used"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -36,7 +36,7 @@ from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.methods.records import dump_path, recorded
 from bandpo.model.agreement import TOLERANCE
-from bandpo.model.examine import examine
+from bandpo.model.features import examine
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
 from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.ranks.collectives import Ranks
