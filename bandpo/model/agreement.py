@@ -1,4 +1,4 @@
-"""Two computations of one network give its tokens the same log-probabilities."""
+"""Whether two computations of one network give tokens the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 def largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float]]) -> float:
     """The largest |difference| of a token's values; infinity where one is NaN, 0 without tokens.
 
-    A NaN compares as neither larger nor smaller: a maximum may pass over it.
+    A NaN is neither larger nor smaller than a number: `max` alone may skip it.
     """
     pairs = (pair for rows in zip(theirs, ours, strict=True) for pair in zip(*rows, strict=True))
     gaps = (abs(a - b) for a, b in pairs)
@@ -25,9 +25,9 @@ def largest_gap(theirs: Sequence[Sequence[float]], ours: Sequence[Sequence[float
 
 @torch.no_grad()
 def own_logprobs(lm: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-    """Log-probabilities of a completion's tokens as the transformers model itself gives them.
+    """Log-probabilities of a completion's tokens as the transformers model itself computes them.
 
-    At temperature 1, the sequence alone, with eager attention: the one that leaves nothing out.
+    At temperature 1, the sequence alone, with eager attention, which omits no feature of a model.
     """
     tokens = torch.tensor([[*prompt, *completion]], device=lm.device)
     with _eager(lm):

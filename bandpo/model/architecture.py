@@ -15,7 +15,7 @@ from bandpo.model import embedded
 from bandpo.model.source import embedded_recipe
 from bandpo.model.tying import as_its_files_are, shares_head
 
-# What the config.json of the paper's models says, so that a plan needs no network.
+# From the config.json of the paper's models, so that a plan needs no network access.
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": False}
 KNOWN: dict[str, dict[str, Any]] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
@@ -59,10 +59,11 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a network; `kv_width` and `attention_width` are heads × size of a head.
+    """The sizes of a network.
 
-    `matmul_parameters` are those that every token is multiplied with: all but an input embedding
-    that is not the output's as well.
+    `attention_width` is heads × size of a head, `kv_width` the numbers per token and layer in the
+    KV cache. `matmul_parameters` are those that every token is multiplied with: all but an input
+    embedding that is not the head too.
     """
 
     parameters: int
@@ -74,7 +75,7 @@ class Shape:
     kv_width: int
 
     def forward_flops(self, length: float) -> float:
-        """Floating-point operations a token of a causal sequence of `length` tokens.
+        """Floating-point operations per token of a causal sequence of `length` tokens.
 
         2 · matmul_parameters, and 4 · width · layers for each of the length/2 tokens that it
         attends to on average.
@@ -83,15 +84,15 @@ class Shape:
         return 2 * self.matmul_parameters + attention
 
     def kv_bytes(self, width: int) -> int:
-        """Bytes of a token in the KV cache at `width` bytes a number."""
+        """Bytes of a token in the KV cache at `width` bytes per number."""
         return self.layers * self.kv_width * width
 
 
 def shape_of(model: ModelConfig) -> Shape:
     """Sizes from the model's config alone; weights are neither read nor made.
 
-    The network is asked only about models that neither are a folder nor in `KNOWN`. Raises
-    UserError where no config can be read.
+    The hub is asked only about models that are neither a folder nor in `KNOWN`. Raises UserError
+    where no config can be read.
     """
     if recipe := embedded_recipe(model.path, model.seed):
         return _shape(embedded.build_model(recipe, len(embedded.build_tokenizer())))

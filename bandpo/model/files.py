@@ -1,4 +1,4 @@
-"""The files of a model folder: what their names promise, whole, and in floating point."""
+"""The files of a model folder: whether they are complete, and a fingerprint over all of them."""
 
 from __future__ import annotations
 
@@ -39,24 +39,26 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_files(folder: Path) -> None:
-    """Raises UserError for a git-lfs pointer, a missing shard, or a safetensors file cut short."""
+    """Raises UserError for a git-lfs pointer, a missing shard, or a truncated safetensors file."""
     weights = weight_files(folder)
     texts = (path for path in sorted(folder.iterdir()) if path.suffix in TEXTS)
     refuse_pointers([*texts, *weights])
     for path in weights:
         if not path.exists():
-            raise UserError(f"{folder / INDEX} names {path.name}, which is missing: fetch it")
+            raise UserError(
+                f"{folder / INDEX} names {path.name}, which is missing: download it again"
+            )
         try:
             with safe_open(path, "pt"):
                 pass
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"{path} is cut short or no safetensors file ({error}): fetch it again"
+                f"{path} is truncated or no safetensors file ({error}): download it again"
             ) from None
 
 
 def refuse_pointers(paths: Iterable[Path]) -> None:
-    """Raises UserError for a file in whose place git left the pointer to it."""
+    """Raises UserError for a file that is only git-lfs's pointer to it."""
     for path in paths:
         if path.is_file() and _is_pointer(path):
             raise UserError(
@@ -74,12 +76,12 @@ def _is_pointer(path: Path) -> bool:
 def refuse_quantised(path: str | Path, config: Any) -> None:
     """Raises UserError for weights that are not floating-point numbers of 16 bits or more.
 
-    `config` is transformers'. Weights of a hub id are looked into when they are loaded.
+    `config` is transformers'. Weights of a hub id are checked when they are loaded.
     """
     settings = getattr(config, "quantization_config", None)
     if settings is not None:
-        said = settings if isinstance(settings, dict) else settings.to_dict()
-        raise _quantised(path, f"quantization_config in config.json ({said.get('quant_method')})")
+        found = settings if isinstance(settings, dict) else settings.to_dict()
+        raise _quantised(path, f"quantization_config in config.json ({found.get('quant_method')})")
     if not Path(path).is_dir():
         return
     for file in weight_files(Path(path)):
@@ -102,10 +104,10 @@ def _quantised(path: str | Path, why: str) -> UserError:
 def weights_fingerprint(folder: Path) -> str:
     """A hash over the names and the whole content of weights, configuration, tokenizer and code.
 
-    Every file of the folder counts but hidden ones and Markdown. It is read on all cores, about
-    a GB a second on each, and stays in the page cache for the engine that loads it next. No
-    digest is kept for later: size, time and inode of a file can stay when its content changes.
-    Raises `UserError` for a folder without weights or a file that cannot be read.
+    All files of the folder count except hidden ones and Markdown. They are read on all cores, about
+    1 GB/s on each, and stay in the page cache for the engine that loads them next. No digest is
+    kept: size, time and inode of a file can stay the same when its content changes. Raises
+    UserError for a folder without weights or a file that cannot be read.
     """
     files = sorted(_loaded_files(folder))
     if not any(path.suffix in (".safetensors", *PICKLES) for path in files):

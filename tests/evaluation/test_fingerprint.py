@@ -83,7 +83,7 @@ def test_what_cannot_be_identified_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no weights"):
         weights_fingerprint(tmp_path)
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_: "/somewhere/config.json")
-    with pytest.raises(UserError, match="model=org/name: no commit says which weights"):
+    with pytest.raises(UserError, match="model=org/name: no commit identifies these weights"):
         ModelSource("org/name", "org/name").identity()
     found = f"/hub/models--org--name/snapshots/{'9f' * 20}/config.json"
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_: found)
