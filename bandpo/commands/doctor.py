@@ -105,7 +105,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def main(argv: list[str]) -> int:
-    """Prints every finding; exits with 1 where something keeps `bandpo train` from running."""
+    """Prints every finding; returns 1 where something prevents `bandpo train` from running."""
     if argv:
         raise UserError(f"doctor takes no arguments, not {' '.join(argv)}")
     findings = [check() for check in CHECKS]

@@ -79,11 +79,15 @@ def _parts(parts: Mapping[str, float], digits: int = 1) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Prints the plan of `bandpo train` with the same overrides; loads no weights."""
+    """Prints the plan of a `bandpo train` with the same overrides; loads no weights."""
     parser = argparse.ArgumentParser(prog="bandpo plan", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for bandpo train")
-    parser.add_argument("--cluster", type=Cluster.of, help="such as 8xH200: does it fit, how long")
-    parser.add_argument("--mean-tokens", type=float, help="expected completion; else the longest")
+    parser.add_argument(
+        "--cluster", type=Cluster.of, help="such as 8xH200: whether it fits, and how long it takes"
+    )
+    parser.add_argument(
+        "--mean-tokens", type=float, help="expected tokens per completion; default: the longest"
+    )
     arguments = parser.parse_intermixed_args(argv)
     cluster: Cluster | None = arguments.cluster
     ranks = cluster.count if cluster else world_size()

@@ -50,7 +50,7 @@ class UpdateResult:
 
 
 class DeepSpeedLearner:
-    """Holds the policy, its optimizer and, where the loss wants one, the frozen reference.
+    """Holds the policy, its optimizer and, where the loss needs one, the frozen reference.
 
     Every method but `cost` is collective over the ranks.
     """
@@ -79,7 +79,7 @@ class DeepSpeedLearner:
         self._prove(TOLERANCE[model.dtype])
 
     def _prove(self, tolerance: float) -> None:
-        """Raises UserError where the model is not computed as transformers computes it."""
+        """Raises UserError where the learner's log-probabilities are not those of transformers."""
         in_training = partial(self.logprobs, training=True)
         prove_network(self.logprobs, in_training, self._own_logprobs, tolerance, self.lm.config)
         if self.config.packing:
@@ -100,7 +100,7 @@ class DeepSpeedLearner:
         return self.config.lora.rank > 0
 
     def cost(self, length: int) -> float:
-        """What a sequence of so many tokens costs an update, in tokens (`sequence_cost`)."""
+        """Cost of a sequence of `length` tokens in an update, in tokens (`sequence_cost`)."""
         return sequence_cost(length, self.lm.config.get_text_config().hidden_size)
 
     def score(self, samples: Sequence[Sample]) -> None:
@@ -112,7 +112,7 @@ class DeepSpeedLearner:
                 sample.old_logp, sample.entropy = logp[row, :length], entropy[row, :length]
 
     def score_reference(self, samples: Sequence[Sample]) -> None:
-        """Fills in `ref_logp`; nothing where the loss needs no reference."""
+        """Fills in `ref_logp`; does nothing where the loss needs no reference."""
         if not self.loss.needs_reference:
             return
         with self._reference_policy() as network:
@@ -122,7 +122,7 @@ class DeepSpeedLearner:
 
     @contextmanager
     def _reference_policy(self) -> Iterator[Any]:
-        """The frozen copy, or with an adapter the policy without it, which saves the copy."""
+        """The frozen copy, or with an adapter the policy without it, which needs no copy."""
         if not self.has_adapter:
             yield self.reference
             return
@@ -136,9 +136,9 @@ class DeepSpeedLearner:
     def prepare(self, batches: Sequence[Sequence[Sample]]) -> None:
         """Scores the samples of a schedule of minibatches before its first update.
 
-        Samples that only the first minibatch holds are left out: they are on policy when their
-        turn comes, and the update's own forward pass gives their old log-probabilities. So are
-        those of an older policy, whose log-probabilities under it only the engine knows.
+        Samples that only the first minibatch holds are skipped: they are on policy in their
+        update, whose own forward pass gives their old log-probabilities. So are samples of an
+        older policy, whose log-probabilities under it only the engine knows.
         """
         self.score([sample for sample in _distinct(batches[1:]) if sample.old_logp is None])
         self.score_reference(_distinct(batches))
@@ -146,7 +146,7 @@ class DeepSpeedLearner:
     def logprobs(self, samples: Sequence[Sample], training: bool = False) -> list[list[float]]:
         """Log-probabilities at temperature 1 under the current weights, in order of the samples.
 
-        With `training` as an update would compute them, which makes no difference.
+        With `training` as an update computes them, which must make no difference (`prove_network`).
         """
         self.engine.train(training)
         with self.lm.get_output_embeddings().at_temperature(1.0):
@@ -180,7 +180,7 @@ class DeepSpeedLearner:
         """One optimizer update on the samples of all ranks; None when no rank has any.
 
         The loss is normalised by the counts of the whole optimizer batch. DeepSpeed averages
-        gradients over ranks, so that each rank's share is scaled by the number of ranks. Where a
+        gradients over ranks, so each rank's share is scaled by the number of ranks. Where a
         micro-batch does not fit into memory, the update starts again with smaller ones.
         """
         totals = self._global_totals(samples)
@@ -196,7 +196,7 @@ class DeepSpeedLearner:
     def _update(self, samples: Sequence[Sample], step: int, totals: BatchTotals) -> UpdateResult:
         self.engine.train()
         local_loss = torch.zeros((), device=self.ranks.device)
-        # What an update that is refused or started again has seen does not count.
+        # An update that is skipped or started again leaves no trace in these.
         diagnostics, outputs = LossDiagnostics(self.ranks.device), []
         batches = self.micro_batches.of(samples)
         for index, (chunk, weightless) in enumerate(batches):
@@ -215,7 +215,7 @@ class DeepSpeedLearner:
             if last:
                 loss = float(self.ranks.sum(local_loss))
                 lr = self.optimizer.param_groups[0]["lr"]
-                # A loss that is not finite may have a gradient that is.
+                # A nonfinite loss may have a finite gradient.
                 objective = objective if math.isfinite(loss) else _poison(logp)
             with self.micro_batches.backward(last):
                 self.engine.backward(objective)
@@ -233,10 +233,10 @@ class DeepSpeedLearner:
         return UpdateResult(loss, norm, lr, *waste, refused=True, sick=tuple(sick))
 
     def _step(self) -> float:
-        """Takes the update, or drops gradients that are not finite; returns their global norm.
+        """Takes the update, or discards nonfinite gradients; returns their global norm.
 
-        DeepSpeed's optimizers refuse such gradients by themselves, on all ranks together and with
-        optimizer state and schedule untouched; where it wraps none (float32, stage 0) we do.
+        DeepSpeed's optimizers discard such gradients by themselves, on all ranks together and with
+        optimizer state and schedule untouched; where it wraps none (float32, stage 0) this does.
         """
         own_norm = self._gradient_norm_without_zero()
         if own_norm is not None and not math.isfinite(own_norm):
@@ -245,11 +245,11 @@ class DeepSpeedLearner:
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm() or 0.0) if own_norm is None else own_norm
         if not math.isfinite(norm) and self.engine.was_step_applied():
-            raise RuntimeError("DeepSpeed applied a gradient that is not finite: use a newer one")
+            raise RuntimeError("DeepSpeed applied a nonfinite gradient: use a newer version of it")
         return norm
 
     def _drop_gradients(self) -> None:
-        """Forgets what the passes so far have accumulated, with a gradient that is refused."""
+        """Discards the gradients accumulated so far, by adding one that is nonfinite."""
         self.engine.set_gradient_accumulation_boundary(True)
         placeholder = self.layout.of([PLACEHOLDER], self.ranks.device, weightless=True)
         logp, _ = self.engine(*placeholder.arguments)
@@ -267,8 +267,8 @@ class DeepSpeedLearner:
         return sick
 
     def _imbalance(self, samples: Sequence[Sample]) -> float:
-        """The share of an update for which the ranks wait for the slowest: 1 − mean/max cost."""
-        # A rank without samples sums to an integer: of another type than the others' tensors.
+        """The share of an update that the ranks wait for the slowest: 1 − mean/max cost."""
+        # A rank without samples sums to an integer, another type than the others' tensors.
         cost = float(sum(self.cost(len(s)) for s in samples))
         mine = torch.tensor(cost, device=self.ranks.device)
         mean = float(self.ranks.sum(mine.clone())) / self.ranks.size
@@ -281,26 +281,25 @@ class DeepSpeedLearner:
         return BatchTotals(sequences=sequences, tokens=tokens)
 
     def _gradient_norm_without_zero(self) -> float | None:
-        """DeepSpeed reports no norm where it wraps no optimizer (float32, stage 0)."""
+        """The norm where DeepSpeed wraps no optimizer and reports none (float32, stage 0)."""
         if self.engine.zero_optimization_stage() > 0 or self.engine.bfloat16_enabled():
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def take_metrics(self) -> dict[str, float]:
-        """Metrics of all updates since the last call, over all ranks."""
+        """Metrics of all updates since the last call, over all ranks, by their logged names."""
         diagnostics, self.diagnostics = self.diagnostics, LossDiagnostics(self.ranks.device)
         self.ranks.sum(diagnostics.sums)
         self.ranks.max(diagnostics.maxima)
         return diagnostics.metrics()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under its checkpoint name; exhaust it on every rank."""
+        """Every weight under its checkpoint name; every rank must exhaust the stream."""
         return weight_stream(self.lm)
 
     def save(self, folder: Path) -> None:
-        """Writes the engine's state (weights, optimizer, schedule) below `folder`; with LoRA the
-        adapter's, and `adapter/` for peft.
+        """Writes weights, optimizer and schedule into `folder`, with LoRA `adapter/` for peft too.
 
         Raises OSError, when all ranks are done, on those that could not write their part.
         """
@@ -318,13 +317,13 @@ class DeepSpeedLearner:
     def save_hf(self, folder: Path, tokenizer: Any) -> None:
         """Writes the policy as a transformers folder with safetensors, on the first rank.
 
-        Raises OSError there, when the other ranks have given their part.
+        Raises OSError there, after the other ranks have given their part.
         """
         write_policy(self.lm, self.weights(), folder, tokenizer, self.ranks.is_first)
 
 
 def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
-    """Means over the updates that were taken, and how many were taken and refused."""
+    """Means over the updates that were taken, and the numbers of taken and skipped ones."""
     made = [update for update in updates if update is not None]
     taken = [update for update in made if not update.refused]
     counts = {"learn/updates": float(len(taken)), "learn/skipped": float(len(made) - len(taken))}
@@ -341,7 +340,7 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
 
 
 def _poison(logp: Tensor) -> Tensor:
-    """A loss whose gradient is finite nowhere, so that whatever it is added to is refused."""
+    """A loss whose gradient is nonfinite everywhere, so that any sum with it is discarded."""
     return logp.sum() * math.nan
 
 

@@ -1,5 +1,5 @@
-"""DeepSpeed's part of a checkpoint: written so that a full disk on one rank stops no other, and
-read by another number of ranks."""
+"""DeepSpeed's part of a checkpoint: a full disk on one rank stops no other, and another number of
+ranks can load it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def load_engine(
 def _failing_last(engine: Any) -> Iterator[None]:
     """While DeepSpeed saves, a write that fails raises its OSError only at the end of the block.
 
-    Saving is collective: a rank that left in the middle would have the others wait for it.
+    Saving is collective: a rank that left in the middle would leave the others waiting.
     """
     writer = _Writer(engine.checkpoint_engine)
     usual, engine.checkpoint_engine = engine.checkpoint_engine, writer
@@ -74,7 +74,7 @@ def _failing_last(engine: Any) -> Iterator[None]:
 
 
 class _Writer:
-    """DeepSpeed's checkpoint engine, but for what happens when a write fails."""
+    """DeepSpeed's checkpoint engine, which keeps the first error of a write instead of raising."""
 
     def __init__(self, usual: Any) -> None:
         self._usual = usual
@@ -102,8 +102,10 @@ class _Writer:
 
 
 class _ShardFile:
-    """A file that swallows what comes after the first error: torch's writer, which is C++, would
-    turn it into a RuntimeError without the cause."""
+    """A file that discards everything after its first error.
+
+    torch's C++ writer would turn the error into a RuntimeError without the cause.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -132,7 +134,7 @@ class _ShardFile:
 
 @contextmanager
 def _loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
-    """The shards of a saved engine as this job's ranks can load them; collective.
+    """The shards of a saved engine in the form that this job's ranks can load; collective.
 
     With `reshape`, for another number of ranks than saved them, that is DeepSpeed's universal
     checkpoint, made by the first rank beside the checkpoint and removed afterwards. Raises
@@ -148,8 +150,8 @@ def _loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
         ranks.barrier()
     except OSError as error:
         raise UserError(
-            f"{engine} could not be converted for another number of ranks: {error}; use as many "
-            "ranks as it was saved with"
+            f"{engine} could not be converted for another number of ranks: {error}; use the number "
+            "of ranks that it was saved with"
         ) from None
     finally:
         if ranks.is_first:
@@ -168,5 +170,5 @@ def _convert(engine: Path, target: Path) -> None:
     command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise OSError((said or "no message").splitlines()[-1])
+        output = done.stderr.decode(errors="replace").strip() or "no message"
+        raise OSError(output.splitlines()[-1])

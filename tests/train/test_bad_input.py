@@ -238,7 +238,7 @@ CASES = {
     "weights cut short": (
         MODEL,
         model_changed("model.safetensors", shorter),
-        ["model.safetensors is cut short"],
+        ["model.safetensors is truncated"],
     ),
     "quantised weights": (MODEL, model_changed("config.json", quantised), ["quantised", "gptq"]),
     "capped attention": (
