@@ -79,7 +79,7 @@ def test_all_problems_are_told_together():
     [
         (["learner.lr=-1"], r"learner\.lr=-1.*greater than 0"),
         (["rollout.group_size=1"], r"rollout\.group_size=1.*greater than or equal to 2"),
-        (["rollout.prompts_per_step=6"], r"6 is not divisible by .*4 × 1 rank.*4 would be"),
+        (["rollout.prompts_per_step=3"], r"3 is too few for learner\.updates_per_rollout=4"),
         (["rollout.top_p=0.9"], "top_p=1 and top_k=0"),
         (["rollout.top_k=5"], "top_p=1 and top_k=0"),
         (["+learner.momentum=0.9"], r"learner\.momentum: no such key"),
@@ -138,9 +138,11 @@ def test_bad_values_are_named_with_what_to_do(overrides, message):
     assert re.search(message, problems_of(*overrides), re.DOTALL)
 
 
-def test_ranks_count_in_divisibility(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert "× 8 rank(s) = 32" in problems_of()
+def test_every_rank_needs_a_prompt(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "17")
+    assert "prompts_per_step=16 is too few for 17 rank(s)" in problems_of()
+    monkeypatch.setenv("WORLD_SIZE", "7")  # uneven shares will do
+    compose("train", [], Config)
 
 
 def test_commands_exit_with_2_and_no_traceback(tmp_path):

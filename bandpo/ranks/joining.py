@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from bandpo.disk.cache import cache_dir
+from bandpo.environment import unusable_gpus
+from bandpo.errors import UserError
 
 PATIENCE = timedelta(hours=2)
 ALONE = "BANDPO_ALONE"
@@ -39,6 +41,8 @@ def _announce_single_process() -> None:
 
 def _device() -> torch.device:
     if not torch.cuda.is_available():
+        if problem := unusable_gpus():
+            raise UserError(problem)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
