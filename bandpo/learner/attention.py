@@ -3,7 +3,7 @@
 Flash attention takes the sequences' lengths. With SDPA sequences of one length share a call, which
 computes nothing across sequences and needs no mask: a block-diagonal mask over the row costs
 (Σn)² instead of Σn² (benchmarks/packing.py). There a prompt that several sequences of the row
-begin with stands in it once, and is repeated for the call alone. Other implementations get the
+begin with is stored once, and repeated only for the call. Other implementations get the
 mask from transformers, which finds the sequences by the restarts of their positions.
 """
 
@@ -80,9 +80,9 @@ def packed_arguments(
     gather: Tensor | None = None,
     back: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What the model is told beside the tokens of a row (`bandpo.learner.layouts.Rows`).
+    """The model's arguments besides the tokens of a row (`bandpo.learner.layouts.Rows`).
 
-    Nothing where rows hold one sequence each.
+    Empty where every row holds one sequence.
     """
     if not lengths:
         return {}
@@ -119,10 +119,10 @@ def sdpa_by_sequence(
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA for each sequence alone, causal; query [1, heads, L, size] → [1, L, …].
+    """transformers' causal SDPA within each sequence; query [1, heads, L, size] → [1, L, …].
 
     Neighbours of one length share a call. Without lengths every row is a sequence. Raises
-    UserError where a sliding window would have to cut one, or the scores are not the usual.
+    UserError where a sliding window is shorter than a sequence, or attention scores are capped.
     """
     refuse_dropped(
         settings,

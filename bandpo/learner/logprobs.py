@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of chosen tokens without the logits of a batch ever existing."""
+"""Log-probabilities and entropies of given tokens without the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class LogprobHead(nn.Module):
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[None]:
-        """Scores at another temperature than that of sampling, for the duration."""
+        """Scores at another temperature than that of sampling within the block."""
         usual, self.temperature = self.temperature, temperature
         try:
             yield
@@ -157,7 +157,7 @@ class LogprobHead(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """hidden [N, H], targets [N] → log-probabilities and entropies [N].
 
-        Without targets hidden […, H] → hidden Wᵀ […, V], which the model makes its logits of.
+        Without targets hidden […, H] → hidden Wᵀ […, V], from which the model forms its logits.
         """
         if targets is None:
             return functional.linear(hidden, self.weight)
@@ -167,7 +167,7 @@ class LogprobHead(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """A causal language model as the learner sees it: sequences in, token values out."""
+    """A causal language model that maps sequences to their tokens' log-probabilities."""
 
     def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
         """Raises UserError for a model whose body and head cannot be told apart."""
@@ -185,10 +185,10 @@ class PolicyNetwork(nn.Module):
         _drop_nothing(lm)
 
     def train(self, mode: bool = True) -> PolicyNetwork:
-        """Lets activations be recomputed, where that is on, and nothing else.
+        """Switches the recomputation of activations, where it is enabled, and nothing else.
 
-        What a model draws at random in training (dropout, layerdrop, a router's jitter) stays off:
-        an importance ratio would compare two draws instead of two policies.
+        Random draws in training (dropout, layerdrop, a router's jitter) stay off: an importance
+        ratio would compare two draws instead of two policies.
         """
         super().train(mode)
         for module in self.lm.modules():
@@ -205,7 +205,7 @@ class PolicyNetwork(nn.Module):
         gather: Tensor | None = None,
         back: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
+        """Log-probability and entropy of each completion token, [B, T]; 0 where the mask is 0.
 
         The arguments are those of `bandpo.learner.layouts.Batch`. Hidden states of prompt and
         padding never reach the head.
@@ -216,7 +216,7 @@ class PolicyNetwork(nn.Module):
         hidden = self.lm.base_model(
             input_ids=input_ids, use_cache=False, **packed
         ).last_hidden_state.flatten(0, 1)
-        # A batch without tokens scores one position all the same: the ranks' collectives match.
+        # A batch without tokens scores one position, so that the ranks' collectives match.
         kept = mask.bool() if bool(mask.any()) else torch.ones_like(mask, dtype=torch.bool)
         logp, entropy = self.lm.get_output_embeddings()(
             hidden.index_select(0, states[kept]), targets[kept]
@@ -229,7 +229,7 @@ class PolicyNetwork(nn.Module):
 
 
 def _drop_nothing(lm: nn.Module) -> None:
-    """Sets probabilities of dropping to 0: layers that recompute know themselves in training."""
+    """Sets dropout probabilities to 0: layers that recompute activations are in training mode."""
     for module in lm.modules():
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):

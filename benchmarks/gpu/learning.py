@@ -15,7 +15,7 @@ from bandpo.config.composition import compose
 from bandpo.config.schema import Config, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.model.architecture import shape_of
-from bandpo.planning.gpus import CARDS, GIB
+from bandpo.planning.gpus import GIB, GPUS
 from bandpo.planning.memory import learner_memory
 from benchmarks.gpu.check import Figure, Lab
 from benchmarks.gpu.networks import BOUNDS, forward_flops, learner_on, network, samples_for
@@ -60,7 +60,7 @@ def speed(lab: Lab, size: str, **model: Any) -> Mapping[str, Figure]:
         "old_policy_of_matmul": Figure(forward / old_s / rate, at_least=lab.bar(0.45)),
         "reference_of_matmul": Figure(forward / reference_s / rate, at_least=lab.bar(0.45)),
         "bounds_share_of_update": Figure(bounds_s / update_s[0], at_most=lab.bar(0.02)),
-        "micro_batch_tokens": Figure(learner.micro_batch_tokens),
+        "micro_batch_tokens": Figure(learner.micro_batches.tokens),
     }
     if lab.on_gpu:
         figures |= _against_sheet(reached) | _against_plan(folder, chosen, settings, peak)
@@ -78,7 +78,7 @@ def _against_sheet(reached: float) -> dict[str, Figure]:
     name = torch.cuda.get_device_name()
     # The longest name: H20 is a part of H200.
     sheet = max(
-        (card for key, card in CARDS.items() if key in name),
+        (card for key, card in GPUS.items() if key in name),
         key=lambda c: len(c.name),
         default=None,
     )
