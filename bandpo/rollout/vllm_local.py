@@ -23,7 +23,7 @@ from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
@@ -107,7 +107,7 @@ def _has_head(model: torch.nn.Module) -> bool:
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
-class VLLMLocal:
+class VLLMLocal(RolloutEngine):
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
     With `tensor_parallel_size` t, t consecutive ranks hold one engine: each adds the requests of
@@ -115,8 +115,6 @@ class VLLMLocal:
     """
 
     name = "vllm_local"
-    replicas = 1
-    samples_apart = False
 
     def __init__(
         self,
@@ -231,21 +229,11 @@ class VLLMLocal:
 
     def _group(self, prompt: Prompt, output: Any) -> Group:
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        ended = [sample.finish_reason != "length" for sample in samples]
-        texts = self._decode([sample.token_ids for sample in samples], ended)
-        return Group(
-            prompt,
-            tuple(
-                Completion(
-                    text=text,
-                    token_ids=tuple(sample.token_ids),
-                    logprobs=tuple(_of_tokens(sample.logprobs, sample.token_ids)),
-                    finish_reason="stop" if end else "length",
-                    weight_version=self.weight_version,
-                )
-                for sample, end, text in zip(samples, ended, texts, strict=True)
-            ),
+        sampled = (
+            (s.token_ids, _of_tokens(s.logprobs, s.token_ids), s.finish_reason != "length")
+            for s in samples
         )
+        return self._decode.group(prompt, sampled, self.weight_version)
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1 under the engine's own weights."""

@@ -510,7 +510,7 @@ def test_streams_are_written_in_buckets(tmp_path):
 
 
 def bandpo(*arguments, launcher=(), timeout=300, code=0):
-    """What the command line prints, error messages last."""
+    """The output of the command line, error messages last."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "bandpo.cli", *arguments],
