@@ -17,7 +17,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
+from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.checkpoint import Checkpoint
 from bandpo.artifacts.random_state import restore_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints, random_file
@@ -142,7 +142,7 @@ class Job:
             self._refusals = Refusals(
                 config.trainer.max_skipped_updates, self.folder, self.ranks, self.tracker.say
             )
-            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             # The first sync hands the engine these weights under the version that they have.
             self._version = int(beginning.state["weight_version"]) - 1
@@ -456,15 +456,6 @@ class Job:
             "trackers": self.tracker.ids(),
             "prompt_date": self._prompt_date,
         }
-
-
-def _always_on(config: Config) -> Iterator[Alarm]:
-    """Alarms that no configuration has to name."""
-    yield CutOff()
-    rollout = config.rollout
-    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
-    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
-        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _path(text: str | None) -> Path | None:
