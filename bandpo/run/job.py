@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
+from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.checkpoint import Checkpoint
 from bandpo.artifacts.random_state import restore_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints, random_file
@@ -134,7 +134,7 @@ class Job:
             self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
-            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             _set_random_state(config.seed, checkpoint, ranks)
             self._open = stack.pop_all()
@@ -238,15 +238,6 @@ class Job:
             "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
-
-
-def _always_on(config: Config) -> Iterator[Alarm]:
-    """Alarms that no configuration has to name."""
-    yield CutOff()
-    rollout = config.rollout
-    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
-    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
-        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _loss(config: Config) -> PolicyLoss:
