@@ -1,4 +1,4 @@
-"""Groups become samples, samples become minibatches, ranks' shares and micro-batches."""
+"""Groups become samples, and samples become each rank's share of the minibatches."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 class Sample:
     """One completion with its prompt and what the loss needs; per-token tensors are [T] on the CPU.
 
-    `id` names it in messages: the problem's id and the completion's place in its group.
-    `old_logp`, `entropy` and `ref_logp` are filled in by the learner; a sample without `old_logp`
-    is on policy: the learner's own forward pass gives it. One whose `weight_version` is not the
-    learner's has the engine's log-probabilities as `old_logp`.
+    `id` names it in messages: the problem's id and the completion's place in its group. The
+    learner fills in `old_logp`, `entropy` and `ref_logp`. A sample without `old_logp` is on policy:
+    the update's own forward pass gives it. A sample of an older `weight_version` has the engine's
+    log-probabilities as `old_logp`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Sample:
     id: str = ""
 
     def take_behaviour_policy(self) -> None:
-        """Makes the policy that sampled it, at the weights it was sampled with, the old policy."""
+        """Makes the policy that sampled it, with the weights of that time, the old policy."""
         self.old_logp, self.rollout_logp = self.rollout_logp, None
 
     @classmethod
@@ -63,7 +63,7 @@ def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
 
 
 def totals_of(samples: Sequence[Sample]) -> BatchTotals:
-    """The counts that a loss over exactly these samples is normalised by."""
+    """The counts by which a loss over exactly these samples is normalised."""
     return BatchTotals(
         sequences=float(len(samples)),
         tokens=float(sum(len(sample.completion_ids) for sample in samples)),
@@ -104,7 +104,7 @@ def schedule(
 def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[list[T]]:
     """`count` minibatches of whole groups, in an order drawn from the seed.
 
-    Their group counts differ by at most one.
+    Their numbers of groups differ by at most one.
     """
     order = list(range(len(groups)))
     random.Random(seed).shuffle(order)
@@ -115,10 +115,10 @@ def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[li
 
 
 def sequence_cost(length: int, hidden_size: int) -> float:
-    """Compute of a sequence of n tokens in units of a token's: n·(1 + n/(12·hidden)).
+    """Compute of a sequence of n tokens in units of one token's: n·(1 + n/(12·hidden)).
 
-    A transformer layer takes 24·hidden² FLOPs a token in its matrices and, causally, 2·n·hidden in
-    attention.
+    A transformer layer takes 24·hidden² FLOPs per token in its matrices and, causally, 2·n·hidden
+    in attention.
     """
     return length * (1 + length / (12 * hidden_size))
 

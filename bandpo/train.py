@@ -19,7 +19,7 @@ from bandpo.run.stops import Stops
 
 
 def train(job: Job, stops: Stops) -> bool:
-    """Trains from the checkpoint on, if there is one; whether the last step was reached."""
+    """Trains, from the checkpoint on if there is one; returns whether the last step was reached."""
     actor, learner, tracker, trainer = job.actor, job.learner, job.tracker, job.config.trainer
     rollouts = Rollouts(
         version=lambda: actor.engine.weight_version,
@@ -70,14 +70,14 @@ def train(job: Job, stops: Stops) -> bool:
         if reason:
             place = "there" if saved else "the checkpoint before it"
             tracker.say(
-                f"{reason}: stopped after step {step}; started again, it goes on from {place}"
+                f"{reason}: stopped after step {step}; started again, it resumes from {place}"
             )
             return False
     return True
 
 
 def collect(job: Job, step: int) -> Rollout:
-    """The scored groups of a step, of all ranks: those of one batch, or of as many as it takes."""
+    """The scored groups of a step, of all ranks, from one batch or as many as its filter takes."""
     draws = job.draws(step)
     while not draws.ended:
         draws.add(job.actor.rollout(draws.next_prompts()))
@@ -87,14 +87,14 @@ def collect(job: Job, step: int) -> Rollout:
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps (0: never) happens at this one."""
+    """Whether something that happens every `every` steps (0: never) happens at this one."""
     return every > 0 and step % every == 0
 
 
 def run(config: Config, host: Host | None = None, command: str = "") -> None:
-    """Trains one run from its configuration, on the engine of `host` where one is given.
+    """Trains one run from its configuration, on the engine of `host` if one is given.
 
-    `command` is what model cards say of how it was started.
+    `command` is the command line for model cards.
     """
     protect_output()
     with Job(config, host, command) as job:
@@ -105,7 +105,7 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
 
 
 def _draw(folder: Path) -> str:
-    """Draws the figures of a run and names them, or says why there are none: it is done anyway."""
+    """Draws the figures of a run and names them, or the reason why there are none."""
     try:
         figures = (plot_training(folder), plot_timeline(folder))
     except Exception as error:

@@ -92,11 +92,11 @@ def test_all_problems_are_told_together():
         (["+learner.warmup_steps=9"], r"warmup_steps: no such key; it counted.*warmup_rollouts"),
         (["trainer.steps=many"], r"trainer\.steps='many'"),
         (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
-        (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in processes of its own"),
+        (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in other processes"),
         (["rollout.lag=1", "rollout=hf"], "choose rollout=vllm_server"),
         (
             ["rollout.lag=1", "rollout=vllm_server", CORRECTION],
-            "method.loss.correction compares with the learner's: leave it out",
+            "method.loss.correction compares with the learner's: remove it",
         ),
         (
             ["rollout.lag=1", "rollout=vllm_server", "method=band_kl_entropy"],

@@ -6,14 +6,16 @@ import pytest
 
 from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
+from bandpo.config.schema import TrackingConfig
 from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.scoring import ScoredGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
-def tracker(folder, **settings) -> Tracker:
-    return Tracker(folder, active=True, steps=3, name="run", **settings)
+def tracker(folder, *trackers, active=True, **settings) -> Tracker:
+    tracking = TrackingConfig(trackers=trackers, project="bandpo")
+    return Tracker(folder, tracking, active=active, steps=3, name="run", **settings)
 
 
 def scored(text: str) -> ScoredGroup:
@@ -43,7 +45,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys):
 
 
 def test_other_ranks_write_nothing(tmp_path, capsys):
-    t = Tracker(tmp_path / "run", active=False, steps=1)
+    t = tracker(tmp_path / "run", active=False)
     t.log(1, {"x": 1.0})
     t.say("hello")
     t.describe(a=1)
@@ -80,7 +82,7 @@ def test_samples_are_kept_whole_and_shown_as_plain_text(tmp_path, capsys):
 
 def test_an_unknown_tracker_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no tracker 'nonsense'.*wandb"):
-        tracker(tmp_path, trackers=["nonsense"])
+        tracker(tmp_path, "nonsense")
 
 
 def test_the_clock_sums_phases():

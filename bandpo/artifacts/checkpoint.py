@@ -1,4 +1,4 @@
-"""Checkpoints that are complete whenever they can be seen, and checked before they are used."""
+"""Checkpoints that appear complete or not at all, and are checked before they are used."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _NAME = re.compile(r"step_(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder `checkpoints/step_000010` with `engine/`, `random/`, `state.json`, `config.yaml`
-    and `manifest.json`, and then, where it was due, `hf/`."""
+    """A folder `checkpoints/step_000010` with `engine/`, `random/`, `state.json`, `config.yaml`,
+    `manifest.json` and, where it was due, `hf/`."""
 
     folder: Path
 
     @property
     def step(self) -> int:
-        """The step after which it was written, as its name says."""
+        """The step after which it was written, from its name."""
         match = _NAME.fullmatch(self.folder.name)
         return int(match[1]) if match else -1
 
     def state(self) -> dict[str, Any]:
-        """The loop's own state; raises UserError for a folder that is no checkpoint."""
+        """The loop's state; raises UserError for a folder that is no checkpoint."""
         try:
             return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a complete checkpoint: {error}") from None
 
     def settings(self) -> dict[str, Any]:
-        """The configuration that it was trained with."""
+        """The configuration with which it was trained."""
         return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
 
     def score(self, metric: str) -> float | None:
-        """The value of a metric at its step; None where it was not measured."""
+        """A metric's value at its step; None if it was not measured."""
         try:
             return self.state()["scores"].get(metric)
         except (UserError, KeyError):
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def checkpoints_in(folder: Path) -> list[Checkpoint]:
-    """The checkpoints of a `checkpoints/` folder by step, whether sound or not."""
+    """The checkpoints of a `checkpoints/` folder in order of their steps, sound or not."""
     found = [Checkpoint(path) for path in folder.glob("step_*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -72,9 +72,9 @@ def write_checkpoint(
 ) -> Checkpoint:
     """Writes `checkpoints/step_…` aside, checksums it, renames it and moves `latest`; collective.
 
-    Each of `parts` writes into the folder it is given, on every rank; the next begins when all
-    ranks have done well. Raises OSError on every rank when a write fails on any: what was there
-    before is untouched then, and nothing of the new one is left.
+    Each of `parts` writes into the folder that it is given, on every rank; the next one begins when
+    all ranks have succeeded. Raises OSError on every rank when a write fails on any; then nothing
+    of the new checkpoint is left, and older ones are untouched.
     """
     final = folder / f"step_{state['step']:06d}"
     aside = folder / f".{final.name}.partial"
@@ -104,8 +104,8 @@ def add_to_checkpoint(
 ) -> None:
     """Adds a folder to a checkpoint: it is written aside, renamed and listed in the manifest.
 
-    Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any: the
-    checkpoint is as it was then.
+    Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any; then
+    the checkpoint is as before.
     """
     target = checkpoint.folder / name
     aside = checkpoint.folder / f".{name}.partial"
@@ -150,10 +150,10 @@ def _write_aside(
 
 
 def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint | None:
-    """Drops all but the newest and the best by a metric (larger is better); returns the best.
+    """Removes all but the newest and the best by a metric (larger is better); returns the best.
 
-    `best` points to it. Ties go to the later one; a checkpoint whose step did not measure the
-    metric is no candidate.
+    The link `best` points to it. Ties go to the later one; a checkpoint whose step did not measure
+    the metric is no candidate.
     """
     found = checkpoints_in(folder)
     scores = [(c.score(best) if best else None, c.step, c) for c in found]
@@ -170,7 +170,7 @@ def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint 
 
 
 def point(link: Path, checkpoint: Checkpoint) -> None:
-    """Makes `link` lead to a checkpoint beside it, in one move."""
+    """Makes `link` point to a checkpoint beside it, atomically."""
     with replacing(link) as fresh:
         fresh.symlink_to(checkpoint.folder.name)
     flush_folder(link.parent)
@@ -182,11 +182,11 @@ def point(link: Path, checkpoint: Checkpoint) -> None:
 def find_checkpoint(
     run_folder: Path, resume: str, ranks: Ranks
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that `trainer.resume` names, the same on every rank, and what to say of it.
+    """The checkpoint that `trainer.resume` names, the same on every rank, and notes for the user.
 
-    `auto` is the newest that is sound: complete, with every checksum right. `never` is none; a
-    folder is that one, and UserError is raised where it is not sound. The first rank decides
-    which are looked at; each file is read once, the ranks share them out.
+    `auto` is the newest sound one: complete, with every checksum right. `never` is none. A folder
+    is that checkpoint, or UserError where it is not sound. The ranks look at the first one's
+    candidates, and divide the files of each among them.
     """
     if resume == "never":
         return None, []
@@ -206,7 +206,7 @@ def find_checkpoint(
 
 
 def _problem_with(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
-    """What is wrong with a checkpoint, the same on every rank."""
+    """The fault of a checkpoint, None if it is sound; the same on every rank."""
     manifest, problem = ranks.gather(_manifest_of(checkpoint))[0]
     if problem is None:
         mine = {name: manifest[name] for name in ranks.share(sorted(manifest))}
@@ -219,7 +219,7 @@ def _manifest_of(checkpoint: Checkpoint) -> tuple[dict[str, Any], str | None]:
     try:
         manifest = read_manifest(checkpoint.folder)
     except (OSError, ValueError):
-        return {}, "it has no manifest.json that can be read"
+        return {}, "it has no readable manifest.json"
     if lacking := {"state.json", "config.yaml"} - manifest.keys():
         return {}, f"its manifest.json lacks {', '.join(sorted(lacking))}"
     return manifest, None

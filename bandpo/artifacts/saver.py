@@ -1,8 +1,7 @@
-"""A run's checkpoints, and the policy in each as a transformers folder that is proved."""
+"""Saves a run's checkpoints, and the policy in them as a transformers folder that is proved."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from bandpo.artifacts.checkpoint import (
     write_checkpoint,
 )
 from bandpo.artifacts.model_card import model_card
-from bandpo.artifacts.random_state import random_state
+from bandpo.artifacts.random_state import save_random_state
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import samples_of
 from bandpo.config.identity import config_hash
@@ -53,27 +52,27 @@ class Checkpoints:
         tolerance: float,
         facts: Mapping[str, Any],
         command: str = "",
-        begun_from: Checkpoint | None = None,
+        resumed_from: Checkpoint | None = None,
     ) -> None:
-        """`loop_state(step, waits)` is the state, as plain JSON values, that continues the loop
-        after a step; `waits` says whether the next step's rollout waits already.
+        """`loop_state(step, waits)` is the loop's state after a step, as plain JSON values.
 
-        The policy in `hf/` is proved on `sample` within `tolerance`; `facts` and `command` go into
-        its model card. `begun_from` is the checkpoint that the run resumes from.
+        `waits` tells whether the next step's rollout waits already. The policy in `hf/` is proved
+        on `sample` within `tolerance`; `facts` and `command` go into its model card. The run
+        resumes from the checkpoint `resumed_from`.
         """
         self._config, self._ranks, self._tracker = config, ranks, tracker
         self._learner, self._tokenizer = learner, tokenizer
         self._loop_state, self._sample, self._tolerance = loop_state, sample, tolerance
-        self._facts, self._command, self._begun_from = facts, command, begun_from
-        self.newest = begun_from.step if begun_from else 0
+        self._facts, self._command, self._resumed_from = facts, command, resumed_from
+        self.newest = resumed_from.step if resumed_from else 0
         self._folder = Path(config.run.dir) / "checkpoints"
 
     def save(self, step: int, metrics: Mapping[str, float], waiting: Rollout | None = None) -> bool:
-        """Writes the checkpoint of a step and drops those that are not kept; whether it could.
+        """Writes the checkpoint of a step and removes superseded ones; whether it was written.
 
-        `waiting` is the rollout that waits for the next step. A full disk fails the checkpoint and
-        not the run: the ones before are untouched and the next due step tries again. Raises
-        UserError when it was the last step's.
+        `waiting` is the rollout that waits for the next step. A full disk costs the checkpoint, not
+        the run: older ones are untouched, and the next due step writes another. Raises UserError
+        for the last step's.
         """
         trainer = self._config.trainer
         best = trainer.keep_best
@@ -99,13 +98,13 @@ class Checkpoints:
                 self._ranks,
             )
         except OSError as error:
-            problem = f"the checkpoint of step {step} could not be written: {error}"
-            if step == trainer.steps:
-                raise UserError(
-                    f"{problem}. Make room and start the run again: it goes on from the checkpoint "
-                    "before this one"
-                ) from None
-            self._tracker.say(f"{problem}; those before it are kept, and the next due step tries")
+            self._report(
+                step,
+                f"the checkpoint of step {step} could not be written: {error}",
+                at_the_end="Make room and start the run again: it resumes from the checkpoint "
+                "before this one",
+                otherwise="older checkpoints are kept, and the next one is written when due",
+            )
             return False
         self.newest = step
         if self._has_policy(step):
@@ -120,10 +119,10 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         waiting: Rollout | None = None,
     ) -> Iterator[None]:
-        """A reward that fails inside ends the run, but not before what was trained is saved.
+        """Saves the training so far before a reward that fails inside ends the run.
 
-        `step` is the last one whose updates are done; its `metrics` are given where they have not
-        been logged, and `waiting` as to `save`.
+        `step` is the last one whose updates are done; `metrics` are its metrics if they have not
+        been logged yet, and `waiting` is as in `save`.
         """
         try:
             yield
@@ -139,52 +138,53 @@ class Checkpoints:
             ) from error
 
     def export_missing(self) -> None:
-        """Writes the hf/ that the checkpoint which the run goes on from should have and lacks."""
-        begun_from = self._begun_from
-        if begun_from is None or not self._has_policy(begun_from.step):
+        """Writes hf/ if it is missing from the checkpoint from which the run resumes."""
+        source = self._resumed_from
+        if source is None or not self._has_policy(source.step):
             return
-        if not self._ranks.gather((begun_from.folder / "hf").is_dir())[0]:
-            self._export(begun_from, begun_from.state().get("scores", {}))
+        if not self._ranks.gather((source.folder / "hf").is_dir())[0]:
+            self._export(source, source.state().get("scores", {}))
 
     def _has_policy(self, step: int) -> bool:
-        """Whether the checkpoint of this step is to have hf/."""
+        """Whether the checkpoint of this step should have hf/."""
         every = self._config.trainer.save_hf_every
         return step >= self._config.trainer.steps or (every > 0 and step % every == 0)
 
     def _export(self, checkpoint: Checkpoint, scores: Mapping[str, float]) -> None:
         """Adds the policy as hf/ to a checkpoint, and proves that it is the learner's.
 
-        What fails here costs no step: the run goes on. Raises UserError when it was the last one.
+        A failure costs no step and the run continues. Raises UserError for the last step's.
         """
         step = checkpoint.step
         parts = [self._save_policy, lambda folder: self._save_card(folder, step, scores)]
         try:
             add_to_checkpoint(checkpoint, "hf", parts, self._ranks)
         except OSError as error:
-            problem = f"{checkpoint.folder} is complete but for hf/, which was not written: {error}"
-            if step >= self._config.trainer.steps:
-                raise UserError(
-                    f"{problem}. Nothing that was learned is lost: mend this (make room, if the "
-                    "disk is full) and start the run again, which writes hf/ from the checkpoint"
-                ) from None
-            self._tracker.say(f"{problem}; the run goes on")
+            self._report(
+                step,
+                f"{checkpoint.folder} is complete but for hf/, which was not written: {error}",
+                at_the_end="No training is lost: fix this (make room, if the disk is full) and "
+                "start the run again, which writes hf/ from the checkpoint",
+                otherwise="the run continues",
+            )
+
+    def _report(self, step: int, problem: str, at_the_end: str, otherwise: str) -> None:
+        """Reports a failed write; raises UserError where no later step can make up for it."""
+        if step >= self._config.trainer.steps:
+            raise UserError(f"{problem}. {at_the_end}") from None
+        self._tracker.say(f"{problem}; {otherwise}")
 
     def _parts(self, waiting: Rollout | None) -> list[Callable[[Path], None]]:
-        """What every rank writes into a checkpoint, in this order."""
+        """The writers of a checkpoint's parts, in order; every rank calls all of them."""
         parts: list[Callable[[Path], None]] = [
-            # A run that goes on from here would have a gap without the record up to it.
+            # Without the record up to here, a run that resumes would have a gap.
             lambda _: self._tracker.flush(),
             self._learner.save,
-            self._save_random_state,
+            lambda folder: save_random_state(folder, self._ranks.rank),
         ]
         if waiting is not None:
             parts.append(lambda folder: write_rollout(folder, self._ranks, waiting))
         return parts
-
-    def _save_random_state(self, folder: Path) -> None:
-        file = random_file(folder, self._ranks.rank)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()), encoding="utf-8")
 
     def _save_policy(self, folder: Path) -> None:
         samples = samples_of(self._sample, [0.0])
@@ -203,8 +203,3 @@ class Checkpoints:
         }
         card = model_card(self._config, step, scores, self._command, facts)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def random_file(checkpoint: Path, rank: int) -> Path:
-    """Where a checkpoint holds a rank's random state."""
-    return checkpoint / "random" / f"rank_{rank}.json"

@@ -1,4 +1,4 @@
-"""What must hold between settings: each check names the sections it needs and answers in words."""
+"""Checks between settings: each takes the sections that it needs and returns a problem or None."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
         return None
     try:
         engine = get_object(rollout.engine["_target_"])
-    except Exception as error:  # whatever a user's own module raises is the user's to read
+    except Exception as error:  # shown to the user, whose own module may have raised it
         return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
     if getattr(engine, "samples_apart", False):
         return None
     return (
-        f"rollout.lag={rollout.lag} needs an engine that samples in processes of its own while "
-        "the learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
+        f"rollout.lag={rollout.lag} needs an engine that samples in other processes while the "
+        "learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
     )
 
 
@@ -81,7 +81,7 @@ def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig)
         return None
     return (
         f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
-        "method.loss.correction compares with the learner's: leave it out"
+        "method.loss.correction compares with the learner's: remove it"
     )
 
 
@@ -91,11 +91,11 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
     value = torch.zeros(1, 1)
     try:
         instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
-    except Exception as error:  # whatever a user's own class raises is the user's to read
+    except Exception as error:  # shown to the user, whose own class may have raised it
         return (
-            f"rollout.lag={rollout.lag} knows of the policy that sampled the log-probabilities of "
-            f"its tokens and nothing else, and method={method.name} needs more ({error}): choose "
-            "another method, or rollout.lag=0"
+            f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "
+            f"log-probabilities, and method={method.name} needs more ({error}): choose another "
+            "method, or rollout.lag=0"
         )
     return None
 
@@ -116,10 +116,10 @@ def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
 
 
 def _not_built(target: Mapping[str, Any]) -> str | None:
-    """Why hydra cannot build a `_target_` tree; None where it can."""
+    """The reason why hydra cannot build a `_target_` tree, None if it can."""
     try:
         instantiate(target)
-    except Exception as error:  # whatever a user's own class raises is the user's to read
+    except Exception as error:  # shown to the user, whose own class may have raised it
         cause = error.__cause__ or error
         lines = str(cause).splitlines()
         return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,9 +16,8 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.alarms import AlarmPanel, always_on
-from bandpo.artifacts.checkpoint import Checkpoint
-from bandpo.artifacts.random_state import restore_random_state, seed_everything
-from bandpo.artifacts.saver import Checkpoints, random_file
+from bandpo.artifacts.random_state import load_random_state, seed_everything
+from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
@@ -52,10 +50,10 @@ class Job:
     """The parts of a run on one rank, ready for the loop; close it to end engine and workers."""
 
     def __init__(self, config: Config, host: Host | None = None, command: str = "") -> None:
-        """Builds everything that can fail on bad input before anything that is expensive.
+        """Builds everything that can fail on bad input before anything expensive.
 
-        A `host` that is given stays open when the job closes, for the next one. `command` is what
-        model cards say of how the run was started.
+        A `host` that is given stays open when the job closes, for the next one. `command` is the
+        command line for model cards.
         """
         self.started = time.time()
         self.config, self.folder = config, Path(config.run.dir)
@@ -126,7 +124,7 @@ class Job:
                 tolerance=tolerance,
                 facts={"train problems": len(inputs.prompts)},
                 command=command,
-                begun_from=checkpoint,
+                resumed_from=checkpoint,
             )
             self.tracker.describe(
                 **_facts(config, inputs, ranks, self.actor.engine.name, self.learner.lm)
@@ -136,7 +134,9 @@ class Job:
             )
             alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
-            _set_random_state(config.seed, checkpoint, ranks)
+            seed_everything(config.seed)  # last, since building the parts draws random numbers
+            if checkpoint:
+                load_random_state(checkpoint.folder, ranks.rank)
             self._open = stack.pop_all()
 
     def __enter__(self) -> Job:
@@ -172,12 +172,12 @@ class Job:
 
     @property
     def trace_file(self) -> Path | None:
-        """Where this rank's profiler trace goes with `trainer.profile`."""
+        """The file for this rank's profiler trace; None without `trainer.profile`."""
         wanted = self.config.trainer.profile
         return self.folder / "profile" / f"rank{self.ranks.rank}.json.gz" if wanted else None
 
     def recorded(self, batches: Sequence[list[Sample]], step: int) -> Iterable[list[Sample]]:
-        """The minibatches; every so many steps tokens/ gets what the loss sees of them."""
+        """The minibatches, recorded in tokens/ as the loss sees them if the step is due for it."""
         every = self.config.trainer.dump_tokens_every
         if every == 0 or step % every:
             return batches
@@ -192,7 +192,7 @@ class Job:
         return result
 
     def check_alarms(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Raises RunHalted on every rank where the first hears an alarm that stops the run."""
+        """Raises RunHalted on every rank if an alarm on the first one's metrics stops the run."""
         halt = None
         if self.ranks.is_first:
             try:
@@ -224,7 +224,7 @@ class Job:
                 "dtype": self.config.model.dtype,
             },
             scoring=self.config.reward,
-            # Samples of a step that is redone may be those of other weights.
+            # Samples of a step that is repeated may be those of other weights.
             resume=False,
             ranks=self.ranks,
             give_up=logger.warning,
@@ -232,7 +232,7 @@ class Job:
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
-        """What the loop needs, beside the learner, to resume after a step (`Checkpoints`)."""
+        """The state besides the learner's with which the loop resumes after a step."""
         return {
             "weight_version": self.actor.weight_version,
             "sampler": self._prompts.state_after(step, waits),
@@ -250,10 +250,9 @@ def _loss(config: Config) -> PolicyLoss:
 def _tracker(config: Config, inputs: Inputs, ranks: Ranks) -> Tracker:
     return Tracker(
         Path(config.run.dir),
+        config.tracking,
         active=ranks.is_first,
         steps=config.trainer.steps,
-        trackers=config.tracking.trackers,
-        project=config.tracking.project,
         name=config.run.name,
         settings=config.model_dump(mode="json"),
         ids=inputs.start.tracker_ids,
@@ -262,7 +261,7 @@ def _tracker(config: Config, inputs: Inputs, ranks: Ranks) -> Tracker:
 
 
 def _introduction(config: Config, inputs: Inputs, ranks: Ranks) -> list[str]:
-    """What the user reads of a run before it loads the policy."""
+    """Lines for the user, before the policy is loaded."""
     rollout, start, dropped = config.rollout, inputs.start.step, inputs.prompts.dropped
     lines = []
     if dropped:
@@ -300,10 +299,3 @@ def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -
         "resumed_from_step": inputs.start.step,
         "prompt_date": inputs.prompt_date,
     }
-
-
-def _set_random_state(seed: int, checkpoint: Checkpoint | None, ranks: Ranks) -> None:
-    """Last, since building draws; a rank that the checkpoint does not know starts afresh."""
-    seed_everything(seed)
-    if checkpoint and (file := random_file(checkpoint.folder, ranks.rank)).exists():
-        restore_random_state(json.loads(file.read_text(encoding="utf-8")))

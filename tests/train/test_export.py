@@ -187,7 +187,7 @@ def test_an_export_that_fails_on_the_way_does_not_end_the_run(
 
     monkeypatch.setattr("bandpo.artifacts.saver.prove_export", fails_first)
     assert trained("trainer.steps=2", "trainer.checkpoint_every=1") == 0
-    assert "no luck; the run goes on" in " ".join(capsys.readouterr().out.split())
+    assert "no luck; the run continues" in " ".join(capsys.readouterr().out.split())
     steps = tmp_path / "run/checkpoints"
     assert [(steps / f"step_00000{n}/hf").exists() for n in (1, 2)] == [False, True]
 
