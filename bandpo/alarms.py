@@ -123,9 +123,9 @@ class Mismatch(Above):
         """It stops a run in float32; in bfloat16 rounding alone comes near its limit."""
         return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
 
-    def heard(self, history: Sequence[Metrics]) -> str | None:
-        """What it says after the last of these steps."""
-        found = super().heard(history)
+    def message(self, history: Sequence[Metrics]) -> str | None:
+        """The alarm after the last of these steps, None if it is silent."""
+        found = super().message(history)
         return found and (
             "the engine samples from another distribution than the learner computes: its "
             "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
