@@ -26,9 +26,10 @@ from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
 from bandpo.evaluation.config import EvalCommand
-from bandpo.evaluation.evaluate import Alone, Ranks, Task, demands_of, evaluate_all
+from bandpo.evaluation.evaluate import Alone, Evaluator, Ranks, Task, demands_of
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
+from bandpo.evaluation.store import Store
 from bandpo.evaluation.summary import Summary
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
 from bandpo.model.vocabulary import examine_tokenizer
@@ -58,7 +59,6 @@ def main(argv: Sequence[str]) -> int:
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
-    folder = config.out or Path("outputs") / "eval" / model.slug
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
         for note in notes if ranks.rank == 0 else ():
@@ -71,19 +71,11 @@ def main(argv: Sequence[str]) -> int:
         try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
         engine = _engine(arguments, config, model)
         parts.callback(engine.close)
-        summaries = evaluate_all(
-            engine,
-            reward,
-            tasks,
-            settings.sampling,
-            settings.seed,
-            folder,
-            model=identity,
-            scoring=config.reward,
-            resume=settings.resume,
-            ranks=ranks,
-            progress=stack.enter_context(_Progress(shown=ranks.rank == 0)),
+        evaluator = Evaluator(
+            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
         )
+        on_progress = stack.enter_context(_Progress(shown=ranks.rank == 0))
+        summaries = evaluator.run(tasks, Store(folder, settings.resume), on_progress)
     if ranks.rank == 0:
         _publish(folder, summaries, settings.report_samples)
         if isinstance(reward, Compared):
