@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from bandpo.commands.sweep import launch, sweep_of
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.tables.sweep import launch, sweep_of
 from bandpo.train import run
 
 

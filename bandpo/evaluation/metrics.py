@@ -1,4 +1,4 @@
-"""Accuracy metrics of n samples a problem.
+"""Accuracy metrics of n samples per problem.
 
 Everywhere `correct` is bool [P, n]: sample j of problem i is right; c_i = Σ_j correct[i, j].
 Every metric is a mean over problems; the `*_per_problem` form returns its [P] terms, which
@@ -147,4 +147,4 @@ def _table(correct: ArrayLike) -> NDArray[np.bool_]:
 
 def _check_k(k: int, n: int | None) -> None:
     if k < 1 or (n is not None and k > n):
-        raise ValueError(f"k = {k} is out of range for n = {n} samples a problem")
+        raise ValueError(f"k = {k} is out of range for n = {n} samples per problem")

@@ -20,7 +20,7 @@ IRRELEVANT = frozenset({"origin", "prompt_date"})
 
 @dataclass(frozen=True)
 class Sample:
-    """One judged completion, a line of `<benchmark>.jsonl`; `seed` is that of its prompt.
+    """One scored completion, a line of `<benchmark>.jsonl`; `seed` is that of its prompt.
 
     `status` and `detail` are the verifier's, see `bandpo.reward.Score`.
     """

@@ -55,10 +55,10 @@ class Store:
 
 
 class SampleLog:
-    """Append-only samples of one benchmark, a group at a time.
+    """Append-only samples of one benchmark, group by group.
 
     A group is one write followed by fsync, so a kill leaves whole groups and at most one torn
-    one at the end, which `resume` cuts off.
+    group at the end, which `resume` cuts off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class SampleLog:
     def resume(self, settings: Mapping[str, Any], n: int) -> Groups:
         """Every complete group so far by problem id; raises `UserError` if settings changed.
 
-        What other ranks' files hold, left by a kill before it was taken over, is taken over.
+        Groups that a kill left in other ranks' files are moved into this one.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._settings.exists():
@@ -85,7 +85,7 @@ class SampleLog:
         return done
 
     def restart(self, settings: Mapping[str, Any]) -> None:
-        """Forgets whatever an earlier evaluation left here."""
+        """Discards the samples of an earlier evaluation."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for path in (self.path, *self._other_ranks()):
             path.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ class SampleLog:
             os.fsync(file.fileno())
 
     def of_rank(self, rank: int) -> SampleLog:
-        """Where a rank other than 0 writes until rank 0 takes its samples over."""
+        """The log of a rank; ranks other than 0 have their own until rank 0 moves their samples."""
         return self if rank == 0 else SampleLog(self.path.with_suffix(f".rank{rank}.jsonl"))
 
     def drop_other_ranks(self) -> None:
@@ -157,7 +157,7 @@ class ExpendableLog(SampleLog):
 
 
 def _complete_groups(path: Path, n: int) -> list[list[Sample]]:
-    """The groups of n samples from the start of the file; what follows them is cut off."""
+    """The groups of n samples from the start of the file; the rest is cut off."""
     if not path.exists():
         return []
     groups: list[list[Sample]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,7 @@ def _totals(replayed: Replay) -> Table:
         written = ("" if share is None else _percent(share) for share in shares)
         table.add_row(part.method.name, *written, part.method.note)
     for name, reason in replayed.skipped.items():
-        table.add_row(name, *[""] * 5, f"left out: {reason}")
+        table.add_row(name, *[""] * 5, f"skipped: {reason}")
     return table
 
 
@@ -146,8 +147,16 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
 
 
+def write(replayed: Replay, folder: Path) -> list[Path]:
+    """Writes replay.json, everything in numbers, and replay.png, heat maps of the tables."""
+    numbers, figure = folder / "replay.json", folder / "replay.png"
+    numbers.write_text(json.dumps(replayed.to_json(), indent=2) + "\n", encoding="utf-8")
+    draw(replayed, figure)
+    return [numbers, figure]
+
+
 def draw(replayed: Replay, target: Path) -> None:
-    """Heat maps of the tables: methods by bins of old probability, a row for either sign."""
+    """Heat maps: methods by bins of old probability, one row of maps per sign of the advantage."""
     cells = Cells(replayed)
     figure = Figure(figsize=(17, 2.4 + 0.54 * len(cells.methods)), layout="constrained")
     grid = figure.subplots(2, 3, sharey=True)

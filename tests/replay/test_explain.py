@@ -6,8 +6,8 @@ import re
 import pytest
 
 from bandpo.cli import main
-from bandpo.commands.explain import Token, explain, parse_token
 from bandpo.errors import UserError
+from bandpo.methods.explain import Token, explain, parse_token
 from bandpo.methods.method import load_methods
 
 
@@ -117,7 +117,7 @@ def test_how_far_a_probability_may_go():
 def test_entropy_widens_the_radius_that_follows_it():
     token = Token(p=0.2, ratio=1.0, advantage=1.0)
     (method,) = load_methods("band_kl_entropy")
-    assert "entropy" in method.lacks(token.batch())
+    assert "entropy" in method.missing_inputs(token.batch())
     highs = [of("band_kl_entropy", f"p=0.2 adv=1 ratio=1 entropy={h}").high for h in (0, 0.5, 3)]
     expected = [of(f"band_kl:delta={d}", "p=0.2 adv=1 ratio=1").high for d in (0.02, 0.06, 0.1)]
     assert highs == pytest.approx(expected)
@@ -128,7 +128,7 @@ def test_the_command(capsys):
     shown = capsys.readouterr().out
     for method in load_methods("all"):
         assert method.name in shown
-    assert "band_kl_entropy is left out" in shown and "gspo: a sequence's ratio" in shown
+    assert "band_kl_entropy is skipped" in shown and "gspo: a sequence's ratio" in shown
     assert main(["explain", "p=0.1", "adv=1", "ratio=1", "--methods", "grpo"]) == 0
     assert main(["explain", "p=0.1 adv=1 ratio=100"]) == 2
     assert "ratio=100" in capsys.readouterr().err

@@ -40,8 +40,8 @@ def test_saved_samples_are_judged_by_both(tmp_path, capsys):
     ("line", "message"),
     [
         ("{", "step.jsonl:2: this line is no JSON object"),
-        ("[]", "step.jsonl:2: a saved sample has"),
-        ('{"problem_id": "a"}', "step.jsonl:2: a saved sample has answer, prompt"),
+        ("[]", "step.jsonl:2: not a saved sample: no problem_id"),
+        ('{"problem_id": "a"}', "step.jsonl:2: not a saved sample: no answer, prompt"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, capsys, line, message):

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from bandpo.methods.figures import COLOURS
+from bandpo.methods.bounds_figure import COLOURS
 from bandpo.methods.method import load_methods
 from tabular_study.theory import expected_turn
 
