@@ -33,7 +33,7 @@ KEYS = {
     "new_p": Key(1e-300, 1, "probability under the new policy"),
     "entropy": Key(0, 1e3, "of the old policy there, in nats, for radii that follow it (optional)"),
 }
-# A share of r·A this close to none or all of it is that.
+# A share of r·A this close to 0 or 1 counts as that.
 EXACT = 1e-6
 
 
@@ -114,10 +114,10 @@ def keys() -> str:
 
 
 class Limit(NamedTuple):
-    """How far a method lets the token's probability go on one side.
+    """The limit that a method sets to the token's probability on one side.
 
-    `bound` is bound·p, which may lie outside [0, 1]; `share` is what of r·A remains past it (see
-    `Method.past`), so that there is a limit where it is not positive.
+    `bound` is bound·p, which may lie outside [0, 1]; `share` is the part of r·A that remains past
+    it (see `Method.past`): there is a limit where it is not positive.
     """
 
     bound: float

@@ -23,7 +23,7 @@ BIN_LABELS = (*(f"<{edge:g}" for edge in EDGES), "≤1")
 
 
 class Quantity(NamedTuple):
-    """A value of a cell: for which sign of the advantage, and how it is written and coloured."""
+    """A value of a cell: the sign of the advantage that it is for, its format and its colours."""
 
     title: str
     key: str
@@ -34,7 +34,7 @@ class Quantity(NamedTuple):
 
 
 def _percent(share: float) -> str:
-    """In percent; only what is exactly nothing or all is written as 0 or 100."""
+    """In percent; only exactly 0 and 1 are written as 0 and 100."""
     if share in (0, 1):
         return f"{share:.0%}".removesuffix("%")
     if 0 < share < 0.0005:
@@ -60,7 +60,7 @@ def _clipped(sign: str, bound: str, key: str) -> Quantity:
 
 
 def _kept(sign: str) -> Quantity:
-    # Less than all is purple, more than all orange.
+    # Below 100% is purple, above it orange.
     scale = partial(TwoSlopeNorm, 1, 0, 2)
     return Quantity("gradient mass kept, %", "gradient_kept", sign, _percent, "PuOr_r", scale)
 

@@ -32,7 +32,7 @@ def test_saved_samples_are_judged_by_both(tmp_path, capsys):
     counts = tmp_path / "counts.json"
     assert main(["rescore", samples, "--json", str(counts)]) == 0
     text = capsys.readouterr().out
-    assert "4 completions, 3 judged differently" in text
+    assert "4 completions, 3 scored differently" in text
     assert json.loads(counts.read_text())["only_math_correct"] == 2
 
 
