@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": (
         "bandpo.commands.rescore:main",
-        "score saved samples with both rewards; differences",
+        "score saved samples by both rewards; differences",
     ),
     "data": ("bandpo.commands.data:main", "check | overlap | build datasets"),
     "replay": ("bandpo.commands.replay:main", "the recorded tokens of a run under every method"),

@@ -83,7 +83,7 @@ def by_cell(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun
 
 @dataclass(frozen=True)
 class Selection:
-    """What `--only model=…,method=…,seed=…` narrows a table to; empty: everything."""
+    """The runs that `--only model=…,method=…,seed=…` selects; empty: all."""
 
     models: frozenset[str] = frozenset()
     methods: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class Selection:
         return cls(frozenset(chosen["model"]), frozenset(chosen["method"]), seeds)
 
     def __call__(self, model: str, method: str, seed: int) -> bool:
-        """Whether a run belongs to it."""
+        """Whether a run is selected."""
         return (
             (not self.models or model in self.models)
             and (not self.methods or method in self.methods)
