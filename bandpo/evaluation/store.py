@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bandpo.evaluation.summary import Summary, write_summaries
 
 Groups = dict[str, list[Sample]]
 """The samples of each problem, by its id."""
+OnLoss = Callable[[str], object]
+"""Receives a message about samples or a summary that the disk did not take."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,11 @@ class Store:
 
     folder: Path
     resume: bool = True
-    on_loss: Callable[[str], None] | None = None
+    on_loss: OnLoss | None = None
 
     def log(self, benchmark: str) -> SampleLog:
         """The log of a benchmark's samples."""
-        path = self.folder / f"{benchmark}.jsonl"
-        return SampleLog(path) if self.on_loss is None else ExpendableLog(path, self.on_loss)
+        return SampleLog(self.folder / f"{benchmark}.jsonl", self.on_loss)
 
     def begin(self, log: SampleLog, settings: Mapping[str, Any], n: int) -> Groups:
         """The complete groups of n samples that are kept, by problem id."""
@@ -58,11 +60,12 @@ class SampleLog:
     """Append-only samples of one benchmark, group by group.
 
     A group is one write followed by fsync, so a kill leaves whole groups and at most one torn
-    group at the end, which `resume` cuts off.
+    group at the end, which `resume` cuts off. Where `on_loss` is given and the disk refuses a
+    write, the log is deleted, since a part of the samples would look like all of them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, on_loss: OnLoss | None = None) -> None:
+        self.path, self._on_loss, self._lost = path, on_loss, False
         self._settings = path.with_suffix(".settings.json")
 
     def resume(self, settings: Mapping[str, Any], n: int) -> Groups:
@@ -86,28 +89,44 @@ class SampleLog:
 
     def restart(self, settings: Mapping[str, Any]) -> None:
         """Discards the samples of an earlier evaluation."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for path in (self.path, *self._other_ranks()):
-            path.unlink(missing_ok=True)
-        self._write_settings(settings)
+        with self._expendable():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for path in (self.path, *self._other_ranks()):
+                path.unlink(missing_ok=True)
+            self._write_settings(settings)
 
     def append(self, group: Sequence[Sample]) -> None:
         """Writes a group in one piece and waits until it is on the disk."""
+        if self._lost:
+            return
         lines = "".join(json.dumps(dataclasses.asdict(sample)) + "\n" for sample in group)
         data = lines.encode("ascii")
-        with self.path.open("ab", buffering=0) as file:
+        with self._expendable(), self.path.open("ab", buffering=0) as file:
             if file.write(data) != len(data):
                 raise OSError(f"{self.path}: could not write a whole group; is the disk full?")
             os.fsync(file.fileno())
 
     def of_rank(self, rank: int) -> SampleLog:
         """The log of a rank; ranks other than 0 have their own until rank 0 moves their samples."""
-        return self if rank == 0 else SampleLog(self.path.with_suffix(f".rank{rank}.jsonl"))
+        path = self.path.with_suffix(f".rank{rank}.jsonl")
+        return self if rank == 0 else SampleLog(path, self._on_loss)
 
     def drop_other_ranks(self) -> None:
         """Removes the other ranks' files once their samples are in this one."""
         for path in self._other_ranks():
             path.unlink()
+
+    @contextmanager
+    def _expendable(self) -> Iterator[None]:
+        """A disk that refuses a write raises, or costs the log."""
+        try:
+            yield
+        except OSError as error:
+            if self._on_loss is None:
+                raise
+            self._lost = True
+            self.path.unlink(missing_ok=True)
+            self._on_loss(f"{self.path} is not kept: {error}")
 
     def _other_ranks(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
@@ -124,36 +143,6 @@ class SampleLog:
                 "or delete this one. What differs:",
                 changed,
             )
-
-
-class ExpendableLog(SampleLog):
-    """A log that is deleted, with a message to `on_loss`, when the disk refuses a write."""
-
-    def __init__(self, path: Path, on_loss: Callable[[str], None]) -> None:
-        super().__init__(path)
-        self._on_loss, self._lost = on_loss, False
-
-    def restart(self, settings: Mapping[str, Any]) -> None:
-        """As the base class does, or deletes the log."""
-        self._try(super().restart, settings)
-
-    def append(self, group: Sequence[Sample]) -> None:
-        """As the base class does, or deletes the log: a part of the samples would look like all."""
-        self._try(super().append, group)
-
-    def of_rank(self, rank: int) -> SampleLog:
-        """As the base class does."""
-        return self if rank == 0 else ExpendableLog(super().of_rank(rank).path, self._on_loss)
-
-    def _try(self, write: Callable[[Any], None], what: Any) -> None:
-        if self._lost:
-            return
-        try:
-            write(what)
-        except OSError as error:
-            self._lost = True
-            self.path.unlink(missing_ok=True)
-            self._on_loss(f"{self.path} is not kept: {error}")
 
 
 def _complete_groups(path: Path, n: int) -> list[list[Sample]]:

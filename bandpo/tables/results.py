@@ -164,8 +164,7 @@ def _column(
     for metric in (f"mean@{n}", f"best@{n}", f"pass@{n}"):
         entries = [_obtained(cell, names, metric) for cell in rows]
         differences = [_difference(rows[0], cell, names, metric) for cell in rows[1:]]
-        compared = {i: mean for i, mean in enumerate(differences, 1) if mean}
-        tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+        tested = _effects(differences)
         for i, cell in enumerate(rows):
             published = (expected.get(cell.method) or {}).get(title) or {}
             found[i][metric] = replace(
@@ -201,6 +200,12 @@ def _difference(first: Cell, cell: Cell, names: Sequence[str], metric: str) -> M
     return crossed_mean([100 * (a - b) for a, b in zip(own, base, strict=True)])
 
 
+def _effects(differences: Sequence[Mean | None]) -> dict[int, Effect]:
+    """The effects of rows 1, 2, … from their differences to row 0, where these are known."""
+    known = {i: mean for i, mean in enumerate(differences, 1) if mean}
+    return dict(zip(known, effects(list(known.values())), strict=True))
+
+
 def training_lines(cells: Sequence[Cell]) -> list[Line]:
     """The training metrics of every method, with intervals over seeds, against the first row."""
     lines = []
@@ -212,15 +217,9 @@ def training_lines(cells: Sequence[Cell]) -> list[Line]:
                 {seed: values[name] for seed, values in cell.training.items() if name in values}
                 for cell in rows
             ]
-            shared = {
-                i: sorted(by_seed[0].keys() & own.keys()) for i, own in enumerate(by_seed[1:], 1)
-            }
-            compared = {
-                i: mean_of([by_seed[i][seed] - by_seed[0][seed] for seed in seeds])
-                for i, seeds in shared.items()
-                if seeds
-            }
-            tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+            first = by_seed[0]
+            changes = [[own[s] - first[s] for s in sorted(first.keys() & own)] for own in by_seed]
+            tested = _effects([mean_of(values) if values else None for values in changes[1:]])
             for i, own in enumerate(by_seed):
                 obtained = mean_of(list(own.values())).interval if own else None
                 found[i][name] = Entry(obtained, effect=tested.get(i))

@@ -17,7 +17,7 @@ from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
 
 from bandpo.errors import UserError
 from bandpo.evaluation.evaluate import Evaluator
-from bandpo.evaluation.metrics import best_at_k, pass_at_k
+from bandpo.evaluation.metrics import best_per_problem, pass_per_problem
 from bandpo.evaluation.samples import differences, read_samples
 from bandpo.evaluation.store import SampleLog, Store
 from bandpo.evaluation.summary import (
@@ -40,8 +40,8 @@ def test_samples_and_summary_agree(tmp_path):
     assert len(samples) == 12 * 4
     table = np.array([[s.correct for s in samples if s.problem_id == f"p{i}"] for i in range(12)])
     assert summary.metrics["mean@4"].value == pytest.approx(table.mean())
-    assert summary.metrics["pass@2"].value == pytest.approx(pass_at_k(table, 2))
-    assert summary.metrics["best@4"].value == pytest.approx(best_at_k(table, 4))
+    assert summary.metrics["pass@2"].value == pytest.approx(pass_per_problem(table, 2).mean())
+    assert summary.metrics["best@4"].value == pytest.approx(best_per_problem(table, 4).mean())
     assert summary.metrics["length/mean"].value == np.mean([s.tokens for s in samples])
     truncated = np.mean([s.truncated for s in samples])
     assert 0 < truncated < 1
