@@ -22,14 +22,14 @@ from bandpo.run.host import Host
 from bandpo.train import run
 
 Task = Callable[[Host], None]
-"""A run, or what surrounds one; it travels to a worker, and so must be picklable."""
+"""A run, or a function around one; it is sent to a worker, and so must be picklable."""
 
 _host: Host | None = None
 
 
 @dataclass(frozen=True)
 class Training:
-    """The task of one run of `bandpo train` with these hydra overrides."""
+    """One run of `bandpo train` with these hydra overrides."""
 
     overrides: tuple[str, ...]
 
@@ -42,11 +42,11 @@ def launch_series(
     processes: int = 1,
     report: Callable[[int, int], None] = lambda index, code: None,
 ) -> list[int]:
-    """Does every task in one of `processes` workers, which share the cores.
+    """Runs every task in one of `processes` workers, which share the cores.
 
     Returns the exit codes in order: 0, 2 for bad input, 1 for anything else. A worker in which a
-    task fails unexpectedly, or that dies, is replaced, and the next task has a fresh one. `report`
-    hears the index and exit code of each task that ended.
+    task fails unexpectedly, or that dies, is replaced. `report` receives the index and exit code
+    of each task that has ended.
     """
     codes = [1] * len(tasks)
     waiting = iter(enumerate(tasks))
@@ -88,7 +88,7 @@ def _worker(processes: int) -> ProcessPoolExecutor:
 
 
 def _prepare(threads: int) -> None:
-    """Of a worker's own: streams, and threads, which vLLM and torch count when they start some."""
+    """Sets up a worker: its streams, and the threads that vLLM and torch will use."""
     protect_output()
     import torch
 
@@ -106,7 +106,7 @@ def _do(task: Task) -> int:
         print(error, file=sys.stderr)
         return 2
     except Exception:
-        # What the engine holds is not known any more: end this process, and the engine with it.
+        # The engine's state is unknown now: end this process, and the engine with it.
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

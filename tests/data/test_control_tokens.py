@@ -198,7 +198,7 @@ def test_words_of_which_a_tokenizer_reads_only_some_are_an_error():
     tokenizer = byte_bpe(single_word=True)
     found = [(p.text, p.token_ids) for p in prompts_of(tokenizer, PLAIN)]
     assert found == [as_it_is(tokenizer, text) for text in PLAIN]
-    with pytest.raises(UserError, match=r"cannot take the control tokens .*Say <\|im_end\|>"):
+    with pytest.raises(UserError, match=r"cannot read the control tokens .*Say <\|im_end\|>"):
         prompts_of(tokenizer, HOSTILE[:1])
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bandpo.data.benchmarks import Benchmark, content_sha256
 from bandpo.data.prompts import NONE
-from bandpo.evaluation.evaluate import Task, evaluate
-from bandpo.evaluation.summary import write_summaries
+from bandpo.evaluation.evaluate import Evaluator, Task
+from bandpo.evaluation.store import Store
+from bandpo.ranks.collectives import Alone
 from bandpo.reward.score import Score
 from bandpo.rollout.engine import Sampling
 from bandpo.types import Completion, Group, Problem, Prompt
@@ -76,20 +77,35 @@ def fake_task(count=12):
 SAMPLING = Sampling(n=4, max_tokens=6)
 
 
-def run(folder, *, engine=None, reward=None, task=None, sampling=SAMPLING, seed=0, **options):
-    options = {"model": {"path": "toy"}, "scoring": {"rule": "equal"}} | options
-    return evaluate(
+def run(
+    folder,
+    *,
+    engine=None,
+    reward=None,
+    task=None,
+    sampling=SAMPLING,
+    seed=0,
+    model=None,
+    scoring=None,
+    ranks=None,
+    resume=True,
+    on_loss=None,
+    **progress,
+):
+    evaluator = Evaluator(
         engine or FakeEngine(),
         reward or FakeReward(),
-        task or fake_task(),
         sampling,
         seed,
-        Path(folder),
-        **options,
+        model or {"path": "toy"},
+        scoring or {"rule": "equal"},
+        ranks or Alone(),
     )
+    store = Store(Path(folder), resume, on_loss)
+    (summary,) = evaluator.run([task or fake_task()], store, **progress)
+    return summary
 
 
 if __name__ == "__main__":  # the process that a test kills: python eval_fakes.py FOLDER DELAY
     folder, delay = sys.argv[1], float(sys.argv[2])
-    summary = run(folder, engine=FakeEngine(delay, order_seed=time.time_ns()))
-    write_summaries(Path(folder), [summary])
+    run(folder, engine=FakeEngine(delay, order_seed=time.time_ns()))

@@ -16,9 +16,10 @@ import pytest
 from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
 
 from bandpo.errors import UserError
-from bandpo.evaluation.evaluate import evaluate_all
-from bandpo.evaluation.metrics import best_at_k, pass_at_k
-from bandpo.evaluation.samples import SampleLog, differences, read_samples
+from bandpo.evaluation.evaluate import Evaluator
+from bandpo.evaluation.metrics import best_per_problem, pass_per_problem
+from bandpo.evaluation.samples import differences, read_samples
+from bandpo.evaluation.store import SampleLog, Store
 from bandpo.evaluation.summary import (
     per_problem_values,
     read_summaries,
@@ -39,8 +40,8 @@ def test_samples_and_summary_agree(tmp_path):
     assert len(samples) == 12 * 4
     table = np.array([[s.correct for s in samples if s.problem_id == f"p{i}"] for i in range(12)])
     assert summary.metrics["mean@4"].value == pytest.approx(table.mean())
-    assert summary.metrics["pass@2"].value == pytest.approx(pass_at_k(table, 2))
-    assert summary.metrics["best@4"].value == pytest.approx(best_at_k(table, 4))
+    assert summary.metrics["pass@2"].value == pytest.approx(pass_per_problem(table, 2).mean())
+    assert summary.metrics["best@4"].value == pytest.approx(best_per_problem(table, 4).mean())
     assert summary.metrics["length/mean"].value == np.mean([s.tokens for s in samples])
     truncated = np.mean([s.truncated for s in samples])
     assert 0 < truncated < 1
@@ -74,13 +75,12 @@ def test_benchmarks_of_one_evaluation_share_no_seeds(tmp_path):
         dataclasses.replace(one, benchmark=dataclasses.replace(one.benchmark, name=name))
         for name in ("a", "b")
     ]
-    engine, options = FakeEngine(), {"model": {}, "scoring": {}}
-    reward = FakeReward()
-    evaluate_all(engine, reward, tasks, SAMPLING, 0, tmp_path / "both", **options)
+    engine, reward = FakeEngine(), FakeReward()
+    Evaluator(engine, reward, SAMPLING, 0, {}, {}).run(tasks, Store(tmp_path / "both"))
     together = [prompt.seed for prompt in engine.seen]
     assert len({seed % 2**32 // 4 for seed in together}) == 24
     alone = FakeEngine()
-    evaluate_all(alone, reward, tasks[1:], SAMPLING, 0, tmp_path / "b", **options)
+    Evaluator(alone, reward, SAMPLING, 0, {}, {}).run(tasks[1:], Store(tmp_path / "b"))
     assert {prompt.seed for prompt in alone.seen} == set(together[12:])
 
 
@@ -194,7 +194,7 @@ def test_ranks_share_the_work_and_agree(tmp_path, size):
     assert [len(engine.seen) for engine in engines] == [12 // size] * size
     assert sorted(lines(tmp_path / "split")) == sorted(lines(tmp_path / "alone"))
     names = [path.name for path in sorted((tmp_path / "split").iterdir())]
-    assert names == ["toy.jsonl", "toy.settings.json"]
+    assert names == ["summary.json", "toy.jsonl", "toy.settings.json"]
 
 
 def test_what_other_ranks_left_is_kept(tmp_path):
@@ -231,18 +231,19 @@ def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_pat
 
 
 def test_a_full_disk_costs_the_samples_and_not_the_numbers(tmp_path, at_most):
-    whole, told = run(tmp_path / "whole"), []
+    whole, losses = run(tmp_path / "whole"), []
     with at_most(6000), pytest.raises(OSError):
         run(tmp_path / "alone")
     with at_most(6000):
-        assert run(tmp_path / "training", resume=False, give_up=told.append) == whole
-    assert len(told) == 1 and "toy.jsonl is not kept" in told[0]
+        assert run(tmp_path / "training", resume=False, on_loss=losses.append) == whole
+    samples, summary = losses
+    assert "toy.jsonl is not kept" in samples and "the summary in" in summary
     assert not (tmp_path / "training/toy.jsonl").exists()
 
 
 def test_progress_counts_the_ranks_own_problems(tmp_path):
     calls = []
-    run(tmp_path, progress=lambda *call: calls.append(call))
+    run(tmp_path, on_progress=lambda *call: calls.append(call))
     assert calls == [("toy", i, 12) for i in range(1, 13)]
 
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from bandpo.cli import main
-from bandpo.commands.explain import Token, explain, parse_token
 from bandpo.errors import UserError
+from bandpo.methods.explain import Token, explain, parse_token
 from bandpo.methods.method import load_methods
 
 
@@ -128,7 +128,7 @@ def test_the_command(capsys):
     shown = capsys.readouterr().out
     for method in load_methods("all"):
         assert method.name in shown
-    assert "band_kl_entropy is left out" in shown and "gspo: a sequence's ratio" in shown
+    assert "band_kl_entropy is skipped" in shown and "gspo: a sequence's ratio" in shown
     assert main(["explain", "p=0.1", "adv=1", "ratio=1", "--methods", "grpo"]) == 0
     assert main(["explain", "p=0.1 adv=1 ratio=100"]) == 2
     assert "ratio=100" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bandpo.cli import main
-from bandpo.methods.figures import LEAST, curves
+from bandpo.methods.bounds_figure import LEAST, curves
 from bandpo.methods.method import load_methods
 
 

@@ -32,7 +32,7 @@ def test_saved_samples_are_judged_by_both(tmp_path, capsys):
     counts = tmp_path / "counts.json"
     assert main(["rescore", samples, "--json", str(counts)]) == 0
     text = capsys.readouterr().out
-    assert "4 completions, 3 judged differently" in text
+    assert "4 completions, 3 scored differently" in text
     assert json.loads(counts.read_text())["only_math_correct"] == 2
 
 
@@ -40,8 +40,8 @@ def test_saved_samples_are_judged_by_both(tmp_path, capsys):
     ("line", "message"),
     [
         ("{", "step.jsonl:2: this line is no JSON object"),
-        ("[]", "step.jsonl:2: a saved sample has"),
-        ('{"problem_id": "a"}', "step.jsonl:2: a saved sample has answer, prompt"),
+        ("[]", "step.jsonl:2: not a saved sample: no problem_id"),
+        ('{"problem_id": "a"}', "step.jsonl:2: not a saved sample: no answer, prompt"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, capsys, line, message):

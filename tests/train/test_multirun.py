@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from bandpo.commands import sweep as multirun
-from bandpo.commands.sweep import launch, sweep_of
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
+from bandpo.tables import sweep as multirun
+from bandpo.tables.sweep import launch, sweep_of
 
 
 def test_every_combination_gets_a_name():
@@ -78,5 +78,5 @@ def test_a_signal_lets_the_run_save_and_starts_no_other(program, capfd, number):
     assert launch([["a"], ["b"]]) == 0
     shown = capfd.readouterr()
     assert "saved" in shown.out and "run 2" not in shown.out
-    assert "the same command goes on" in shown.err
+    assert "the same command resumes it" in shown.err
     assert signal.getsignal(number) is before

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from bandpo.methods.method import Method, single_tokens
 
-# Okabe and Ito's colours, which differ for every kind of colour blindness, without the yellow.
+# Okabe and Ito's colours, distinct for every kind of colour blindness, without the yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 DASHES = ("solid", (0, (4, 1.5)), (0, (1.2, 1)))
-LEAST = 1e-5  # the rarest token that is drawn
+LEAST = 1e-5  # the smallest probability that is drawn
 POINTS = 600
 
 
@@ -32,10 +32,10 @@ class Curve:
 
 
 def curves(methods: Sequence[Method], entropy: float) -> list[Curve]:
-    """The methods' bounds, what is no clip last; methods with the same ones share a curve.
+    """The methods' bounds, those that do not clip last; methods with equal bounds share a curve.
 
-    Most of a log axis is rare tokens, but bounds close, and DCPO leaves the simplex, as p → 1:
-    half of the points are spaced evenly in log(1−p).
+    Half of the points are spaced evenly in log(p), half in log(1−p): as p → 1 bounds close, and
+    DCPO leaves the simplex.
     """
     rare, likely = (np.geomspace(start, 0.5, POINTS // 2) for start in (LEAST, 1e-4))
     p = np.concatenate([rare, 1 - likely[::-1][1:]])
@@ -72,7 +72,7 @@ def plot_bounds(methods: Sequence[Method], target: Path, entropy: float = 0.5) -
         style: dict[str, Any] = {
             "color": COLOURS[index % len(COLOURS)],
             "linestyle": DASHES[index % len(DASHES)],
-            # Thinner on thicker: curves that coincide are all seen.
+            # Thinner on thicker, so that curves that coincide are all visible.
             "linewidth": 2.8 - 1.4 * index / max(1, len(drawn) - 1),
         }
         p, low, high = curve.p, curve.low, curve.high

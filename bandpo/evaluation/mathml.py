@@ -1,4 +1,4 @@
-"""Text with LaTeX as HTML that needs no network and no script, however hostile the text."""
+"""Text with LaTeX as HTML with MathML: no network, no script, and safe for hostile text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _FORMULA = re.compile(
 )
 _BLOCKS = ("dollars", "brackets")
 
-# What the converter makes of ordinary mathematics. Model output can ask it for links, styles and
-# classes as well: those formulas stay source text.
+# The converter's output for ordinary mathematics. Model output can make it write links, styles and
+# classes as well: such formulas stay source text.
 _TAGS = re.compile(
     "math|mrow|mi|mn|mo|mtext|mspace|mfrac|msqrt|mroot|msup|msub|msubsup|mover|munder|munderover"
     "|mtable|mtr|mtd|mstyle|menclose|mpadded|mphantom"

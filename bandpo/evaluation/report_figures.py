@@ -15,7 +15,7 @@ from bandpo.evaluation.summary import Summary
 
 
 def curves(summaries: Sequence[Summary]) -> str:
-    """pass@k (solid, with its interval) and best@k (dotted) over k, one colour a benchmark."""
+    """pass@k (solid, with its interval) and best@k (dotted) over k, one colour per benchmark."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     for i, summary in enumerate(summaries):
@@ -23,7 +23,7 @@ def curves(summaries: Sequence[Summary]) -> str:
         passed = [summary.metrics[f"pass@{k}"] for k in ks]
         best = [summary.metrics[f"best@{k}"].value for k in ks]
         axes.plot(ks, [e.value for e in passed], "o-", color=f"C{i}", label=summary.benchmark)
-        # What is not known is NaN here, and leaves a gap.
+        # Unknown ends are NaN here, and leave a gap.
         low, high = np.array([(e.low, e.high) for e in passed], dtype=float).T
         axes.fill_between(ks, low, high, color=f"C{i}", alpha=0.15, lw=0)
         axes.plot(ks, best, ":", color=f"C{i}")
@@ -36,7 +36,7 @@ def curves(summaries: Sequence[Summary]) -> str:
 
 
 def lengths(samples: Mapping[str, Sequence[Sample]]) -> str:
-    """Histogram of completion lengths in tokens, one line a benchmark."""
+    """Histogram of completion lengths in tokens, one line per benchmark."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     longest = max(sample.tokens for group in samples.values() for sample in group)

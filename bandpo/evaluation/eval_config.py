@@ -13,7 +13,7 @@ from bandpo.rollout.engine import Sampling
 
 
 class EvalDataSection(Section):
-    """Where benchmarks lie."""
+    """The place of local benchmarks."""
 
     root: Path | None = Field(
         None, description="Folder whose files take the place of benchmarks of the same name."
@@ -21,12 +21,12 @@ class EvalDataSection(Section):
 
 
 class EvalSection(Section):
-    """How completions are drawn and shown."""
+    """How completions are sampled and reported."""
 
     temperature: float = Field(
         1.0, ge=0.0, le=MAX_TEMPERATURE, description="0 is greedy; else from 0.01, vLLM's range."
     )
-    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples a problem.")
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples per problem.")
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(4096, ge=1, description="Longest completion.")
@@ -37,13 +37,13 @@ class EvalSection(Section):
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
-    report_samples: int = Field(8, ge=1, description="Completions of a problem in report.html.")
+    report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
 
     @field_validator("temperature")
     @classmethod
     def _is_sampled_as_it_is(cls, temperature: float) -> float:
         if 0.0 < temperature < MIN_TEMPERATURE:
-            raise ValueError(f"vLLM would take {MIN_TEMPERATURE} for it; 0 is greedy")
+            raise ValueError(f"vLLM would sample at {MIN_TEMPERATURE}; 0 is greedy")
         return temperature
 
     @field_validator("n")
@@ -55,7 +55,7 @@ class EvalSection(Section):
 
     @property
     def sampling(self) -> Sampling:
-        """These settings as an engine takes them."""
+        """The engine's sampling parameters."""
         return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens)
 
 
@@ -95,7 +95,7 @@ class EvalCommand(Section):
     def engine(self) -> dict[str, Any]:
         """The engine's `_target_` and arguments.
 
-        Raises `UserError` if the rollout group was told how to sample, which has no effect here.
+        Raises `UserError` if the rollout group sets how to sample, which has no effect here.
         """
         same = {"group_size": self.eval.n} | {
             name: getattr(self.eval, name)

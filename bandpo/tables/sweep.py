@@ -7,11 +7,9 @@ cannot start; its sweep syntax is kept.
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from signal import SIGINT, SIGTERM
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,12 +18,13 @@ from hydra.errors import HydraException
 
 from bandpo.config.overrides import in_shell, is_understood, meant
 from bandpo.errors import UserError
+from bandpo.tables.launch import one_rank, signals_to
 
 FLAGS = ("-m", "--multirun")
 
 
 def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
-    """The override lists of a sweep, one a run; empty without `-m`.
+    """The override lists of a sweep, one per run; empty without `-m`.
 
     Each run gets a `run.name` of its own, made of the values that vary.
     """
@@ -43,18 +42,18 @@ def sweep_of(overrides: Sequence[str]) -> list[list[str]]:
             key = word.split("=")[0]
             if key not in varied:
                 raise UserError(
-                    f"{word}: the {len(runs)} runs of this sweep would share one folder; leave "
-                    f"{key} out, or name in it what varies, as in {key}='x-${{seed}}'"
+                    f"{word}: the {len(runs)} runs of this sweep would share one folder; omit "
+                    f"{key}, or make it vary, as in {key}='x-${{seed}}'"
                 )
     return [[*run, *_name(run, varied)] for run in runs]
 
 
 def _misread(words: Sequence[str], error: HydraException) -> UserError:
-    """What to say of words that hydra does not understand, as `compose` does."""
+    """The error for words that hydra does not understand, as `compose` raises it."""
     texts = {word: meant(word) for word in words if not is_understood(word)}
-    told = UserError.join(str(error), [f"{w}: {in_shell(t)}" for w, t in texts.items() if t])
-    told.instead = {word: text for word, text in texts.items() if text}
-    return told
+    found = UserError.join(str(error), [f"{w}: {in_shell(t)}" for w, t in texts.items() if t])
+    found.instead = {word: text for word, text in texts.items() if text}
+    return found
 
 
 def _name(run: Sequence[str], varied: set[str]) -> list[str]:
@@ -64,41 +63,35 @@ def _name(run: Sequence[str], varied: set[str]) -> list[str]:
     return [f"run.name={re.sub(r'[^A-Za-z0-9.=_-]+', '_', '-'.join(parts)).replace('=', '_')}"]
 
 
-@contextmanager
-def _handed_on_to(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go to the process; yields those that came."""
-    received: list[int] = []
-
-    def hand_on(number: int, frame: object) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (SIGINT, SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def launch(sweep: Sequence[Sequence[str]]) -> int:
-    """Runs them in turn, goes on after a failure, and returns the first non-zero exit code.
+    """Trains the runs in turn, also after a failure; returns the first non-zero exit code.
 
-    A signal to stop is handed on to the run it meets, which saves and ends; no other is started.
+    SIGINT and SIGTERM are passed on to the run that is training, which saves and ends; no other
+    is started.
     """
     failed: list[tuple[int, str]] = []
     for index, overrides in enumerate(sweep, 1):
         print(f"run {index} of {len(sweep)}: bandpo train {' '.join(overrides)}", flush=True)
-        command = [sys.executable, "-m", "bandpo.cli", "train", *overrides]
-        # A group of its own: Ctrl-C in a terminal reaches the run once, through us.
-        process = subprocess.Popen(command, process_group=0)
-        with _handed_on_to(process) as received:
-            code = process.wait()
+        code, is_stopped = _train(overrides)
         if code:
             failed.append((code, " ".join(overrides)))
-        if received:
-            print("the sweep has stopped: the same command goes on with it", file=sys.stderr)
+        if is_stopped:
+            print("the sweep has stopped: the same command resumes it", file=sys.stderr)
             break
-    for code, overrides in failed:
-        print(f"failed with exit code {code}: bandpo train {overrides}", file=sys.stderr)
+    for code, run in failed:
+        print(f"failed with exit code {code}: bandpo train {run}", file=sys.stderr)
     return failed[0][0] if failed else 0
+
+
+def _train(overrides: Sequence[str]) -> tuple[int, bool]:
+    """The exit code of a run, and whether it was asked to stop."""
+    received: list[int] = []
+    # A group of its own: Ctrl-C in a terminal reaches the run once, through us.
+    process = subprocess.Popen(one_rank(overrides), process_group=0)
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    with signals_to(pass_on, SIGINT, SIGTERM):
+        return process.wait(), bool(received)
