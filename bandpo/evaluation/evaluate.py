@@ -20,7 +20,7 @@ from bandpo.data.prompts import (
 )
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
-from bandpo.evaluation.samples import judged
+from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
 from bandpo.ranks.collectives import Alone, Ranks
@@ -165,7 +165,7 @@ class Evaluator:
         failure: RewardFailed | None = None
         try:
             for item in scored_groups(self.engine, self.reward, mine, self.sampling):
-                group = judged(item.group, item.scores)
+                group = samples_of(item.group, item.scores)
                 own_log.append(group)
                 own[group[0].problem_id] = group
                 on_progress(len(own), len(mine))
