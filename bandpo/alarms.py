@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bandpo.config.schema import Config
 from bandpo.errors import RunHalted, UserError
 
 Metrics = Mapping[str, float]
@@ -103,6 +104,42 @@ class CutOff(Above):
             "read: raise it, or check that the token with which the model ends its answers is an "
             f"eos_token_id of its generation_config.json ({found})"
         )
+
+
+@dataclass(frozen=True)
+class Mismatch(Above):
+    """The engine drew its samples by other log-probabilities than the learner gives their tokens.
+
+    It sees what the probe after a sync cannot: another temperature, or old keys and values of a
+    prompt.
+    """
+
+    metric: str = "mismatch/logprob_abs_mean"
+    limit: float = 1e-3
+    action: Literal["warn", "stop"] = "stop"
+
+    @classmethod
+    def in_dtype(cls, dtype: str) -> Mismatch:
+        """It stops a run in float32; in bfloat16 rounding alone comes near its limit."""
+        return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
+
+    def message(self, history: Sequence[Metrics]) -> str | None:
+        """The alarm after the last of these steps, None if it is silent."""
+        found = super().message(history)
+        return found and (
+            "the engine samples from another distribution than the learner computes: its "
+            "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
+            f"{found})"
+        )
+
+
+def always_on(config: Config) -> Iterator[Alarm]:
+    """Alarms that no configuration has to name."""
+    yield CutOff()
+    rollout = config.rollout
+    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
+    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
+        yield Mismatch.in_dtype(config.model.dtype)
 
 
 class AlarmPanel:

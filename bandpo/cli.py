@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
 from bandpo.errors import RunHalted, UserError
-from bandpo.ranks.launcher import die_with_launcher, tell_launcher
+from bandpo.ranks.launcher import die_with_launcher, report_to_launcher
 from bandpo.redaction import RedactingFormatter, redact
 from bandpo.run.console import protect_output
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = f"[rank{os.environ['RANK']}]: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         sys.stderr.write(textwrap.indent(text, rank, lambda line: True))
         sys.stderr.flush()
-        tell_launcher(text)
+        report_to_launcher(text)
         return 1
 
 

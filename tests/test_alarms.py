@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bandpo.alarms import Above, AlarmPanel, Below, CutOff, StuckAt
+from bandpo.alarms import Above, AlarmPanel, Below, CutOff, Mismatch, StuckAt
 from bandpo.errors import RunHalted, UserError
 
 
@@ -51,6 +51,18 @@ def test_completions_that_are_nearly_all_cut_off_are_told_in_words():
     assert len(said) == 1
     assert said[0].startswith("step 2: alarm: nearly all completions were cut off")
     assert "rollout.max_tokens" in said[0] and "eos_token_id" in said[0]
+
+
+def test_samples_from_another_distribution_stop_a_run_in_float32():
+    name = "mismatch/logprob_abs_mean"
+    alarms, said = panel(Mismatch.in_dtype("float32"))
+    alarms.check(1, step(**{name: 2e-6}))
+    with pytest.raises(RunHalted, match=r"its temperature, its cache .* is above 0\.001"):
+        alarms.check(2, step(**{name: 0.02}))
+    alarms, said = panel(Mismatch.in_dtype("bfloat16"))
+    for number, value in enumerate([5e-3, 0.021, 0.065], 1):
+        alarms.check(number, step(**{name: value}))
+    assert len(said) == 1 and said[0].startswith("step 3: alarm: the engine samples from another")
 
 
 def test_a_stop_names_every_alarm_that_stops():

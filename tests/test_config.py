@@ -8,6 +8,7 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
+from bandpo.commands import train
 from bandpo.config.composition import compose, config_dir
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
@@ -25,9 +26,9 @@ CORRECTION = (
 )
 
 
-def problems_of(*overrides: str) -> str:
+def problems_of(*overrides: str, ranks: int = 1) -> str:
     with pytest.raises(UserError) as caught:
-        compose("train", overrides, Config)
+        compose("train", overrides, Config, ranks)
     return str(caught.value)
 
 
@@ -139,8 +140,11 @@ def test_bad_values_are_named_with_what_to_do(overrides, message):
 
 
 def test_ranks_count_in_divisibility(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert "× 8 rank(s) = 32" in problems_of()
+    for ranks in (1, 8):
+        assert f"= {4 * ranks}: " in problems_of("rollout.prompts_per_step=3", ranks=ranks)
+    monkeypatch.setenv("WORLD_SIZE", "8")  # as a launcher announces them
+    with pytest.raises(UserError, match=r"× 8 rank\(s\) = 32"):
+        train.main([])
 
 
 def test_commands_exit_with_2_and_no_traceback(tmp_path):

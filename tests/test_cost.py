@@ -7,7 +7,7 @@ import pytest
 
 from bandpo.cli import main
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, ModelConfig, announced
+from bandpo.config.schema import Config, ModelConfig
 from bandpo.errors import UserError
 from bandpo.model.architecture import KNOWN, Shape, shape_of
 from bandpo.planning.forecast import forecast
@@ -109,8 +109,7 @@ def test_more_ranks_than_groups_are_refused():
 
 
 def config_on(ranks: int, *overrides: str) -> Config:
-    with announced(ranks):
-        return compose("train", ["+protocol=paper32", *overrides], Config)
+    return compose("train", ["+protocol=paper32", *overrides], Config, ranks)
 
 
 def test_memory_by_hand():

@@ -105,10 +105,10 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     return found
 
 
-def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
-    """The configuration `name` with overrides, as `schema`; every problem in one UserError.
+def compose(name: str, overrides: Sequence[str], schema: type[SchemaT], ranks: int = 1) -> SchemaT:
+    """The configuration `name` with overrides, as `schema`, for a job of so many `ranks`.
 
-    Its `instead` are the overrides that only lack quotes.
+    Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
     """
     sorted_out = _SortedOut(list(overrides), [], {})
     try:
@@ -118,22 +118,26 @@ def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> Schem
         sorted_out = _sorted_out(name, overrides, schema)
         raw = _compose(name, sorted_out.accepted, schema)
     try:
-        return validate(raw, schema, sorted_out.problems, overrides)
+        return validate(raw, schema, sorted_out.problems, overrides, ranks)
     except UserError as error:
         error.instead = sorted_out.meant
         raise
 
 
 def compose_seeds(
-    name: str, overrides: Sequence[str], schema: type[SchemaT], seeds: Sequence[int]
+    name: str,
+    overrides: Sequence[str],
+    schema: type[SchemaT],
+    seeds: Sequence[int],
+    ranks: int = 1,
 ) -> list[SchemaT]:
     """`compose` with each `seed` in turn, for little more than the time of one."""
     try:
         composed = _composed(name, overrides, schema)
         trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
     except COMPOSITION_ERRORS:
-        return [compose(name, [*overrides, f"seed={seed}"], schema) for seed in seeds]
-    return [validate(tree, schema) for tree in trees]
+        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks) for seed in seeds]
+    return [validate(tree, schema, ranks=ranks) for tree in trees]
 
 
 def validate(
@@ -141,6 +145,7 @@ def validate(
     schema: type[SchemaT],
     problems: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    ranks: int = 1,
 ) -> SchemaT:
     """`raw` as `schema`; cross-checks run on every section that is valid by itself.
 
@@ -152,7 +157,7 @@ def validate(
         schema.model_validate(raw)
     except ValidationError as error:
         found += [_in_words(detail, overrides) for detail in error.errors()]
-    found += cross_problems(raw, schema)
+    found += cross_problems(raw, schema, ranks)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)

@@ -19,14 +19,12 @@ from bandpo.config.schema import (
     RolloutConfig,
     RunConfig,
     TrainerConfig,
-    world_size,
 )
 from bandpo.errors import UserError
 from bandpo.types import TokenBatch
 
 
-def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
-    ranks = world_size()
+def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig, ranks: int) -> str | None:
     pieces = ranks * learner.updates_per_rollout
     if rollout.prompts_per_step % pieces == 0:
         return None
@@ -177,9 +175,10 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
 )
 
 
-def cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
-    """What the checks find whose sections the schema has and that are valid by themselves."""
-    valid: dict[tuple[str, Any], Any] = {}
+def cross_problems(raw: Mapping[str, Any], schema: type[BaseModel], ranks: int = 1) -> list[str]:
+    """The problems found by all checks whose sections the schema has and that are valid by
+    themselves, for a job of so many `ranks`."""
+    valid: dict[tuple[str, Any], Any] = {("ranks", int): ranks}
     for name, field in schema.model_fields.items():
         annotation: Any = field.annotation
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import (
@@ -20,6 +20,7 @@ from bandpo.data.prompts import (
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
@@ -72,27 +73,6 @@ def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
         Demand.of(f"benchmark {task.benchmark.name}", task.prompts, "eval.max_tokens", max_tokens)
         for task in tasks
     ]
-
-
-class Ranks(Protocol):
-    """This process among those that evaluate together."""
-
-    rank: int
-    size: int
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """Collective: every rank's value, in the order of the ranks, on every rank."""
-        ...
-
-
-class Alone:
-    """The only process."""
-
-    rank, size = 0, 1
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """The one value."""
-        return [value]
 
 
 Progress = Callable[[str, int, int], None]

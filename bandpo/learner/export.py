@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bandpo.batching import Sample
 from bandpo.config.schema import ModelConfig
+from bandpo.model.agreement import gap_between
 from bandpo.model.tying import repeated_names, shares_head
 
 
@@ -72,15 +73,12 @@ def prove_export(
     """Loads the folder and scores `samples` with it, on the CPU.
 
     `expected` are the learner's log-probabilities of their completions at temperature 1. Raises
-    OSError where the folder does not load, or where one differs by more than `tolerance`.
+    OSError where the folder does not load, or where they differ by more than `tolerance` (their
+    mean, `bandpo.model.agreement`).
     """
     with _failing_as_a_write(), torch.random.fork_rng(devices=[]):
         lm = _loaded(folder, model)
-        gaps = [
-            (_logprobs(lm, sample) - torch.tensor(row)).abs().max()
-            for sample, row in zip(samples, expected, strict=True)
-        ]
-    gap = float(torch.stack(gaps).max())  # NaN if one is
+        gap = gap_between([_logprobs(lm, sample).tolist() for sample in samples], expected).mean
     if not gap <= tolerance:
         raise OSError(
             f"what was written is another model than the learner's: log-probabilities differ by "

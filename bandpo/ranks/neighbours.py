@@ -1,4 +1,4 @@
-"""The ranks of one machine keep an eye on each other: none outlives a crash of another for long."""
+"""Ranks of one machine watch each other: none outlives a crash of another for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bandpo.ranks.collectives import Ranks
 
 POLL_S = 0.5
 NOTICE_S = 1.0
-"""How long a rank that fails looks for another one that failed before it and was the cause."""
+"""How long a failing rank looks for another that failed before it and was the cause."""
 LAUNCHER_S = 3.0
 """How long a rank outlives a dead one, so that the launcher reports the first failure alone."""
 
@@ -24,13 +24,13 @@ LAUNCHER_S = 3.0
 class Neighbours:
     """Ends this process when another rank of this machine has died; a context manager.
 
-    A rank may wait for a dead one in a collective that never returns (NCCL), or fail over it with
-    an error that hides the cause (gloo). Leaving the context without an error is collective, so
-    that a rank that has finished is not taken for a dead one.
+    A rank may wait for a dead one in a collective that never returns (NCCL), or fail in it with an
+    error that hides the cause (gloo). Leaving the context without an error is collective, so that a
+    rank that has finished is not taken for dead.
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        """Learns the processes of all ranks; collective."""
+        """Finds the processes of all ranks; collective."""
         self._ranks = ranks
         here = (socket.gethostname(), _namespace())
         processes = ranks.gather((here, os.getpid()))
@@ -78,11 +78,11 @@ class Neighbours:
                 return
 
     def _end(self, error: BaseException | None = None) -> None:
-        """Ends the process without waiting for anything: what it waits for may be the dead rank."""
+        """Ends the process at once: a normal exit could wait for the dead rank."""
         dead = ", ".join(map(str, self.dead))
-        told = f" ({str(error).splitlines()[0][:200]})" if error and str(error) else ""
+        detail = f" ({str(error).splitlines()[0][:200]})" if error and str(error) else ""
         print(
-            f"rank {self._ranks.rank} ends because rank {dead} died first{told}",
+            f"rank {self._ranks.rank} ends because rank {dead} died first{detail}",
             file=sys.stderr,
             flush=True,
         )
@@ -97,7 +97,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def _namespace() -> int:
-    """Process ids mean the same within one of these only."""
+    """The process-id namespace: ids of different namespaces cannot be compared."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

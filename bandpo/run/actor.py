@@ -163,4 +163,4 @@ class Actor:
         gap = prove_weights(
             self.engine, self._learner, group, self._ranks, self._tolerance, self._context
         )
-        return {"sync/probe_logprob_max": gap}
+        return {"sync/probe_logprob_mean": gap.mean, "sync/probe_logprob_max": gap.largest}

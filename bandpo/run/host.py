@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
-
-from hydra.utils import instantiate
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.cpu import usable_cores
@@ -13,7 +12,7 @@ from bandpo.model.source import ModelSource
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.neighbours import Neighbours
 from bandpo.rollout.context import context_length
-from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.engine import EngineSpec, RolloutEngine, start_engine
 
 
 def served_length(config: Config, model: ModelSource) -> int:
@@ -38,7 +37,7 @@ class Host:
         # Closed first: ranks part while all that they hold is still alive.
         self._open.enter_context(Neighbours(self.ranks))
         self._engine: RolloutEngine | None = None
-        self._made_with: dict[str, Any] = {}
+        self._made_with: tuple[dict[str, Any], EngineSpec] | None = None
 
     def engine(self, config: Config, model: ModelSource) -> RolloutEngine:
         """The engine for a run: the present one if it has the settings needed, else a new one.
@@ -46,18 +45,20 @@ class Host:
         Collective. Call it after the learner is built: vLLM would make a process group of size 1,
         which DeepSpeed rejects.
         """
-        needed = {
-            "model_path": model.path,
-            "dtype": config.model.dtype,
-            "trust_remote_code": config.model.trust_remote_code,
-            "max_model_len": served_length(config, model),
-            "threads": max(1, usable_cores() // self.ranks.size),
-        }
-        made_with = {"engine": config.rollout.engine, **needed}
+        spec = EngineSpec(
+            model_path=model.path,
+            dtype=config.model.dtype,
+            seed=config.seed,
+            trust_remote_code=config.model.trust_remote_code,
+            max_model_len=served_length(config, model),
+            threads=max(1, usable_cores() // self.ranks.size),
+            ranks=self.ranks,
+        )
+        made_with = config.rollout.engine, replace(spec, seed=0)
         if self._engine is None or made_with != self._made_with:
             self.discard_engine()
-            engine: RolloutEngine = instantiate(config.rollout.engine, seed=config.seed, **needed)
-            self._engine, self._made_with = engine, made_with
+            self._engine = start_engine(config.rollout.engine, spec)
+            self._made_with = made_with
         return self._engine
 
     def discard_engine(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import AlarmPanel, CutOff
+from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
@@ -132,7 +132,7 @@ class Job:
             self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
-            alarms = [CutOff(), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             seed_everything(config.seed)  # last, since building the parts draws random numbers
             if checkpoint:

@@ -34,7 +34,7 @@ class Training:
     overrides: tuple[str, ...]
 
     def __call__(self, host: Host) -> None:
-        run(compose("train", self.overrides, Config), host)
+        run(compose("train", self.overrides, Config, host.ranks.size), host)
 
 
 def launch_series(
