@@ -22,6 +22,12 @@ class UserError(Exception):
         return cls("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
 
 
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` names for a message, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 class RunHalted(Exception):
     """A run ends itself, since continuing would be a waste or do harm.
 

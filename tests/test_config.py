@@ -80,7 +80,7 @@ def test_all_problems_are_told_together():
     [
         (["learner.lr=-1"], r"learner\.lr=-1.*greater than 0"),
         (["rollout.group_size=1"], r"rollout\.group_size=1.*greater than or equal to 2"),
-        (["rollout.prompts_per_step=6"], r"6 is not divisible by .*4 × 1 rank.*4 would be"),
+        (["rollout.prompts_per_step=3"], r"3 is too few for learner\.updates_per_rollout=4"),
         (["rollout.top_p=0.9"], "top_p=1 and top_k=0"),
         (["rollout.top_k=5"], "top_p=1 and top_k=0"),
         (["+learner.momentum=0.9"], r"learner\.momentum: no such key"),
@@ -139,11 +139,12 @@ def test_bad_values_are_named_with_what_to_do(overrides, message):
     assert re.search(message, problems_of(*overrides), re.DOTALL)
 
 
-def test_ranks_count_in_divisibility(monkeypatch):
-    for ranks in (1, 8):
-        assert f"= {4 * ranks}: " in problems_of("rollout.prompts_per_step=3", ranks=ranks)
-    monkeypatch.setenv("WORLD_SIZE", "8")  # as a launcher announces them
-    with pytest.raises(UserError, match=r"× 8 rank\(s\) = 32"):
+def test_every_rank_needs_a_prompt(monkeypatch):
+    for ranks in (17, 32):
+        assert f"=16 is too few for {ranks} rank(s)" in problems_of(ranks=ranks)
+    compose("train", [], Config, 7)  # uneven shares will do
+    monkeypatch.setenv("WORLD_SIZE", "17")  # as a launcher announces them
+    with pytest.raises(UserError, match=r"too few for 17 rank\(s\)"):
         train.main([])
 
 

@@ -20,19 +20,21 @@ from bandpo.config.schema import (
     RunConfig,
     TrainerConfig,
 )
+from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError
 from bandpo.types import TokenBatch
 
 
-def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig, ranks: int) -> str | None:
-    pieces = ranks * learner.updates_per_rollout
-    if rollout.prompts_per_step % pieces == 0:
+def _prompts_suffice(rollout: RolloutConfig, learner: LearnerConfig, ranks: int) -> str | None:
+    """Every rank samples a prompt and every update has a group; shares need not be equal."""
+    needs = {
+        f"{ranks} rank(s), each of which samples at least one prompt": ranks,
+        f"learner.updates_per_rollout={learner.updates_per_rollout}": learner.updates_per_rollout,
+    }
+    what, least = max(needs.items(), key=lambda item: item[1])
+    if rollout.prompts_per_step >= least:
         return None
-    return (
-        f"rollout.prompts_per_step={rollout.prompts_per_step} is not divisible by "
-        f"learner.updates_per_rollout={learner.updates_per_rollout} × {ranks} rank(s) = {pieces}: "
-        f"{rollout.prompts_per_step // pieces * pieces or pieces} would be"
-    )
+    return f"rollout.prompts_per_step={rollout.prompts_per_step} is too few for {what}"
 
 
 def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
@@ -144,8 +146,7 @@ def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
 
 
 def _run_dir_is_usable(run: RunConfig) -> str | None:
-    folder = Path(run.dir).absolute()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(Path(run.dir))
     if not nearest.is_dir():
         return f"run.dir={run.dir}: {nearest} is a file, not a folder"
     return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
@@ -158,7 +159,7 @@ def _dtype_fits_model(model: ModelConfig) -> str | None:
 
 
 CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
-    _batch_divides,
+    _prompts_suffice,
     _ratios_need_the_full_distribution,
     _offload_fits_stage,
     _engine_has_target,

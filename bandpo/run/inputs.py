@@ -11,7 +11,7 @@ from bandpo.config.schema import Config, ModelConfig
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import date_of
 from bandpo.evaluation.evaluate import Task, demands_of
-from bandpo.model.examine import examine
+from bandpo.model.features import examine
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
 from bandpo.model.vocabulary import examine_tokenizer
 from bandpo.ranks.collectives import Ranks

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from bandpo.cli import main
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.embedded import build_tokenizer
-from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.files import weights_fingerprint
 from bandpo.model.source import find_model
 
 

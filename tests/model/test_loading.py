@@ -131,7 +131,7 @@ def test_a_pointer_in_place_of_a_pickle_is_told(folder):
 def test_a_file_that_is_cut_short_is_told(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "model.safetensors is cut short" in refusal(folder, lambda path: find_model(str(path)))
+    assert "model.safetensors is truncated" in refusal(folder, lambda path: find_model(str(path)))
 
 
 @pytest.fixture
