@@ -200,8 +200,7 @@ class Job:
                 self._alarms.check(step, metrics)
             except RunHalted as error:
                 halt = error
-        if halt := self.ranks.gather(halt)[0]:
-            raise halt
+        self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
