@@ -37,20 +37,23 @@ class Refusals:
         """Takes note of an update; raises RunHalted on every rank when it is one too many."""
         if result is None:
             return
-        self._in_a_row = self._in_a_row + 1 if result.refused else 0
-        if not result.refused:
+        self._in_a_row = self._in_a_row + 1 if result.skipped else 0
+        if not result.skipped:
             return
         what = "gradient" if math.isfinite(result.loss) else "loss"
-        self._say(f"step {step}: update skipped, its {what} is not finite; {_blame(result.sick)}")
+        self._say(
+            f"step {step}: update skipped, its {what} is not finite; {_blame(result.nonfinite)}"
+        )
         if self._in_a_row < self._limit:
             return
         folder = self._run / "diagnostics" / f"step_{step:06d}"
         write_bundle(folder, self._run, result, samples, self._ranks)
         raise RunHalted(
             f"step {step}: {self._in_a_row} update(s) in a row were skipped because loss or "
-            f"gradient was not finite; {_blame(result.sick)}. {folder} holds the samples of the "
-            "last of them with their tokens and log-probabilities. The last checkpoint is as it "
-            "was: mend the cause (a lower learner.lr, a reward that gives NaN, …) and start again"
+            f"gradient was not finite; {_blame(result.nonfinite)}. {folder} holds the samples of "
+            "the last of them with their tokens and log-probabilities. The last checkpoint is "
+            "unchanged: fix the cause (a lower learner.lr, a reward that gives NaN, …) and start "
+            "again"
         )
 
 
@@ -77,7 +80,10 @@ def write_bundle(
         for sample in samples:
             file.write(json.dumps(_record(sample, result)) + "\n")
     if ranks.is_first:
-        text = json.dumps(asdict(result), indent=2) + "\n"
+        found = asdict(result)
+        # The keys are those of the bundles of earlier versions.
+        found |= {"refused": found.pop("skipped"), "sick": found.pop("nonfinite")}
+        text = json.dumps(found, indent=2) + "\n"
         (folder / "update.json").write_text(text, encoding="utf-8")
         for name in ("config.yaml", "run.json"):
             if (run / name).exists():
@@ -93,7 +99,7 @@ def _record(sample: Sample, result: UpdateResult) -> dict[str, Any]:
     values = {name: getattr(sample, name) for name in VALUES}
     return {
         "id": sample.id,
-        "sick": sample.id in result.sick,
+        "sick": sample.id in result.nonfinite,
         "prompt_ids": sample.prompt_ids,
         "completion_ids": sample.completion_ids,
         **{k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in values.items()},
