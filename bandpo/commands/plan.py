@@ -14,18 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, announced, world_size
+from bandpo.config.schema import Config
 from bandpo.environment import hardware
 from bandpo.errors import UserError
 from bandpo.model.architecture import Shape, shape_of
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import machine_memory
+from bandpo.ranks.launcher import world_size
 
 
-def plan(config: Config, shape: Shape) -> dict[str, str]:
+def plan(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
     """The sizes that follow from a configuration, as lines of a table."""
-    rollout, learner, ranks = config.rollout, config.learner, world_size()
+    rollout, learner = config.rollout, config.learner
     samples = rollout.prompts_per_step * rollout.group_size
     updates = learner.updates_per_rollout * learner.epochs_per_rollout
     steps = config.trainer.steps
@@ -89,14 +90,14 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_intermixed_args(argv)
     cluster: Cluster | None = arguments.cluster
-    with announced(cluster.count if cluster else world_size()):
-        config = compose("train", arguments.overrides, Config)
-        shape = shape_of(config.model)
-        lines = plan(config, shape)
-        if not cluster:
-            memory = machine_memory(config, shape, world_size(), hardware()["memory_gib"])
-            parts = _parts({**memory.learner, **memory.engine}, 2)
-            lines["memory per rank"] = f"about {memory.peak:.2f} GiB: {parts}"
+    ranks = cluster.count if cluster else world_size()
+    config = compose("train", arguments.overrides, Config, ranks)
+    shape = shape_of(config.model)
+    lines = plan(config, shape, ranks)
+    if not cluster:
+        memory = machine_memory(config, shape, ranks, hardware()["memory_gib"])
+        parts = _parts({**memory.learner, **memory.engine}, 2)
+        lines["memory per rank"] = f"about {memory.peak:.2f} GiB: {parts}"
     shortage = None
     if cluster:
         found = forecast(config, shape, cluster, arguments.mean_tokens)

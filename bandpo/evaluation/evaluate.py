@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import (
@@ -20,10 +20,11 @@ from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import RewardFailed, judged_groups
+from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
@@ -71,27 +72,6 @@ def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
         Demand.of(f"benchmark {task.benchmark.name}", task.prompts, "eval.max_tokens", max_tokens)
         for task in tasks
     ]
-
-
-class Ranks(Protocol):
-    """This process among those that evaluate together."""
-
-    rank: int
-    size: int
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """Collective: every rank's value, in the order of the ranks, on every rank."""
-        ...
-
-
-class Alone:
-    """The only process."""
-
-    rank, size = 0, 1
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """The one value."""
-        return [value]
 
 
 Progress = Callable[[str, int, int], None]
@@ -148,7 +128,7 @@ def evaluate(
     own_log = log.of_rank(ranks.rank)
     failure: RewardFailed | None = None
     try:
-        for item in judged_groups(engine, reward, mine, sampling):
+        for item in scored_groups(engine, reward, mine, sampling):
             group = judged(item.group, item.scores)
             own_log.append(group)
             fresh[group[0].problem_id] = group

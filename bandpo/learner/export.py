@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bandpo.batching import Sample
 from bandpo.config.schema import ModelConfig
-from bandpo.model.agreement import largest_gap, own_logprobs
+from bandpo.model.agreement import gap_between, own_logprobs
 from bandpo.model.tying import repeated_names, shares_head
 
 
@@ -73,12 +73,14 @@ def prove_export(
     """Loads the folder and scores `samples` with it, on the CPU.
 
     `expected` are the learner's log-probabilities of their completions at temperature 1. Raises
-    OSError where the folder does not load, or where one differs by more than `tolerance`.
+    OSError where the folder does not load, or where they differ by more than `tolerance` (their
+    mean, `bandpo.model.agreement`).
     """
     with _failing_as_a_write(), torch.random.fork_rng(devices=[]):
         lm = _loaded(folder, model)
         found = [own_logprobs(lm, sample.prompt_ids, sample.completion_ids) for sample in samples]
-    if (gap := largest_gap(expected, found)) > tolerance:
+    gap = gap_between(found, expected).mean
+    if not gap <= tolerance:
         raise OSError(
             "the exported policy is another model than the learner's: log-probabilities differ by "
             f"{gap:.3g}, more than {tolerance:g}"

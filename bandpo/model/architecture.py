@@ -71,6 +71,7 @@ class Shape:
     vocabulary: int
     layers: int
     hidden: int
+    intermediate: int
     attention_width: int
     kv_width: int
 
@@ -86,6 +87,18 @@ class Shape:
     def kv_bytes(self, width: int) -> int:
         """Bytes of a token in the KV cache at `width` bytes per number."""
         return self.layers * self.kv_width * width
+
+    def layer_bytes(self, width: int) -> int:
+        """Bytes that a layer's forward pass keeps per token for the backward pass.
+
+        At `width` bytes per number, n of hidden, a of attention and i of the feed-forward layer:
+        two RMS norms that keep a float32 and a scaled input, n (4 + width) each; the inputs of
+        the projections, 2 n; queries, keys, values and the result of fused attention, 2 a + kv;
+        and of a gated feed-forward layer both halves, the activation and the product, 4 i.
+        """
+        norms = 2 * self.hidden * (4 + width)
+        attention = 2 * self.hidden + 2 * self.attention_width + self.kv_width
+        return norms + width * (attention + 4 * self.intermediate)
 
 
 def shape_of(model: ModelConfig) -> Shape:
@@ -126,6 +139,7 @@ def _shape(network: Any) -> Shape:
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         attention_width=config.num_attention_heads * _head_size(config),
         kv_width=_kv_width(config),
     )

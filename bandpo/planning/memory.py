@@ -13,6 +13,15 @@ from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import BYTES, GIB, RESERVED, Cluster
 from bandpo.planning.workload import needs_reference
 
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed reduces at once (`reduce_bucket_size`, its default)."""
+MOST_GATHERED = 1_000_000_000
+"""Parameters that ZeRO 3 keeps gathered (`stage3_max_live_parameters`, its default)."""
+ENGINE_TOKENS = 8192
+"""Tokens that vLLM computes at once unless `max_num_batched_tokens` says otherwise."""
+GRAPHS_GIB = 1.0
+"""vLLM's CUDA graphs; its own estimate for models of 1 to 8 billion parameters is about this."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -73,19 +82,22 @@ def learner_memory(
 
     Weights, gradients and AdamW's two moments (with a float32 master copy under bfloat16) are
     sharded as the ZeRO stage says; with LoRA they are the adapters', and the reference is the
-    model without them. Activations: 34 bytes per hidden unit and token in bfloat16
-    (Korthikanti et al., Reducing Activation Recomputation, without attention's own, which
-    fused kernels do not keep) in every layer, or one hidden state per layer and one layer's worth
-    where they are recomputed. Logits are those of one chunk, three times in float32.
+    model without them. Activations are those of `Shape.layer_bytes` in every layer, or one hidden
+    state per layer and one layer's worth where they are recomputed. Logits are those of one chunk,
+    three times in float32; the head's gradient is summed over chunks in float32, beside a chunk's
+    product and the sum in the weights' type. Buffers are DeepSpeed's: a bucket of gradients, and
+    under ZeRO 3 the gathered weights that it keeps.
     """
     learner, width = config.learner, BYTES[config.model.dtype]
     stage, trained = learner.zero_stage, trained_parameters(config, shape)
     master = 4 if config.model.dtype == "bfloat16" else 0
-    in_layer = 17 * shape.hidden * width
+    in_layer = shape.layer_bytes(width)
+    gathered = min(shape.parameters, MOST_GATHERED) if stage == 3 else 0
     recomputed = config.model.gradient_checkpointing
     kept = shape.layers * (shape.hidden * width if recomputed else in_layer)
     tokens = max(learner.micro_batch_on(device), longest_sequence(config))
     on_gpu = learner.offload == "none"
+    head = shape.vocabulary * shape.hidden
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
         # In shards they are added up in float32.
@@ -93,6 +105,8 @@ def learner_memory(
         "optimizer": on_gpu * trained * (8 + master) / (ranks if stage >= 1 else 1),
         "activations": tokens * (kept + (in_layer if recomputed else 0)),
         "logits": 3 * 4 * min(learner.logits_chunk, tokens) * shape.vocabulary,
+        "head's gradient": 0.0 if learner.lora.rank else (4 + 2 * width) * head,
+        "buffers": (min(trained, BUCKET) * (stage >= 1) + gathered) * width,
     }
     if learner.offload == "parameters":
         parts["weights"] = 0.0
@@ -104,25 +118,35 @@ def learner_memory(
 def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
     """The memory of one of the cluster's GPUs, on which learner and engine take turns.
 
-    The engine takes `gpu_memory_utilization` of the GPU: its weights and, with all the rest, its
-    KV cache. Servers are taken to have as many GPUs of their own, free of the learner.
+    The engine takes `gpu_memory_utilization` of the GPU: its weights, a pass's activations and the
+    logits of a token of every sequence, CUDA graphs, and with all the rest its KV cache. The probe
+    is a pass of the learner beside that. Servers are taken to have as many GPUs of their own, free
+    of the learner.
     """
     learner = learner_memory(config, shape, cluster.count, "cuda")
     engine = config.rollout.engine
     share = float(engine.get("gpu_memory_utilization", 0.9))
     shards = int(engine.get("tensor_parallel_size", 1))
-    weights = shape.parameters * BYTES[config.model.dtype] / GIB / shards
+    width = BYTES[config.model.dtype]
+    weights = shape.parameters * width / GIB / shards
+    passes = int(engine.get("max_num_batched_tokens") or ENGINE_TOKENS)
+    live = passes * (2 * shape.intermediate + 4 * shape.hidden) * width
+    live += int(engine.get("max_num_seqs", 256)) * shape.vocabulary * 12
+    graphs = 0.0 if engine.get("enforce_eager") else GRAPHS_GIB
     apart = getattr(get_object(engine["_target_"]), "samples_apart", False)
     kept = () if apart else ("weights", "gradients", "optimizer", "reference")
     return Memory(
         learner=learner,
         engine={
             "engine weights": weights,
-            "KV cache": share * cluster.gpu.memory_gib - weights,
+            "engine activations": live / GIB,
+            "CUDA graphs": graphs,
+            "KV cache": share * cluster.gpu.memory_gib - weights - live / GIB - graphs,
+            "probe": 0.0 if apart else 2 / 3 * learner["logits"],
         },
         resident=sum(learner.get(part, 0.0) for part in kept),
         usable=cluster.gpu.memory_gib * (1 - RESERVED),
-        kv_bytes=shape.kv_bytes(BYTES[config.model.dtype]),
+        kv_bytes=shape.kv_bytes(width),
     )
 
 

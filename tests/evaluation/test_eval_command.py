@@ -20,9 +20,9 @@ class Engine(FakeEngine):
 
     calls: list[dict] = []  # noqa: RUF012
 
-    def __init__(self, model_path, **options):
+    def __init__(self, spec, **options):
         super().__init__()
-        self.calls.append({"model_path": model_path, **options})
+        self.calls.append({**vars(spec), **options})
 
     def sample(self, rng, prompt, sampling):
         completion = super().sample(rng, prompt, sampling)
