@@ -25,7 +25,7 @@ from bandpo.config.composition import compose
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
-from bandpo.evaluation.config import EvalCommand
+from bandpo.evaluation.config import EvalCommand, dtype_on
 from bandpo.evaluation.evaluate import Alone, Ranks, Task, demands_of, evaluate_all
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
@@ -57,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
     prompts = chain.from_iterable(task.prompts for task in tasks)
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
+    dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
+    if config.dtype is None and dtype != own:
+        notes.append(
+            f"the model's weights are {own}; it is computed in {dtype} (dtype=… says which)"
+        )
     arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
     folder = config.out or Path("outputs") / "eval" / model.slug
     with ExitStack() as stack:
@@ -64,12 +70,12 @@ def main(argv: Sequence[str]) -> int:
         for note in notes if ranks.rank == 0 else ():
             Console(stderr=True).print(note, highlight=False, markup=False)
         # Weights are hashed once, not by every rank.
-        own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
-        identity: dict[str, Any] = ranks.gather(own)[0]
+        identified = model.identity() | {"dtype": dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(identified)[0]
         reward = instantiate(config.reward)
         parts.callback(reward.close)
         try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
-        engine = _engine(arguments, config, model)
+        engine = _engine(arguments | {"dtype": dtype}, config, model)
         parts.callback(engine.close)
         summaries = evaluate_all(
             engine,
@@ -129,7 +135,6 @@ def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSourc
     engine: RolloutEngine = instantiate(
         arguments,
         model_path=model.path,
-        dtype=config.dtype,
         seed=config.eval.seed,
         trust_remote_code=config.trust_remote_code,
         threads=usable_cores(),
