@@ -80,7 +80,7 @@ class EvalCommand(Section):
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None,
-        description="Of the engine's weights; null: the checkpoint's own on a GPU, float32 on a CPU.",
+        description="Of the engine's weights; null: the model's own on a GPU, float32 on a CPU.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(False, description="Convert weights that are pickles.")
