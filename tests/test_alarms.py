@@ -30,8 +30,8 @@ def step(**metrics):
     ],
 )
 def test_an_alarm_goes_off_at_its_step(alarm, values, at):
-    heard = [alarm.heard([{"x": v} for v in values[:n]]) for n in range(1, len(values) + 1)]
-    assert [n for n, message in enumerate(heard, 1) if message] == [at]
+    messages = [alarm.message([{"x": v} for v in values[:n]]) for n in range(1, len(values) + 1)]
+    assert [n for n, message in enumerate(messages, 1) if message] == [at]
 
 
 def test_a_warning_comes_once_until_the_metric_was_right_again():

@@ -1,4 +1,4 @@
-"""The proof, before anything is trained, that the learner computes the model and nothing else."""
+"""Proves, before training, that the learner computes the model as transformers does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bandpo.model.agreement import FEWEST, gap_between
 from bandpo.model.features import likely_settings, training_noise
 
 Logprobs = Callable[[Sequence[Sample]], list[list[float]]]
-# Two samples of one prompt, and another's: how their prompts and completions begin.
+# First tokens of prompt and completion: two samples of one prompt, and one of another.
 _BEGINNINGS = ((2, 7), (2, 9), (12, 7))
 # Tokens of a completion: as many as a mean needs.
 _LENGTH = FEWEST
 UNLIKELY = 8.0
-"""Nats from which on a log-probability is allowed a difference in proportion to itself."""
+"""Nats beyond which a log-probability may differ in proportion to its size."""
 
 
 def prove_network(
@@ -26,8 +26,8 @@ def prove_network(
 ) -> None:
     """Raises UserError where a sequence alone has other log-probabilities than the model's own.
 
-    They are scored as before an update, as in an update (twice, since noise differs from draw to
-    draw), and by transformers itself (`bandpo.model.agreement.own_logprobs`).
+    It is scored as before an update, as in an update (twice, since noise differs between draws),
+    and by transformers itself (`bandpo.model.agreement.own_logprobs`).
     """
     vocabulary = lm_config.get_text_config().vocab_size
     for sample in _probes(vocabulary):
@@ -37,16 +37,16 @@ def prove_network(
         if not gap <= tolerance * max(1, max(map(abs, wanted[0])) / UNLIKELY):
             raise UserError(
                 "the learner's log-probabilities of this model are not those that transformers "
-                f"gives it (they differ by {gap:.3g}): it does more than model.attention, "
-                f"learner.packing or the learner's head know of. {likely_settings(lm_config)}. "
+                f"computes (they differ by {gap:.3g}): it has a feature that model.attention, "
+                f"learner.packing or the learner's head omits. {likely_settings(lm_config)}. "
                 "Try model.attention=eager with learner.packing=false, or choose another model"
             )
         gap = max(gap_between(in_training([sample]), alone).mean for _ in range(2))
         if not gap <= tolerance:
             noise = ", ".join(training_noise(lm_config)) or "a setting of its own"
             raise UserError(
-                "in training this model gives other log-probabilities than before it (they differ "
-                f"by {gap:.3g}), so that ratios would be of noise: {noise} in config.json cannot "
+                "this model gives other log-probabilities in training mode (they differ by "
+                f"{gap:.3g}), so importance ratios would be noise: {noise} in config.json cannot "
                 "be turned off from here; set it to 0 there"
             )
 

@@ -1,4 +1,4 @@
-"""Two computations of one network give its tokens the same log-probabilities."""
+"""Whether two computations of one network give tokens the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def _differences(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def own_logprobs(lm: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
-    """Log-probabilities of a completion's tokens as the transformers model itself gives them.
+    """Log-probabilities of a completion's tokens as the transformers model itself computes them.
 
-    At temperature 1, the sequence alone, with eager attention: the one that leaves nothing out.
+    At temperature 1, the sequence alone, with eager attention, which omits no feature of a model.
     """
     tokens = torch.tensor([[*prompt, *completion]], device=lm.device)
     with _eager(lm):

@@ -1,4 +1,4 @@
-"""The proof that weights arrived: engine and learner give tokens the same log-probabilities."""
+"""Proves that weights arrived: engine and learner give tokens the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def prove_weights(
 ) -> Gap:
     """The gap of the worst rank, over a few completions of a group; collective.
 
-    There is at least one completion for each copy of the weights; `context` are the tokens that
-    the engine takes. Where the gap's mean exceeds `tolerance`, raises RuntimeError; after the first
-    sync, of weights that the engine had read from the same files, UserError.
+    There is at least one completion for each copy of the weights; the engine takes `context`
+    tokens. Where the gap's mean exceeds `tolerance`, raises UserError after the first sync, of
+    weights that the engine had read from the same files, and RuntimeError after a later one.
     """
     count = max(SAMPLES, math.ceil(engine.replicas / ranks.size))
     # vLLM scores a sequence while it generates one token more, which must fit as well.
@@ -48,10 +48,10 @@ def prove_weights(
         raise UserError(
             f"before any update the log-probabilities of engine {engine.name} differ from the "
             f"learner's by {gap.mean:.3g}, more than {tolerance:g}: it computes this model "
-            "otherwise, or the weights did not arrive. "
+            "differently, or the weights did not arrive. "
             f"{likely_settings(learner.lm.config)}. In float32 on a GPU its kernels may multiply "
             "in a lower precision (Triton's do unless TRITON_F32_DEFAULT=ieee). Choose another "
-            "engine (rollout=…) or model; rollout.probe_tolerance is for differences of rounding"
+            "engine (rollout=…) or model; rollout.probe_tolerance is for rounding alone"
         )
     if gap.mean > tolerance:
         raise RuntimeError(
@@ -62,9 +62,9 @@ def prove_weights(
 
 
 def probed(group: Group, count: int, most: int) -> Group:
-    """`count` beginnings of completions, after as much of the prompt's end as `most` tokens allow.
+    """`count` first parts of completions, after as much of the prompt's end as `most` allows.
 
-    What is left out of a prompt changes what the probe compares, and not whether it is equal.
+    A shortened prompt changes the values that are compared, not whether they are equal.
     """
     room = max(1, min(TOKENS, most - 1))
     completions = tuple(_cut(c, room) for c in islice(cycle(group.completions), count))

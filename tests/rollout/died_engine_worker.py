@@ -9,12 +9,11 @@ import traceback
 import weakref
 
 from bandpo.ranks.collectives import Ranks
-from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import EngineDied, judged_groups
+from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.scoring import EngineDied, scored_groups
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 
-SETTINGS = {"max_model_len": 64, "max_num_seqs": 8, "enforce_eager": True}
 PROMPT = Prompt(Problem("p", "", ""), "", (3, 20, 21, 22), 4096)
 
 
@@ -22,7 +21,7 @@ def died(engine: VLLMLocal) -> EngineDied:
     """The error of an engine whose model fails while it generates."""
     engine._llm.apply_model(lambda model: model.register_forward_pre_hook(_fail) and None)
     try:
-        list(judged_groups(engine, None, [PROMPT], Sampling(n=2, max_tokens=4)))
+        list(scored_groups(engine, None, [PROMPT], Sampling(n=2, max_tokens=4)))
     except EngineDied as error:
         return error
     raise AssertionError("the engine did not die")
@@ -32,8 +31,9 @@ def _fail(model, arguments):
     raise RuntimeError("fell off the bus")
 
 
-with Ranks():
-    engine = VLLMLocal(sys.argv[1], **SETTINGS)
+with Ranks() as ranks:
+    spec = EngineSpec(sys.argv[1], max_model_len=64, ranks=ranks)
+    engine = VLLMLocal(spec, max_num_seqs=8, enforce_eager=True)
     parts = {
         "llm": weakref.ref(engine._llm),
         "core": weakref.ref(engine._llm.llm_engine.engine_core),

@@ -10,14 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout import vllm_local
+from bandpo.rollout.engine import EngineSpec, start_engine
 from bandpo.rollout.vllm_local import VLLMLocal
+
+FOUR = SimpleNamespace(size=4)  # ranks
 
 
 class FakeLLM:
@@ -102,15 +104,14 @@ def on_gpus(monkeypatch):
         yield
 
     monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
-    ranks = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 4)
-    monkeypatch.setattr(vllm_local, "dist", ranks)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     return made
 
 
 def test_on_gpus_engines_are_parts_of_the_launchers_job_and_keep_their_graphs(on_gpus, untrained):
     config = compose("train", ["rollout.engine.tensor_parallel_size=2"], Config)
-    instantiate(config.rollout.engine, model_path=str(untrained()), dtype="bfloat16")
+    spec = EngineSpec(str(untrained()), dtype="bfloat16", ranks=FOUR)
+    start_engine(config.rollout.engine, spec)
     assert on_gpus["distributed_executor_backend"] == "external_launcher"
     assert on_gpus["tensor_parallel_size"] == 2 and on_gpus["enable_sleep_mode"] is True
     assert on_gpus["enforce_eager"] is False and on_gpus["gpu_memory_utilization"] == 0.6
@@ -126,7 +127,7 @@ def test_on_gpus_products_in_float32_are_not_of_ten_bits(
     monkeypatch.setenv("TRITON_F32_DEFAULT", precision or "")
     if precision is None:
         monkeypatch.delenv("TRITON_F32_DEFAULT")
-    VLLMLocal(str(untrained()))
+    VLLMLocal(EngineSpec(str(untrained()), ranks=FOUR))
     assert os.environ["TRITON_F32_DEFAULT"] == (precision or "ieee")  # the user's word counts
 
 
@@ -139,7 +140,7 @@ def test_on_gpus_the_learner_keeps_its_threads(on_gpus, untrained, monkeypatch, 
     threads = [9]  # torch's own: all cores of the machine, whoever else is there
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    VLLMLocal(str(untrained()), threads=6)
+    VLLMLocal(EngineSpec(str(untrained()), threads=6, ranks=FOUR))
     assert os.environ["OMP_NUM_THREADS"] == (launchers or "6") and threads[-1] == own
 
 
@@ -152,7 +153,7 @@ def test_a_log_probability_of_another_token_is_never_taken():
 
 def test_engines_are_whole(on_gpus):
     with pytest.raises(UserError, match=r"tensor_parallel_size=3 must divide the 4 rank\(s\)"):
-        VLLMLocal("a/model", tensor_parallel_size=3)
+        VLLMLocal(EngineSpec("a/model", ranks=FOUR), tensor_parallel_size=3)
 
 
 def test_missing_and_old_versions_are_told(monkeypatch):
