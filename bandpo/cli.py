@@ -15,27 +15,30 @@ from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
 
-from bandpo.cache import stand_in_for_home
-from bandpo.console import secure_streams
-from bandpo.cores import usable_cores
+from bandpo.cpu import usable_cores
+from bandpo.disk.cache import stand_in_for_home
 from bandpo.errors import RunHalted, UserError
-from bandpo.launcher import die_with_launcher, tell_launcher
+from bandpo.ranks.launcher import die_with_launcher, tell_launcher
 from bandpo.redaction import RedactingFormatter, redact
+from bandpo.run.console import secure_streams
 
 # command -> (module:function, one line of help). A function takes the arguments after the
 # command and returns an exit code; modules are imported only when their command runs.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("bandpo.train:main", "train a policy; hydra overrides follow"),
-    "eval": ("bandpo.evaluation.main:main", "evaluate a checkpoint on benchmarks"),
-    "compare": ("bandpo.evaluation.compare:main", "compare two evaluations, or a run's steps"),
-    "rescore": ("bandpo.reward.rescore:main", "judge saved samples by both rewards; differences"),
-    "data": ("bandpo.data.main:main", "check | overlap | build datasets"),
-    "replay": ("bandpo.replay.main:main", "what every method does to the tokens of a run"),
-    "explain": ("bandpo.explain:main", "what every method does to one token"),
-    "plot": ("bandpo.plots.main:main", "bounds | training | timeline: figures"),
-    "table": ("bandpo.tables.main:main", "run a recipe: plan, launch, collect and report a table"),
-    "plan": ("bandpo.plan:main", "print what `train` with these overrides would do"),
-    "doctor": ("bandpo.doctor:main", "say what this machine can run, and why not"),
+    "train": ("bandpo.commands.train:main", "train a policy; hydra overrides follow"),
+    "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
+    "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
+    "rescore": ("bandpo.commands.rescore:main", "judge saved samples by both rewards; differences"),
+    "data": ("bandpo.commands.data:main", "check | overlap | build datasets"),
+    "replay": ("bandpo.commands.replay:main", "what every method does to the tokens of a run"),
+    "explain": ("bandpo.commands.explain:main", "what every method does to one token"),
+    "plot": ("bandpo.commands.plot:main", "bounds | training | timeline: figures"),
+    "table": (
+        "bandpo.commands.table:main",
+        "run a recipe: plan, launch, collect and report a table",
+    ),
+    "plan": ("bandpo.commands.plan:main", "print what `train` with these overrides would do"),
+    "doctor": ("bandpo.commands.doctor:main", "say what this machine can run, and why not"),
 }
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.console import secure_streams
-from bandpo.host import Host
-from bandpo.job import Job
-from bandpo.learner.deepspeed import update_metrics
-from bandpo.multirun import launch, sweep_of
-from bandpo.plots import plot_timeline, plot_training
-from bandpo.profiling import traced
-from bandpo.rollout.ahead import Rollouts
+from bandpo.artifacts.figures import plot_timeline, plot_training
+from bandpo.artifacts.profiling import traced
+from bandpo.artifacts.tracking import Clock
+from bandpo.config.schema import Config
+from bandpo.learner.learner import update_metrics
 from bandpo.rollout.draws import Rollout
-from bandpo.stops import Stops
-from bandpo.tracking import Clock
+from bandpo.rollout.prefetch import Rollouts
+from bandpo.run.console import secure_streams
+from bandpo.run.host import Host
+from bandpo.run.job import Job
+from bandpo.run.stops import Stops
 
 
 def train(job: Job, stops: Stops) -> bool:
@@ -92,14 +89,6 @@ def collect(job: Job, step: int) -> Rollout:
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps (0: never) happens at this one."""
     return every > 0 and step % every == 0
-
-
-def main(argv: list[str]) -> int:
-    """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
-    if sweep := sweep_of(argv):
-        return launch(sweep)
-    run(compose("train", argv, Config), command=shlex.join(["bandpo", "train", *argv]))
-    return 0
 
 
 def run(config: Config, host: Host | None = None, command: str = "") -> None:

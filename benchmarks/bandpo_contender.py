@@ -12,10 +12,10 @@ import time
 import torch
 from turns import report, wait_for_turn
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.job import Job
-from bandpo.stops import Stops
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.run.job import Job
+from bandpo.run.stops import Stops
 from bandpo.train import train
 
 LEARNER = ("exchange", "logprob", "learn")  # the phases that are no generation and no sync

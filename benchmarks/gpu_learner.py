@@ -29,12 +29,9 @@ from typing import Any
 import torch
 from results import keep
 
-from bandpo.architecture import KNOWN, Shape, shape_of
 from bandpo.batching import Sample
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.cost import CARDS
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import (
     BandKL,
     Capped,
@@ -45,6 +42,9 @@ from bandpo.loss import (
     SequenceMeanTokenMean,
     TokenRatio,
 )
+from bandpo.model.architecture import KNOWN, Shape, shape_of
+from bandpo.planning.gpus import CARDS
+from bandpo.ranks.collectives import Ranks
 
 MODELS = {
     "1.5B": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",

@@ -25,7 +25,7 @@ from statistics import median
 import httpx
 from results import keep
 
-from bandpo.evaluation.model import find_model
+from bandpo.model.source import find_model
 
 WARMUP = 3
 LENGTH = 256

@@ -20,11 +20,11 @@ from results import keep
 from vs_trl import SIZES
 
 from bandpo.batching import Sample
-from bandpo.config import MICRO_BATCH_TOKENS, LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import MICRO_BATCH_TOKENS, LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Clip, PolicyLoss, SequenceMeanTokenMean, TokenRatio
 from bandpo.model import embedded
+from bandpo.ranks.collectives import Ranks
 
 PROMPTS = {"0.9M": 8, "20M": 2}
 GROUP, TOKENS = 32, 48

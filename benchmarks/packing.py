@@ -17,15 +17,9 @@ from collections.abc import Callable
 import torch
 from results import keep
 
-from bandpo.batching import (
-    Batch,
-    PackedBatch,
-    PaddedBatch,
-    Sample,
-    SharedPromptBatch,
-    micro_batches,
-)
+from bandpo.batching import Sample
 from bandpo.learner.attention import BY_SEQUENCE
+from bandpo.learner.layouts import Batch, PackedBatch, PaddedBatch, SharedPromptBatch, micro_batches
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.model import embedded
 

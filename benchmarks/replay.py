@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from bandpo.loss import BatchTotals, Clip, Fixed, PolicyLoss, TokenBatch, TokenMean, TokenRatio
-from bandpo.replay.records import TokenRecorder, count_tokens, dump_path
+from bandpo.methods.records import TokenRecorder, count_tokens, dump_path
 
 FILE_TOKENS = 10_000_000
 SEQUENCES, LONGEST = 256, 4096  # of a micro-batch

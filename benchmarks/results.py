@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bandpo.tracking import hardware, versions
+from bandpo.environment import hardware, versions
 
 FOLDER = Path(__file__).parent / "results"
 

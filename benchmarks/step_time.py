@@ -20,10 +20,10 @@ from typing import Any
 
 from results import keep
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.job import Job
-from bandpo.stops import Stops
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.run.job import Job
+from bandpo.run.stops import Stops
 from bandpo.train import train
 
 WARMUP = 2

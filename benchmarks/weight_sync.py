@@ -42,10 +42,10 @@ def work(folder: str, stage: int, engine_name: str) -> None:
     """On every rank: syncs a learner into an engine and prints what the first rank saw."""
     import torch
 
-    from bandpo.config import LearnerConfig, ModelConfig
-    from bandpo.learner.deepspeed import DeepSpeedLearner
-    from bandpo.learner.ranks import Ranks
+    from bandpo.config.schema import LearnerConfig, ModelConfig
+    from bandpo.learner.learner import DeepSpeedLearner
     from bandpo.loss import Clip, Fixed, PolicyLoss, TokenMean, TokenRatio
+    from bandpo.ranks.collectives import Ranks
     from bandpo.weight_sync import layer_of
 
     torch.set_num_threads(1)
@@ -120,7 +120,7 @@ def main() -> None:
         return
     from results import keep
 
-    from bandpo.cache import cache_dir
+    from bandpo.disk.cache import cache_dir
 
     folder = arguments.model
     if folder is None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/configuration.md from the schema in bandpo/config.py; run it after a change there."""
+"""Writes docs/configuration.md from bandpo/config/schema.py; run it after a change there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bandpo.config import Config
+from bandpo.config.schema import Config
 
 HEADER = """# Configuration of `bandpo train`
 
-Written from the schema in `bandpo/config.py` by `scripts/document_config.py`. A key without a
-default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
+Written from the schema in `bandpo/config/schema.py` by `scripts/document_config.py`. A key
+without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
 `reward`). Override any key on the command line: `bandpo train learner.lr=1e-6`.
 
 A run that goes on from a checkpoint refuses other settings than it had, but for those marked

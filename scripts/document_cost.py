@@ -1,19 +1,17 @@
 #!/usr/bin/env python3
-"""Writes docs/cost-model.md from the model in bandpo/cost.py; run it after a change there."""
+"""Writes docs/cost-model.md from the model in bandpo/planning/; run it after a change there."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from bandpo.architecture import shape_of
-from bandpo.cost import (
-    CARDS,
+from bandpo.model.architecture import shape_of
+from bandpo.planning.gpus import CARDS, RESERVED, Cluster
+from bandpo.planning.time import (
     PERFECT,
     RELEASE_LOG,
     RELEASE_MODEL_CONFIG,
-    RESERVED,
-    Cluster,
     Workload,
     fitted_rates,
     release_workload,

@@ -5,17 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandpo.batching import (
+from bandpo.batching import Sample, deal, minibatches, sequence_cost, totals_of
+from bandpo.learner.layouts import (
     PackedBatch,
     PaddedBatch,
-    Sample,
     SharedPromptBatch,
-    deal,
     micro_batches,
-    minibatches,
-    sequence_cost,
     split_to,
-    totals_of,
 )
 from bandpo.loss import (
     Clip,

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandpo.cache import FORGOTTEN_S, cache_dir, made_aside, stand_in_for_home
 from bandpo.data.composite import build
+from bandpo.disk.cache import FORGOTTEN_S, cache_dir, made_aside, stand_in_for_home
 from bandpo.errors import UserError
-from bandpo.evaluation.model import find_model
 from bandpo.model import warm_up
 from bandpo.model.embedded import Recipe, build_model
+from bandpo.model.source import find_model
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = Recipe(hidden_size=16, intermediate_size=16, layers=1, heads=1)
@@ -90,7 +90,7 @@ def test_what_nobody_goes_on_making_is_removed(age, machine, tmp_path):
 
 def test_a_process_that_is_killed_leaves_nothing_for_long(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from bandpo.cache import made_aside\n"
+        "import sys, time; from pathlib import Path; from bandpo.disk.cache import made_aside\n"
         "with made_aside(Path(sys.argv[1])) as aside:\n"
         "    (aside / 'half').touch(); print('begun', flush=True); time.sleep(600)\n"
     )

@@ -114,6 +114,6 @@ def test_a_line_is_said_once_whatever_a_library_does_to_the_root_logger(end_of):
 def test_what_every_rank_reads_in_the_data_is_said_by_the_first(end_of, rank, said):
     def command(arguments):
         logging.getLogger("bandpo.data.sources").warning("of data")
-        logging.getLogger("bandpo.job").warning("of ranks")
+        logging.getLogger("bandpo.run.job").warning("of ranks")
 
     assert end_of(command, RANK=rank) == (0, said)

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 
 TAG = """
 import torch
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 separate_compile_caches()
 separate_compile_caches()
 print(torch.compiler.config.cache_key_tag)

@@ -8,8 +8,8 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
-from bandpo.composition import compose, config_dir
-from bandpo.config import Config
+from bandpo.config.composition import compose, config_dir
+from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.loss import PolicyLoss
 

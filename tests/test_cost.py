@@ -5,27 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.architecture import KNOWN, Shape, shape_of
 from bandpo.cli import main
-from bandpo.composition import compose
-from bandpo.config import Config, ModelConfig, announced
-from bandpo.cost import (
-    CARDS,
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config, ModelConfig, announced
+from bandpo.errors import UserError
+from bandpo.model.architecture import KNOWN, Shape, shape_of
+from bandpo.planning.forecast import forecast
+from bandpo.planning.gpus import CARDS, Cluster
+from bandpo.planning.memory import card_memory, checkpoint_gib, learner_memory, trained_parameters
+from bandpo.planning.time import (
     PERFECT,
     RELEASE_LOG,
     RELEASE_MODEL_CONFIG,
-    Cluster,
     Workload,
-    card_memory,
-    checkpoint_gib,
     fitted_rates,
-    forecast,
-    learner_memory,
     release_workload,
     step_seconds,
-    trained_parameters,
 )
-from bandpo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 # As the models' own pages and checkpoint indices state them.

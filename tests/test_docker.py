@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = [ROOT / "docker/Dockerfile", ROOT / "docker/Dockerfile.cpu"]

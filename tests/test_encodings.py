@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TALKATIVE = """
 import sys
-from bandpo.console import secure_streams
+from bandpo.run.console import secure_streams
 secure_streams()
 from rich.console import Console
 for _ in range(3000):

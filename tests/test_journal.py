@@ -2,9 +2,9 @@
 
 import pytest
 
-from bandpo import journal
+from bandpo.disk import journal
+from bandpo.disk.journal import Journal
 from bandpo.errors import UserError
-from bandpo.journal import Journal
 
 
 @pytest.fixture

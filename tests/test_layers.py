@@ -1,56 +1,32 @@
-"""DESIGN's layers: a module imports only from its own layer's packages below it, never above."""
+"""The house of CONTRIBUTING.md: every room has a floor, and imports go down only."""
 
 import ast
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
-# From the bottom up; a part may import parts of lower layers and itself.
-LAYERS = (
-    {
-        "errors",
-        "types",
-        "cache",
-        "compilation",
-        "console",
-        "cores",
-        "launcher",
-        "lock",
-        "redaction",
-    },
-    {"composition", "config", "cross_checks", "overrides", "resume"},
-    {"data", "reward", "advantage", "batching", "loss", "model"},
-    {"rollout", "learner", "weight_sync"},
-    {"evaluation", "tracking", "journal", "model_card", "profiling", "run_folder"},
-    {
-        "architecture",
-        "alarms",
-        "beginning",
-        "cli",
-        "cost",
-        "doctor",
-        "explain",
-        "host",
-        "job",
-        "methods",
-        "multirun",
-        "plan",
-        "plots",
-        "probe",
-        "refusals",
-        "rehearsal",
-        "replay",
-        "saving",
-        "series",
-        "stops",
-        "tables",
-        "tabular",
-        "train",
-    },
+# From the bottom up; a room imports from rooms of lower floors and from itself.
+FLOORS = (
+    {"errors", "types", "redaction", "cpu", "environment"},
+    {"disk", "config"},
+    {"advantage", "batching", "data", "loss", "model", "ranks", "reward", "weight_sync"},
+    {"learner", "rollout", "alarms"},
+    {"artifacts", "evaluation", "methods", "planning"},
+    {"run"},
+    {"train"},
+    {"tables"},
+    {"commands"},
+    {"cli"},
 )
-HEAVY = {"vllm", "deepspeed"}
+# Of these, only rooms that generate, learn or join ranks may know anything.
+HEAVY = {"vllm": {"rollout"}, "deepspeed": {"learner", "ranks", "weight_sync"}}
+MOST_LINES = 475
+MOST_FILES_AT_THE_TOP = 12
+MOST_FILES_IN_A_ROOM = 16
 
 
-def part_of(module: str) -> str:
+def room_of(module: str) -> str:
     """`bandpo.data.sources` → `data`."""
     return module.split(".")[1]
 
@@ -58,7 +34,7 @@ def part_of(module: str) -> str:
 def imports_of(path: Path) -> set[str]:
     """Modules that a file imports anywhere, inside functions too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "bandpo":
@@ -69,7 +45,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules() -> list[tuple[str, Path]]:
-    """(part, file) of every module of the package."""
+    """(room, file) of every module of the package."""
     return [
         (path.relative_to(PACKAGE).with_suffix("").parts[0], path)
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -77,45 +53,61 @@ def modules() -> list[tuple[str, Path]]:
     ]
 
 
-def layer_of(part: str) -> int:
-    return next(i for i, layer in enumerate(LAYERS) if part in layer)
+def arrows() -> list[tuple[str, str, str]]:
+    """(room, room that it imports from, `file imports module`), of different rooms."""
+    return [
+        (room, room_of(module), f"{path.relative_to(PACKAGE)} imports {module}")
+        for room, path in modules()
+        for module in sorted(imports_of(path))
+        if module.startswith("bandpo.") and room_of(module) != room
+    ]
 
 
-def test_every_part_has_a_layer():
-    known = set().union(*LAYERS)
-    assert {part for part, _ in modules()} <= known
+def floor_of(room: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room in floor)
+
+
+def test_every_room_has_a_floor():
+    assert {room for room, _ in modules()} == set().union(*FLOORS)
 
 
 def test_imports_go_down_only():
-    wrong = [
-        f"{path.relative_to(PACKAGE)} imports {module}"
-        for part, path in modules()
-        for module in imports_of(path)
-        if module.startswith("bandpo.")
-        and part_of(module) != part
-        and layer_of(part_of(module)) > layer_of(part)
-    ]
-    assert wrong == []
+    upwards = [text for room, other, text in arrows() if floor_of(other) > floor_of(room)]
+    assert upwards == []
 
 
-def test_there_is_no_circle_between_parts():
-    edges: dict[str, set[str]] = {}
-    for part, path in modules():
-        targets = {part_of(m) for m in imports_of(path) if m.startswith("bandpo.")}
-        edges.setdefault(part, set()).update(targets - {part})
+def test_there_is_no_circle_between_rooms():
+    edges: dict[str, set[str]] = {room: set() for room, _ in modules()}
+    for room, other, _ in arrows():
+        edges[room].add(other)
 
     def reaches(start: str, goal: str, seen: set[str]) -> bool:
         nexts = edges.get(start, set()) - seen
         return goal in nexts or any(reaches(n, goal, seen | nexts) for n in nexts)
 
-    assert [part for part in edges if reaches(part, part, set())] == []
+    assert [room for room in edges if reaches(room, room, set())] == []
 
 
-def test_only_rollout_learner_and_sync_know_vllm_and_deepspeed():
+@pytest.mark.parametrize("package", HEAVY)
+def test_only_few_rooms_know_the_heavy_packages(package):
     wrong = [
         f"{path.relative_to(PACKAGE)} imports {module}"
-        for part, path in modules()
+        for room, path in modules()
         for module in imports_of(path)
-        if module.split(".")[0] in HEAVY and part not in LAYERS[3]
+        if module.split(".")[0] == package and room not in HEAVY[package]
     ]
     assert wrong == []
+
+
+def test_no_room_is_an_attic():
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
+    files = {room.name: len(list(room.glob("*.py"))) for room in PACKAGE.iterdir() if room.is_dir()}
+    assert {room: n for room, n in files.items() if n > MOST_FILES_IN_A_ROOM} == {}
+
+
+def test_no_file_is_too_long_to_read():
+    lengths = {
+        str(path.relative_to(PACKAGE)): len(path.read_text(encoding="utf-8").splitlines())
+        for _, path in modules()
+    }
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.model_card import model_card
+from bandpo.artifacts.model_card import model_card
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bandpo import cli
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.config.composition import compose
+from bandpo.config.overrides import as_text, is_understood, meant, replaced
+from bandpo.config.schema import Config
 from bandpo.errors import UserError
-from bandpo.overrides import as_text, is_understood, meant, replaced
 
 AWKWARD = [
     *("/d/lr=1e-6/step=3", "/d/[a]/hf", "[a]/hf", "a{b}c", "a(b)", "a#b", "é 数", "~/x", "a;b"),

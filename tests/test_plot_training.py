@@ -4,10 +4,8 @@ import json
 
 import pytest
 
+from bandpo.artifacts.figures import _evaluations, phases_of, plot_timeline, plot_training
 from bandpo.errors import UserError
-from bandpo.plots import plot_timeline, plot_training
-from bandpo.plots.timeline import phases_of
-from bandpo.plots.training import _evaluations
 
 
 def test_it_is_drawn_with_mean_and_pass_of_all_samples_alone(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from transformers import Gemma2Config
 
 from bandpo.errors import UserError
-from bandpo.probe import prove_weights
+from bandpo.run.probe import prove_weights
 from bandpo.types import Completion, Group, Problem, Prompt
 
 TOKENS = (3, 4, 5)

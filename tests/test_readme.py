@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.multirun import sweep_of
+from bandpo.commands.sweep import sweep_of
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bandpo.job import Job
-from bandpo.rollout.judge import EngineDied
+from bandpo.rollout.scoring import EngineDied
+from bandpo.run.job import Job
 
 
 class Dead:

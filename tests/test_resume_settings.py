@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.resume import changes, config_hash, effect_of
+from bandpo.config.composition import compose
+from bandpo.config.identity import changes, config_hash, effect_of
+from bandpo.config.schema import Config
 
 
 def config(*overrides: str) -> Config:

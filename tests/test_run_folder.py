@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bandpo.beginning import Beginning
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.learner.checkpoint import Checkpoint, checkpoints_in
-from bandpo.plots.training import read_metrics
-from bandpo.run_folder import cut_after, holds_a_run
+from bandpo.artifacts.checkpoint import Checkpoint, checkpoints_in
+from bandpo.artifacts.folder import cut_after, holds_a_run, read_metrics
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.run.start_point import Beginning
 
 
 def files(folder):

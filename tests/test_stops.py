@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandpo.stops import ECHO_S, Stops
+from bandpo.run.stops import ECHO_S, Stops
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +63,7 @@ def test_the_time_limit_counts_from_the_start_of_the_run():
 def test_a_second_signal_ends_the_process_while_its_main_thread_is_busy():
     code = f"""
 import ctypes, os, signal, threading, time, torch
-from bandpo.stops import Stops
+from bandpo.run.stops import Stops
 
 def twice():
     time.sleep(0.3); os.kill(os.getpid(), signal.SIGTERM)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from bandpo.artifacts.folder import cut_after
+from bandpo.artifacts.tracking import Clock, Tracker
 from bandpo.errors import UserError
 from bandpo.reward import Score
-from bandpo.rollout.judge import JudgedGroup
-from bandpo.run_folder import cut_after
-from bandpo.tracking import Clock, Tracker
+from bandpo.rollout.scoring import JudgedGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bandpo.composition import config_dir
+from bandpo.config.composition import config_dir
 from bandpo.data.readers import READERS
 from bandpo.data.sources import FileSource, HubSource, Source, parse_source
 from bandpo.errors import UserError

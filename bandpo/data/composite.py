@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bandpo.cache import cache_dir, made_aside
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
 from bandpo.data.sources import load_problems, parse_source
+from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.types import Problem
 

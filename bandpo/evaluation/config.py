@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bandpo.config import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
+from bandpo.config.schema import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 

@@ -23,7 +23,7 @@ from bandpo.evaluation.summary import Summary, summarize, write_summaries
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.judge import RewardFailed, judged_groups
+from bandpo.rollout.scoring import RewardFailed, judged_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 

@@ -12,11 +12,12 @@ from markupsafe import Markup
 from rich.markup import escape
 from rich.table import Table
 
+from bandpo.disk.whole import write_atomically
 from bandpo.evaluation import plots
 from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.latex import render
 from bandpo.evaluation.metrics import powers_of_two
-from bandpo.evaluation.samples import Sample, read_samples, write_atomically
+from bandpo.evaluation.samples import Sample, read_samples
 from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
 from bandpo.reward.score import VERDICTS
 

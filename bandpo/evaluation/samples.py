@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 from bandpo.reward.score import Score, Status
 from bandpo.types import Group
@@ -203,16 +204,6 @@ def read_samples(path: Path) -> list[Sample]:
         return [Sample(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no readable samples: {error}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes aside and renames, so that a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _complete_groups(path: Path, n: int) -> list[list[Sample]]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 from bandpo.evaluation import metrics
 from bandpo.evaluation.intervals import Estimate, mean_of
 from bandpo.evaluation.metrics import powers_of_two
-from bandpo.evaluation.samples import Sample, write_atomically
+from bandpo.evaluation.samples import Sample
 from bandpo.reward.score import VERDICTS
 
 

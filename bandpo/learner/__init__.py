@@ -1,1 +1,1 @@
-"""The DeepSpeed learner: log-probabilities, updates, checkpoints, and the ranks of a job."""
+"""The DeepSpeed learner: log-probabilities, updates, and the state that a checkpoint keeps."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from bandpo.batching import Batch, PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.errors import UserError
+from bandpo.learner.layouts import Batch, PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.model.features import refuse_dropped
 
 BY_SEQUENCE = "sdpa_by_sequence"
@@ -38,7 +38,7 @@ def packed_arguments(
     gather: Tensor | None = None,
     back: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What the model is told beside the tokens of a row (`bandpo.batching.Rows`).
+    """What the model is told beside the tokens of a row (`bandpo.learner.layouts.Rows`).
 
     Nothing where rows hold one sequence each.
     """

@@ -185,8 +185,8 @@ class PolicyNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
 
-        The arguments are those of `bandpo.batching.Batch`. Hidden states of prompt and padding
-        never reach the head.
+        The arguments are those of `bandpo.learner.layouts.Batch`. Hidden states of prompt and
+        padding never reach the head.
         """
         packed = packed_arguments(
             self.lm.config._attn_implementation, input_ids.device, lengths, gather, back

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from bandpo.cores import usable_cores
+from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
-from bandpo.learner.ranks import Ranks
+from bandpo.ranks.collectives import Ranks
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius

@@ -1,1 +1,1 @@
-"""What a model's own files say of it, and whether this project can compute it as it is meant."""
+"""Models: where their weights are, what their files say, and whether they can be computed here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bandpo.config import Config, longest_sequence
+from bandpo.config.schema import Config, longest_sequence
 from bandpo.model.features import refuse_chunks, refuse_softcap, training_noise
 from bandpo.model.files import refuse_quantised
 

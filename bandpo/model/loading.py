@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 

@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bandpo.cache import cache_dir, made_aside
 from bandpo.data import arithmetic
+from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.model.embedded import Recipe, build_model, build_tokenizer
 

@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from bandpo.launcher import die_with
+from bandpo.ranks.launcher import die_with
 
 EXIT_END_OF_INPUT, EXIT_MEMORY, EXIT_RECYCLED = 0, 70, 71
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bandpo.config import RolloutConfig
+from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
-from bandpo.learner.ranks import Ranks
+from bandpo.ranks.collectives import Ranks
 from bandpo.reward import verifier_counts
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.scoring import JudgedGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 

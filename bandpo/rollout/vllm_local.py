@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bandpo.compilation import separate_compile_caches
+from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
+from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.kv_cache import token_bytes
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)

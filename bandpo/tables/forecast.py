@@ -13,23 +13,17 @@ import torch
 import yaml
 from rich.table import Table
 
-from bandpo.architecture import shape_of
-from bandpo.config import Config, longest_sequence
-from bandpo.cost import (
-    RELEASE_MODEL_CONFIG,
-    Cluster,
-    Forecast,
-    Memory,
-    checkpoint_gib,
-    fitted_rates,
-    forecast,
-    machine_memory,
-)
+from bandpo.config.schema import Config, longest_sequence
 from bandpo.data.benchmarks import benchmark_spec
-from bandpo.evaluation.model import embedded_recipe
+from bandpo.environment import hardware
+from bandpo.model.architecture import shape_of
+from bandpo.model.source import embedded_recipe
+from bandpo.planning.forecast import Forecast, forecast
+from bandpo.planning.gpus import Cluster
+from bandpo.planning.memory import Memory, checkpoint_gib, machine_memory
+from bandpo.planning.time import RELEASE_MODEL_CONFIG, fitted_rates
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun, by_cell
-from bandpo.tracking import hardware
 
 # What a table of plans shows of a card's memory, and under which names the parts are known.
 _PARTS = {

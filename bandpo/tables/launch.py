@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import torch
 
+from bandpo.disk.lock import is_held, wait_until_free
 from bandpo.errors import UserError
-from bandpo.lock import is_held, wait_until_free
-from bandpo.series import Training, launch_series
 from bandpo.tables.runs import PlannedRun
+from bandpo.tables.series import Training, launch_series
 
 LOG = "train.log"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
-from bandpo.composition import validate
-from bandpo.config import Section
+from bandpo.config.composition import validate
+from bandpo.config.schema import Section
 from bandpo.errors import UserError
 
 FILE = "recipe.yaml"
@@ -162,6 +163,8 @@ class RecipeFolder:
     def built(self, settings: Any) -> Any:
         """What a `_target_` of the file names; raises UserError where it cannot be made."""
         try:
+            if str(self.path) not in sys.path:  # a study's Python lies beside its recipe.yaml
+                sys.path.insert(0, str(self.path))
             return instantiate(settings)
         except UserError:
             raise

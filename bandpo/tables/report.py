@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
+from bandpo.disk.whole import write_atomically
 from bandpo.evaluation.intervals import Estimate
-from bandpo.evaluation.samples import write_atomically
 from bandpo.tables.results import Entry, Line
 from bandpo.tables.statistics import Effect
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bandpo.artifacts.folder import read_metrics
 from bandpo.errors import UserError
 from bandpo.evaluation.intervals import Estimate, Mean, mean_of
 from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
-from bandpo.plots.training import read_metrics
 from bandpo.tables.runs import PlannedRun, by_cell
 from bandpo.tables.statistics import Effect, Values, crossed_mean, effects
 

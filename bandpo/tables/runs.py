@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from bandpo.composition import compose_seeds, defaults
-from bandpo.config import Config, EvalConfig, RunConfig, announced
+from bandpo.artifacts.folder import read_metrics
+from bandpo.config.composition import compose_seeds, defaults
+from bandpo.config.identity import config_hash
+from bandpo.config.schema import Config, EvalConfig, RunConfig, announced
 from bandpo.errors import UserError
-from bandpo.plots.training import read_metrics
-from bandpo.resume import config_hash
 from bandpo.tables.recipe import Recipe, override_of, seed_list
 
 
@@ -60,9 +60,9 @@ class PlannedRun:
 def table_hash(settings: Config | Mapping[str, Any]) -> str:
     """Eight hex digits of what a run contributes to a table.
 
-    They cover the settings that determine the training (`bandpo.resume.config_hash`: names, paths
-    and trackers are not among them), the number of steps, and the evaluation. Accepts the content
-    of a config.yaml as well.
+    They cover the settings that determine the training (`bandpo.config.identity.config_hash`:
+    names, paths and trackers are not among them), the number of steps, and the evaluation. Accepts
+    the content of a config.yaml as well.
     """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
     evaluation = {**defaults(EvalConfig), **tree["eval"]}

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from bandpo.data.readers import ExactFloats
-from bandpo.data.sources import Columns, load_problems, parse_rows
+from bandpo.data.rows import Columns, parse_rows
+from bandpo.data.sources import load_problems
 from bandpo.errors import UserError
 
 DECIMALS = [0.1, 0.3, 1 / 3, 27.0, -2.5, 1e-05, 124.5]

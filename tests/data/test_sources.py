@@ -9,16 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bandpo.data.sources import (
-    Columns,
-    FileSource,
-    GeneratedSource,
-    HubSource,
-    content_id,
-    load_problems,
-    parse_rows,
-    parse_source,
-)
+from bandpo.data.rows import Columns, content_id, parse_rows
+from bandpo.data.sources import FileSource, GeneratedSource, HubSource, load_problems, parse_source
 from bandpo.errors import UserError
 from bandpo.types import Problem
 

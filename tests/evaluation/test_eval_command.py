@@ -9,10 +9,10 @@ from eval_fakes import FakeEngine
 from safetensors.torch import save_file
 
 from bandpo.cli import main
-from bandpo.evaluation.fingerprint import weights_fingerprint
-from bandpo.evaluation.model import find_model
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.embedded import build_tokenizer
+from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.source import find_model
 
 
 class Engine(FakeEngine):

@@ -26,7 +26,7 @@ from bandpo.evaluation.summary import (
     write_summaries,
 )
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import RewardDied
+from bandpo.rollout.scoring import RewardDied
 
 
 def lines(folder, name="toy"):

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandpo.cache import cache_dir
+from bandpo.disk.cache import cache_dir
 from bandpo.errors import UserError
-from bandpo.evaluation import fingerprint
-from bandpo.evaluation.fingerprint import weights_fingerprint
-from bandpo.evaluation.model import ModelSource, find_model
+from bandpo.model import fingerprint
+from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.source import ModelSource, find_model
 
 SIZE = 3 * (1 << 20)  # more than a MiB at either end, which once was all that was read
 FILES = [

@@ -12,9 +12,9 @@ from peft import PeftModel
 from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bandpo.config import LearnerConfig, LoraConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, LoraConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.hf import HFGenerate
 from bandpo.types import Completion, Problem, Prompt
 

@@ -9,9 +9,9 @@ import sys
 import torch
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 
 SETTINGS = [*(("float32", stage) for stage in range(4)), ("bfloat16", 0), ("bfloat16", 2)]
 # Rank 1 of 2 has 50 and 7 tokens: the last micro-batch, whose backward pass communicates, fits.

@@ -9,9 +9,9 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 
 folder, target, share = sys.argv[1:]
 ranks = Ranks()

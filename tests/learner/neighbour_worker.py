@@ -8,9 +8,9 @@ import time
 import torch.distributed as dist
 
 from bandpo.errors import UserError
-from bandpo.learner.neighbours import Neighbours
-from bandpo.learner.ranks import Ranks
-from bandpo.stops import Stops
+from bandpo.ranks.collectives import Ranks
+from bandpo.ranks.neighbours import Neighbours
+from bandpo.run.stops import Stops
 
 
 def work(how: str) -> int:

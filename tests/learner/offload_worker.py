@@ -8,9 +8,9 @@ import sys
 
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 
 FOLDER = sys.argv[1]
 CASES = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]

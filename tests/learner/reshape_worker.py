@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 
 policy, root, saved_ranks = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 ranks = Ranks()

@@ -10,10 +10,10 @@ import sys
 import torch
 
 from bandpo.batching import samples_of
-from bandpo.config import LearnerConfig, ModelConfig
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Capped, Clip, PolicyLoss, TokenMean, TokenRatio
+from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt

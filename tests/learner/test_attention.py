@@ -7,7 +7,7 @@ import torch
 from sample_batch import make_samples
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch, PaddedBatch, Sample, SharedPromptBatch
+from bandpo.batching import Sample
 from bandpo.errors import UserError
 from bandpo.learner.attention import (
     BY_SEQUENCE,
@@ -15,6 +15,7 @@ from bandpo.learner.attention import (
     packed_arguments,
     sdpa_by_sequence,
 )
+from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.proof import prove_packing
 

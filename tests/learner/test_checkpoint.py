@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from bandpo.artifacts.checkpoint import find_checkpoint, keep_checkpoints, write_checkpoint
+from bandpo.artifacts.random_state import random_state, restore_random_state, seed_everything
 from bandpo.errors import UserError
-from bandpo.learner.checkpoint import find_checkpoint, keep_checkpoints, write_checkpoint
-from bandpo.learner.random_state import random_state, restore_random_state, seed_everything
-from bandpo.learner.ranks import Ranks
+from bandpo.ranks.collectives import Ranks
 
 
 class Thread(Ranks):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sample_batch import TEMPERATURE, make_samples
 
-from bandpo.learner.deepspeed import DeepSpeedLearner
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL
 
 WORKER = Path(__file__).parent / "gradient_worker.py"

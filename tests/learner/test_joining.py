@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 import torch
 
-from bandpo.composition import compose
-from bandpo.config import Config
-from bandpo.learner import ranks
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.ranks import collectives as ranks
 
 deepspeed = pytest.importorskip("deepspeed")
 
@@ -37,7 +37,7 @@ def test_a_server_is_given_up_before_the_other_ranks_are(joined):
         assert group["timeout"] > 2 * timedelta(seconds=engine["timeout_s"])
 
 
-PORT = "from bandpo.learner.ranks import _announce_single_process as announce; announce(); "
+PORT = "from bandpo.ranks.collectives import _announce_single_process as announce; announce(); "
 PORT += "import os; print(os.environ['WORLD_SIZE'], os.environ['MASTER_PORT'])"
 
 

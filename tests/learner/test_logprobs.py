@@ -10,8 +10,9 @@ import torch
 from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM
 
-from bandpo.batching import PackedBatch, PaddedBatch, SharedPromptBatch, totals_of
+from bandpo.batching import totals_of
 from bandpo.errors import UserError
+from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 from bandpo.loss import LossDiagnostics
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.learner import ranks
+from bandpo.ranks import collectives as ranks
 
 torch_backend = pytest.importorskip("deepspeed.comm.torch")
 

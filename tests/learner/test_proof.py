@@ -5,9 +5,10 @@ import torch
 from torch.nn.functional import dropout
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from bandpo.batching import PackedBatch, PaddedBatch, Sample, SharedPromptBatch
+from bandpo.batching import Sample
 from bandpo.errors import UserError
 from bandpo.learner.attention import BY_SEQUENCE
+from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.proof import prove_network
 from bandpo.model.agreement import own_logprobs

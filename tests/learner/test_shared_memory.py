@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.learner import shared_memory
-from bandpo.learner.shared_memory import PREFIX, SETTLED_S, remove_stale_buffers
+from bandpo.ranks import shared_memory
+from bandpo.ranks.shared_memory import PREFIX, SETTLED_S, remove_stale_buffers
 
 RANK = 7301  # no job has so many ranks
 

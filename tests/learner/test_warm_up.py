@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bandpo.composition import compose
-from bandpo.config import Config, LearnerConfig
-from bandpo.learner.engine import warm_up
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config, LearnerConfig
+from bandpo.learner.policy import warm_up
 
 
 def rates(config: LearnerConfig, updates: int) -> list[float]:

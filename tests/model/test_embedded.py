@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bandpo.data import arithmetic
 from bandpo.errors import UserError
-from bandpo.evaluation.model import embedded_recipe, find_model
 from bandpo.model import warm_up
 from bandpo.model.embedded import Recipe, build_model, build_tokenizer
+from bandpo.model.source import embedded_recipe, find_model
 from bandpo.model.warm_up import PROBED, SHIPPED, Proof, WarmUp, ensure, prove
 from bandpo.reward import MathVerifier
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bandpo.errors import UserError
-from bandpo.evaluation.model import find_model
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
+from bandpo.model.source import find_model
 from bandpo.rollout.hf import HFGenerate
 
 LAYER = "model.layers.1.mlp.up_proj"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bandpo.batching import PaddedBatch, Sample
+from bandpo.batching import Sample
+from bandpo.learner.layouts import PaddedBatch
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 from bandpo.model.agreement import own_logprobs
 from bandpo.model.logits import LogitTransform

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from bandpo.cli import main
+from bandpo.commands.explain import Token, explain, parse_token
 from bandpo.errors import UserError
-from bandpo.explain import Token, explain, parse_token
-from bandpo.methods import load_methods
+from bandpo.methods.method import load_methods
 
 
 def of(name: str, text: str):

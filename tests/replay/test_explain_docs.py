@@ -9,7 +9,7 @@ import pytest
 from token_dumps import random_batch, write_dump
 
 from bandpo.cli import main
-from bandpo.replay.records import SCHEMA, dump_path
+from bandpo.methods.records import SCHEMA, dump_path
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
 COMMANDS = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bandpo.cli import main
-from bandpo.methods import load_methods
-from bandpo.plots.bounds import LEAST, curves
+from bandpo.methods.figures import LEAST, curves
+from bandpo.methods.method import load_methods
 
 
 def curve_of(name: str, entropy: float = 0.5):

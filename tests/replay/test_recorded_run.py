@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bandpo.methods import load_methods
-from bandpo.replay.records import find_dumps
-from bandpo.replay.replay import replay
+from bandpo.methods.method import load_methods
+from bandpo.methods.records import find_dumps
+from bandpo.methods.replay import replay
 
 pytest.importorskip("deepspeed")
 

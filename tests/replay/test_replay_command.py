@@ -7,9 +7,9 @@ import pytest
 from token_dumps import random_batch, write_dump
 
 from bandpo.cli import main
-from bandpo.methods import load_methods
-from bandpo.replay.records import dump_path, find_dumps
-from bandpo.replay.replay import replay
+from bandpo.methods.method import load_methods
+from bandpo.methods.records import dump_path, find_dumps
+from bandpo.methods.replay import replay
 
 BOUNDS = """
 from dataclasses import dataclass

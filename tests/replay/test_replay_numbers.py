@@ -16,9 +16,9 @@ from token_dumps import random_batch, sequences_of, write_dump
 
 from bandpo.errors import UserError
 from bandpo.loss.diagnostics import BINS, EDGES, SIGNS
-from bandpo.methods import load_methods
-from bandpo.replay.records import dump_path
-from bandpo.replay.replay import Replay, replay
+from bandpo.methods.method import load_methods
+from bandpo.methods.records import dump_path
+from bandpo.methods.replay import Replay, replay
 
 BATCHES = [random_batch(seed, sequences=60) for seed in range(4)]
 
@@ -215,8 +215,8 @@ PEAK = """
 import json, sys, torch
 from pathlib import Path
 from bandpo.methods import load_methods
-from bandpo.replay.records import count_tokens
-from bandpo.replay.replay import replay
+from bandpo.methods.records import count_tokens
+from bandpo.methods.replay import replay
 torch.set_num_threads(1)
 path, methods = Path(sys.argv[1]), load_methods("grpo,gspo")
 assert replay([path], methods).tokens == count_tokens(path)

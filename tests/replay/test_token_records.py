@@ -11,8 +11,9 @@ import pytest
 import torch
 from token_dumps import output_of, random_batch, sequences_of, write_dump
 
+from bandpo.artifacts.folder import cut_after
 from bandpo.errors import UserError
-from bandpo.replay.records import (
+from bandpo.methods.records import (
     CHUNK,
     SCHEMA,
     TokenRecorder,
@@ -22,7 +23,6 @@ from bandpo.replay.records import (
     read_batches,
     recorded,
 )
-from bandpo.run_folder import cut_after
 
 BATCHES = [random_batch(seed) for seed in range(3)]
 
@@ -121,7 +121,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from token_dumps import output_of, random_batch
-from bandpo.replay.records import CHUNK, TokenRecorder
+from bandpo.methods.records import CHUNK, TokenRecorder
 with TokenRecorder(Path(sys.argv[1])) as recorder:
     recorder(output_of(random_batch(0, sequences=64, tokens=1 + CHUNK // 16)))
     os.kill(os.getpid(), signal.SIGKILL)

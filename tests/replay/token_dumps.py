@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from bandpo.loss import Clip, Fixed, LossOutput, PolicyLoss, TokenMean, TokenRatio
-from bandpo.replay.records import TokenRecorder
+from bandpo.methods.records import TokenRecorder
 from bandpo.types import BatchTotals, TokenBatch
 
 LOSS = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())

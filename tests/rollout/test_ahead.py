@@ -7,9 +7,9 @@ import pytest
 
 from bandpo.errors import UserError
 from bandpo.reward import Score
-from bandpo.rollout.ahead import Rollouts
 from bandpo.rollout.draws import Rollout
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.prefetch import Rollouts
+from bandpo.rollout.scoring import JudgedGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from pydantic import TypeAdapter
 
-from bandpo.config import RolloutConfig
+from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
-from bandpo.learner.ranks import Ranks
+from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Score
 from bandpo.rollout.draws import Draws, read_rollout, rollout_metrics, write_rollout
-from bandpo.rollout.judge import JudgedGroup
+from bandpo.rollout.scoring import JudgedGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.train import collect
 from bandpo.types import Completion, Group, Problem, Prompt

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from bandpo.reward import Score
 from bandpo.rollout.draws import rollout_metrics
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.judge import JudgedGroup, judged_groups, rollout
+from bandpo.rollout.scoring import JudgedGroup, judged_groups, rollout
 from bandpo.types import Completion, Group, Problem, Prompt
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout import vllm_local

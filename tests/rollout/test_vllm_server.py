@@ -573,7 +573,7 @@ def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
 @pytest.mark.slow
 def test_five_steps_are_the_same_wherever_engine_and_learner_run(tmp_path, capsys):
     """One rank, two ranks with ZeRO-3, and these with a server: the embedded policy, float32."""
-    from bandpo.evaluation.model import find_model
+    from bandpo.model.source import find_model
 
     policy = Path(find_model("embedded", 0).path)
     settings = [

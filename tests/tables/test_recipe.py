@@ -10,10 +10,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bandpo.cli import main
-from bandpo.composition import compose, config_dir
-from bandpo.config import Config, announced
-from bandpo.cost import Cluster
+from bandpo.config.composition import compose, config_dir
+from bandpo.config.schema import Config, announced
 from bandpo.errors import UserError
+from bandpo.planning.gpus import Cluster
 from bandpo.tables.recipe import find_recipe, override_of
 from bandpo.tables.runs import Selection, plan_runs, seeds_of, table_hash
 

@@ -14,10 +14,10 @@ import torch
 from fabricated import finish
 
 from bandpo.cli import main
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.disk.lock import is_held, only_one, wait_until_free
 from bandpo.errors import UserError
-from bandpo.lock import is_held, only_one, wait_until_free
 from bandpo.tables import launch
 from bandpo.tables.launch import Processes, train_command, write_slurm
 from bandpo.tables.recipe import find_recipe
@@ -140,7 +140,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(trained_at_once, capsys)
     first = plan_runs(recipe, out)[0]
     ready = out.parent / "ready" / first.folder.relative_to(out)
     program = (
-        "import shutil, sys, time, pathlib; from bandpo.lock import only_one\n"
+        "import shutil, sys, time, pathlib; from bandpo.disk.lock import only_one\n"
         "with only_one(pathlib.Path(sys.argv[2])):\n"
         "    print('held', flush=True); time.sleep(2)\n"
         "    shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)\n"

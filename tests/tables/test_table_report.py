@@ -224,7 +224,7 @@ def test_the_entropy_study_reads_another_tables_runs(table, tmp_path, monkeypatc
     study = tmp_path / "recipes" / "entropy"
     study.mkdir()
     (study / "recipe.yaml").write_text(
-        "_target_: bandpo.tables.entropy.EntropyOfTable\nof: made\npublished: {grpo: 0.02}\n"
+        "_target_: entropy_study.EntropyOfTable\nof: made\npublished: {grpo: 0.02}\n"
     )
     assert main(["table", "entropy", f"runs={out}"]) == 0
     page = Path("outputs/tables/entropy/table.md").read_text()

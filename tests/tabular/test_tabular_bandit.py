@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tabular_study import Actions, Bandit, Streams, coverage
 
 from bandpo.errors import UserError
-from bandpo.tabular import Actions, Bandit, Streams, coverage
 
 BANDIT = Bandit(12, [Actions(1, 0.05, 0.2), Actions(3, 0.001, 0.02)])
 

@@ -8,12 +8,12 @@ import statistics
 import pytest
 import torch
 from scipy import stats
+from tabular_study import Actions, Adam, Bandit, Setting, Sgd, Study, Sweep, Update, train
 
 from bandpo.errors import UserError
 from bandpo.loss import Fixed
-from bandpo.methods import load_methods
+from bandpo.methods.method import load_methods
 from bandpo.tables.recipe import find_recipe
-from bandpo.tabular import Actions, Adam, Bandit, Setting, Sgd, Study, Sweep, Update, train
 
 BANDIT = Bandit(20, [Actions(1, 0.05, 0.2), Actions(4, 0.005, 0.05)])
 OTHER = Bandit(20, [Actions(5, 0.01, 0.02)])

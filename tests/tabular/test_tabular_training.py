@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from bandpo.errors import UserError
-from bandpo.loss import Fixed
-from bandpo.methods import load_methods
-from bandpo.tabular import Actions, Adam, Bandit, Below, Sgd, Update, ablations, applicable, train
-from bandpo.tabular.theory import (
+from tabular_study import Actions, Adam, Bandit, Below, Sgd, Update, ablations, applicable, train
+from tabular_study.theory import (
     expected_turn,
     log_ratio_gained,
     reach_to_meet,
     share_of_reach,
     turning_point,
 )
+
+from bandpo.errors import UserError
+from bandpo.loss import Fixed
+from bandpo.methods.method import load_methods
 
 BANDIT = Bandit(20, [Actions(1, 0.05, 0.2), Actions(4, 0.005, 0.05)])
 CORRECT = 5

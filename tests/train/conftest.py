@@ -2,7 +2,7 @@
 
 import pytest
 
-from bandpo.host import Host
+from bandpo.run.host import Host
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 import json
 import sys
 
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 from bandpo.errors import RunHalted
-from bandpo.host import Host
+from bandpo.run.host import Host
 from bandpo.train import run
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import torch
 from hydra.utils import instantiate
 from sample_batch import make_samples
 
-from bandpo.composition import compose, config_dir
-from bandpo.config import Config
-from bandpo.learner.deepspeed import DeepSpeedLearner
-from bandpo.learner.ranks import Ranks
+from bandpo.config.composition import compose, config_dir
+from bandpo.config.schema import Config
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.ranks.collectives import Ranks
 
 folder = sys.argv[1]
 ranks = Ranks()

@@ -87,7 +87,7 @@ def test_what_exceeds_the_context_is_refused(
     def loads(*arguments, **settings):
         raise AssertionError("nothing is to be loaded")
 
-    monkeypatch.setattr("bandpo.job.DeepSpeedLearner", loads)
+    monkeypatch.setattr("bandpo.run.job.DeepSpeedLearner", loads)
     assert trained(PROMPT + 8, *overrides) == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told and f"takes {PROMPT + 8} tokens" in told

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bandpo import cli, train
-from bandpo.architecture import shape_of
-from bandpo.config import ModelConfig
-from bandpo.evaluation.model import find_model
+from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint
+from bandpo.config.schema import ModelConfig
 from bandpo.learner import export
-from bandpo.learner.checkpoint import Checkpoint, find_checkpoint
+from bandpo.model.architecture import shape_of
+from bandpo.model.source import find_model
 from bandpo.model.tying import as_its_files_are, repeated_names, shares_head
 
 SMALL = [
@@ -185,7 +185,7 @@ def test_an_export_that_fails_on_the_way_does_not_end_the_run(
         if len(proved) == 1:
             raise OSError("no luck")
 
-    monkeypatch.setattr("bandpo.saving.prove_export", fails_first)
+    monkeypatch.setattr("bandpo.artifacts.saver.prove_export", fails_first)
     assert trained("trainer.steps=2", "trainer.checkpoint_every=1") == 0
     assert "no luck; the run goes on" in " ".join(capsys.readouterr().out.split())
     steps = tmp_path / "run/checkpoints"
@@ -217,8 +217,8 @@ def refuses_to_save(*arguments, **settings):
     [
         ("transformers.PreTrainedTokenizerBase.save_pretrained", "tokenizer cannot be written"),
         ("transformers.PretrainedConfig.save_pretrained", "configuration"),
-        ("bandpo.rehearsal.model_card", "model card"),
-        ("bandpo.rehearsal.plot_timeline", "figures"),
+        ("bandpo.run.rehearsal.model_card", "model card"),
+        ("bandpo.run.rehearsal.plot_timeline", "figures"),
         ("transformers.GenerationConfig.from_pretrained", "generation_config.json"),
     ],
 )
@@ -228,7 +228,7 @@ def test_what_would_fail_at_the_end_fails_at_the_start(
     def loads(*arguments, **settings):
         raise AssertionError("nothing is to be loaded")
 
-    monkeypatch.setattr("bandpo.job.DeepSpeedLearner", loads)
+    monkeypatch.setattr("bandpo.run.job.DeepSpeedLearner", loads)
     monkeypatch.setattr(place, refuses_to_save)
     assert trained() == 2
     told = capsys.readouterr().err

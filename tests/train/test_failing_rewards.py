@@ -78,7 +78,7 @@ def test_a_reward_is_tried_before_anything_is_loaded(
     def loads(*arguments, **settings):
         raise AssertionError("nothing is to be loaded")
 
-    monkeypatch.setattr("bandpo.job.DeepSpeedLearner", loads)
+    monkeypatch.setattr("bandpo.run.job.DeepSpeedLearner", loads)
     (tmp_path / "data.jsonl").write_text(
         "".join(
             json.dumps({"id": f"p{i}", "problem": f"{i}+1?", "answer": "1"}) + "\n" for i in "12"

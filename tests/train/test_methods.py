@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from bandpo.composition import config_dir
+from bandpo.config.composition import config_dir
 
 
 def test_every_method_takes_updates(launch, untrained, monkeypatch):

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from bandpo import multirun
-from bandpo.composition import compose
-from bandpo.config import Config
+from bandpo.commands import sweep as multirun
+from bandpo.commands.sweep import launch, sweep_of
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 from bandpo.errors import UserError
-from bandpo.multirun import launch, sweep_of
 
 
 def test_every_combination_gets_a_name():

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("deepspeed")
 
-from bandpo.series import Training, launch_series
+from bandpo.tables.series import Training, launch_series
 
 HERE = Path(__file__).parent
 BASE = [

@@ -1,0 +1,80 @@
+"""The README.md of a trained policy: what it is, how it was trained, and how well it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bandpo.config.identity import config_hash
+from bandpo.config.schema import Config
+
+
+def model_card(
+    config: Config, step: int, scores: Mapping[str, float], command: str, facts: Mapping[str, Any]
+) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    `scores` are metrics of this step; `facts` are further rows of the table, such as the commit.
+    """
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **_base(config.model.path),
+        "tags": ["bandpo", "reinforcement-learning", config.method.name],
+    }
+    rollout, learner = config.rollout, config.learner
+    rows = {
+        "method": config.method.name,
+        "base model": config.model.path,
+        "data": _source(config.data.train),
+        "prompt template": config.data.template,
+        "reward": config.reward["_target_"],
+        "steps": f"{step} of {config.trainer.steps}",
+        "samples a step": f"{rollout.prompts_per_step} prompts × {rollout.group_size}",
+        "sampling temperature": rollout.temperature,
+        "learning rate": learner.lr,
+        "updates a step": learner.updates_per_rollout * learner.epochs_per_rollout,
+        "precision": config.model.dtype,
+        "seed": config.seed,
+        "configuration": f"`{config_hash(config)}`",
+        **facts,
+    }
+    measured = {name: value for name, value in scores.items() if name.startswith("eval/")}
+    return "\n".join(
+        [
+            f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n",
+            f"# {config.run.name}, step {step}\n",
+            "A policy trained with bandpo by reinforcement learning on verifiable rewards.\n",
+            *_table(("", ""), rows),
+            "\n## Loss\n",
+            f"```yaml\n{yaml.safe_dump(config.method.loss, sort_keys=False)}```",
+            "\n## Scores\n",
+            *(
+                _table(("metric", "value"), {k: f"{v:.4f}" for k, v in measured.items()})
+                if measured
+                else ["This step was not evaluated."]
+            ),
+            *(["\n## Command\n", f"```bash\n{command}\n```"] if command else []),
+            "",
+        ]
+    )
+
+
+def _base(path: str) -> dict[str, str]:
+    """Hubs link to the base model, which only an id of theirs can name."""
+    embedded = path.partition(":")[0] == "embedded"
+    return {} if embedded or Path(path).exists() else {"base_model": path}
+
+
+def _source(train: str | dict[str, Any]) -> str:
+    return train if isinstance(train, str) else f"`{json.dumps(train)}`"
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> list[str]:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    cells = {name: str(value).replace("|", "\\|") for name, value in rows.items()}
+    return [*lines, *(f"| {name} | {' '.join(v.split())} |" for name, v in cells.items())]

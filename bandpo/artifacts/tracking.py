@@ -1,0 +1,263 @@
+"""What a run writes while it goes on: metrics, samples, the run's description, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch.profiler import record_function
+
+from bandpo.config.identity import flat
+from bandpo.disk.journal import Journal
+from bandpo.environment import git_commit, hardware, versions
+from bandpo.errors import UserError
+from bandpo.redaction import redact, redacted
+from bandpo.rollout.scoring import JudgedGroup
+
+# What the progress display shows of a step, under short names.
+SHOWN = {
+    "reward": "reward/mean",
+    "entropy": "policy/entropy",
+    "clip": "clip/high_frac",
+    "tok/s": "throughput/tokens_per_s",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Clock:
+    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            with record_function(phase):  # under the phase's name in a profiler's trace
+                yield
+        finally:
+            spent = time.perf_counter() - begun
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
+
+    def metrics(self, tokens: float) -> dict[str, float]:
+        """`time/<phase>_s`, `time/step_s` since the clock was made, and tokens a second."""
+        step = time.perf_counter() - self._start
+        phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+        return {**phases, "time/step_s": step, "throughput/tokens_per_s": tokens / step}
+
+
+class Tracker:
+    """Writes the files of one run; on all ranks but the first it does nothing.
+
+    metrics.jsonl has a line a step, the first for the policy before training (step 0). Trackers
+    of accelerate (wandb, tensorboard, …) receive the same values.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        active: bool,
+        steps: int,
+        trackers: Sequence[str] = (),
+        project: str = "bandpo",
+        name: str = "",
+        settings: Mapping[str, Any] | None = None,
+        ids: Mapping[str, str] | None = None,
+        after: int = 0,
+    ) -> None:
+        """`ids`: what `ids()` said in the part of the run that this one goes on with, and
+        `after` the step that it had reached.
+        """
+        self.folder, self._active = folder, active
+        self._trackers: list[Any] = []
+        self._console = Console(stderr=False)
+        self._progress: Progress | None = None
+        self._steps = steps
+        self._journal = Journal(self.say)
+        if not active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = redacted(settings or {})
+        text = yaml.safe_dump(settings, sort_keys=False)
+        self._journal.write(folder / "config.yaml", text)
+        self._trackers = [
+            _tracker(kind, project, name, folder, (ids or {}).get(kind), after) for kind in trackers
+        ]
+        values = {k: _plain_value(v) for k, v in flat(settings).items()}
+        for tracker in self._trackers:
+            tracker.store_init_configuration(values)
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(name, total=steps, shown="")
+            self._progress.start()
+
+    def say(self, text: str) -> None:
+        """A line for people, above the progress display."""
+        if self._active:
+            self._console.print(redact(text), highlight=False, markup=False)
+
+    def describe(self, **facts: Any) -> None:
+        """Writes run.json: git commit, versions, hardware and the facts given."""
+        if self._active:
+            description = {"git_commit": git_commit(), "versions": versions()}
+            description |= {"hardware": hardware(), **facts}
+            text = json.dumps(redacted(description), indent=2) + "\n"
+            self._journal.write(self.folder / "run.json", text)
+
+    def ids(self) -> dict[str, str]:
+        """What the trackers call this run, for a later part of it to go on under the same name."""
+        return {t.name: str(_ID[t.name](t)) for t in self._trackers if t.name in _ID}
+
+    def flush(self) -> None:
+        """Raises OSError unless all that was logged is on the disk."""
+        self._journal.flush()
+
+    def past(self) -> list[dict[str, float]]:
+        """The metrics written so far, a mapping a step; empty on all ranks but the first."""
+        path = self.folder / "metrics.jsonl"
+        if not self._active or not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl and shows the step."""
+        if not self._active:
+            return
+        line = json.dumps({"step": step, **metrics}, allow_nan=True)
+        self._journal.append(self.folder / "metrics.jsonl", f"{line}\n")
+        for tracker in self._trackers:
+            try:
+                tracker.log(dict(metrics), step=step)
+            except OSError as error:
+                self.say(f"{tracker.name} could not log step {step}: {error}")
+        shown = {short: metrics[name] for short, name in SHOWN.items() if name in metrics}
+        shown |= {k.split("/")[-1]: v for k, v in metrics.items() if _is_headline(k)}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, shown=text)
+        else:
+            self.say(f"step {step}/{self._steps}  {text}")
+
+    def log_samples(self, step: int, judged: Sequence[JudgedGroup], shown: int = 4) -> None:
+        """Writes every completion of the step to samples/ and prints a few with their rewards."""
+        if not self._active:
+            return
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, judged)]
+        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
+        self._console.print(_sample_table(step, judged[:shown]))
+
+    def close(self) -> None:
+        """Ends the progress display and the trackers."""
+        if self._progress is not None:
+            self._progress.stop()
+        try:
+            self._journal.flush()
+        except OSError as error:
+            self.say(f"the end of the record in {self.folder} is lost: {error}")
+        for tracker in self._trackers:
+            try:
+                tracker.finish()
+            except Exception as error:  # its service may not answer: the run is no worse for it
+                self.say(f"{tracker.name} could not be closed: {error}")
+
+
+def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[str, Any]]:
+    for item in judged:
+        for completion, score in zip(item.group.completions, item.scores, strict=True):
+            record = {
+                "step": step,
+                "problem_id": item.group.problem.id,
+                "prompt": item.group.prompt.text,
+                "completion": completion.text,
+                "answer": item.group.problem.answer,
+                "tokens": len(completion.token_ids),
+                "truncated": completion.truncated,
+                "weight_version": completion.weight_version,
+                **asdict(score),
+            }
+            # The seconds of a verification differ from run to run.
+            record.pop("seconds")
+            yield record
+
+
+def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
+    table = Table(title=f"step {step}: one sample of {len(judged)} prompts", title_justify="left")
+    for column in ("problem", "completion", "answer", "reward", "group"):
+        table.add_column(column, overflow="fold")
+    for item in judged:
+        mean = sum(item.rewards) / len(item.rewards)
+        table.add_row(
+            *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),
+            *(_plain(item.group.problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
+        )
+    return table
+
+
+def _plain(text: str, limit: int) -> Any:
+    """Model output as plain text: no markup, no control characters, not endless."""
+    from rich.text import Text
+
+    visible = "".join(c if c.isprintable() else " " for c in text[-limit:])
+    return Text(("…" if len(text) > limit else "") + visible)
+
+
+def _is_headline(metric: str) -> bool:
+    return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
+
+
+# How a tracker names a run; those that are not here begin a new one when a run goes on.
+_ID: dict[str, Callable[[Any], str]] = {"wandb": lambda tracker: tracker.run.id}
+
+
+def _tracker(
+    kind: str, project: str, name: str, folder: Path, run_id: str | None, after: int
+) -> Any:
+    """A started tracker of accelerate's, which goes on with the run `run_id` after a step."""
+    from accelerate.state import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    if kind not in LOGGER_TYPE_TO_CLASS:
+        known = ", ".join(sorted(map(str, LOGGER_TYPE_TO_CLASS)))
+        raise UserError(f"tracking.trackers: no tracker {kind!r}; accelerate has {known}")
+    PartialState(cpu=not torch.cuda.is_available())
+    tracker = LOGGER_TYPE_TO_CLASS[kind]
+    if kind == "wandb":
+        goes_on = {"id": run_id, "resume": "allow"} if run_id else {}
+        made = tracker(project, name=name, dir=str(folder), **goes_on)
+    elif kind == "tensorboard":
+        # Hides what a part of the run that was lost has logged.
+        purge = {"purge_step": after + 1} if after else {}
+        made = tracker(name, logging_dir=str(folder / kind), **purge)
+    elif tracker.requires_logging_directory:
+        made = tracker(name, logging_dir=str(folder / kind))
+    else:
+        made = tracker(project)
+    if hasattr(made, "start"):
+        made.start()
+    return made
+
+
+def _plain_value(value: Any) -> int | float | str:
+    return value if isinstance(value, int | float | str) else str(value)

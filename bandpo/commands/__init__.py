@@ -1,0 +1,1 @@
+"""The commands of `bandpo`, a file each; the libraries below know nothing of arguments."""

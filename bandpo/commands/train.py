@@ -1,0 +1,18 @@
+"""`bandpo train`: one run, or a sweep of them."""
+
+from __future__ import annotations
+
+import shlex
+
+from bandpo.commands.sweep import launch, sweep_of
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
+from bandpo.train import run
+
+
+def main(argv: list[str]) -> int:
+    """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
+    if sweep := sweep_of(argv):
+        return launch(sweep)
+    run(compose("train", argv, Config), command=shlex.join(["bandpo", "train", *argv]))
+    return 0

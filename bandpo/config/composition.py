@@ -1,0 +1,173 @@
+"""Makes a configuration of the shipped YAML files and overrides, checked as a whole.
+
+Hydra composes; the result is validated section by section against its schema and then by the
+cross-checks, and every problem found is reported in one error before anything loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from bandpo.config.cross_checks import cross_problems
+from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
+from bandpo.config.schema import FORMER_KEYS
+from bandpo.errors import UserError
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
+# hydra refuses some overrides with a bare ValueError.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def config_dir() -> Path:
+    """The folder of the shipped YAML files, in a checkout as in an installed wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no configs folder beside {package}: the installation is incomplete")
+
+
+def defaults(schema: type[BaseModel]) -> dict[str, Any]:
+    """The schema's default values as a tree, so that YAML files need not repeat them."""
+    tree: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            tree[name] = defaults(field.annotation)
+        elif not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            tree[name] = list(default) if isinstance(default, tuple) else default
+    return tree
+
+
+def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+    return _resolved(_composed(name, overrides, schema))
+
+
+def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
+    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
+
+
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    noise = ("full_key", "object_type", "Config search path", "provider=", "See https://hydra")
+    hints = [line for line in lines[1:] if not line.startswith(noise)]
+    return " ".join([lines[0], *hints]) if lines else type(error).__name__
+
+
+class _SortedOut(NamedTuple):
+    """Overrides that compose, what is wrong with the others, and what those mean in quotes."""
+
+    accepted: list[str]
+    problems: list[str]
+    meant: dict[str, str]
+
+
+def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> _SortedOut:
+    """Group choices (method=…) come first, since they decide which keys there are."""
+    found = _SortedOut([], [], {})
+    keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
+    # First where to look, then which groups to take, then values.
+    order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+    for override in sorted(overrides, key=lambda o: order[o]):
+        word = override
+        if not is_understood(override) and (text := meant(override)):
+            found.problems.append(f"{override}: hydra reads syntax in it; {in_shell(text)}")
+            found.meant[override] = word = text
+        try:
+            _compose(name, [*found.accepted, word], schema)
+            found.accepted.append(word)
+        except COMPOSITION_ERRORS as error:
+            former = FORMER_KEYS.get(keys[override])
+            found.problems.append(f"{word}: {former or _first_sentence(error)}")
+            if is_sweep(word):
+                found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
+    return found
+
+
+def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
+    """The configuration `name` with overrides, as `schema`; every problem in one UserError.
+
+    Its `instead` are the overrides that only lack quotes.
+    """
+    sorted_out = _SortedOut(list(overrides), [], {})
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+        raw = _compose(name, overrides, schema)
+    except COMPOSITION_ERRORS:
+        sorted_out = _sorted_out(name, overrides, schema)
+        raw = _compose(name, sorted_out.accepted, schema)
+    try:
+        return validate(raw, schema, sorted_out.problems, overrides)
+    except UserError as error:
+        error.instead = sorted_out.meant
+        raise
+
+
+def compose_seeds(
+    name: str, overrides: Sequence[str], schema: type[SchemaT], seeds: Sequence[int]
+) -> list[SchemaT]:
+    """`compose` with each `seed` in turn, for little more than the time of one."""
+    try:
+        composed = _composed(name, overrides, schema)
+        trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
+    except COMPOSITION_ERRORS:
+        return [compose(name, [*overrides, f"seed={seed}"], schema) for seed in seeds]
+    return [validate(tree, schema) for tree in trees]
+
+
+def validate(
+    raw: Mapping[str, Any],
+    schema: type[SchemaT],
+    problems: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> SchemaT:
+    """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
+
+    Raises UserError with `problems` found before and all that are found here. `overrides` are what
+    made it, to show how a value would be text.
+    """
+    found = list(problems)
+    try:
+        schema.model_validate(raw)
+    except ValidationError as error:
+        found += [_in_words(detail, overrides) for detail in error.errors()]
+    found += cross_problems(raw, schema)
+    if found:
+        raise UserError.join("the configuration has these problems:", found)
+    return schema.model_validate(raw)
+
+
+def _in_words(detail: Any, overrides: Sequence[str]) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
+        return f"{key}: {detail['msg']}"
+    hint = ""
+    given = [o for o in overrides if f"{key}.".startswith(f"{o.partition('=')[0].lstrip('+')}.")]
+    if detail["type"] == "string_type" and given:
+        hint = f"; {in_shell(as_text(given[-1]))}"
+    return f"{key}={detail['input']!r}: {detail['msg']}{hint}"

@@ -1,0 +1,194 @@
+"""What must hold between settings: each check names the sections it needs and answers in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from hydra.utils import get_object, instantiate
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from bandpo.config.schema import (
+    EvalConfig,
+    LearnerConfig,
+    MethodConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainerConfig,
+    world_size,
+)
+from bandpo.errors import UserError
+from bandpo.types import TokenBatch
+
+
+def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
+    ranks = world_size()
+    pieces = ranks * learner.updates_per_rollout
+    if rollout.prompts_per_step % pieces == 0:
+        return None
+    return (
+        f"rollout.prompts_per_step={rollout.prompts_per_step} is not divisible by "
+        f"learner.updates_per_rollout={learner.updates_per_rollout} × {ranks} rank(s) = {pieces}: "
+        f"{rollout.prompts_per_step // pieces * pieces or pieces} would be"
+    )
+
+
+def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
+    if rollout.top_p == 1.0 and rollout.top_k == 0:
+        return None
+    return (
+        f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k} cut the sampling "
+        "distribution while the importance ratios are those of the whole one: train with "
+        "top_p=1 and top_k=0 (evaluation may cut: eval.top_p)"
+    )
+
+
+def _offload_fits_stage(learner: LearnerConfig) -> str | None:
+    least = {"none": 0, "optimizer": 1, "parameters": 3}[learner.offload]
+    if learner.zero_stage >= least:
+        return None
+    return (
+        f"learner.offload={learner.offload} needs learner.zero_stage >= {least}, "
+        f"not {learner.zero_stage}"
+    )
+
+
+def _engine_has_target(rollout: RolloutConfig) -> str | None:
+    if "_target_" in rollout.engine:
+        return None
+    return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
+
+
+def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
+    if rollout.lag == 0 or "_target_" not in rollout.engine:
+        return None
+    try:
+        engine = get_object(rollout.engine["_target_"])
+    except Exception as error:  # whatever a user's own module raises is the user's to read
+        return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
+    if getattr(engine, "samples_apart", False):
+        return None
+    return (
+        f"rollout.lag={rollout.lag} needs an engine that samples in processes of its own while "
+        "the learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
+    )
+
+
+def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.lag == 0 or "correction" not in method.loss:
+        return None
+    return (
+        f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
+        "method.loss.correction compares with the learner's: leave it out"
+    )
+
+
+def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.lag == 0 or "correction" in method.loss or _not_built(method.loss):
+        return None
+    value = torch.zeros(1, 1)
+    try:
+        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
+    except Exception as error:  # whatever a user's own class raises is the user's to read
+        return (
+            f"rollout.lag={rollout.lag} knows of the policy that sampled the log-probabilities of "
+            f"its tokens and nothing else, and method={method.name} needs more ({error}): choose "
+            "another method, or rollout.lag=0"
+        )
+    return None
+
+
+def _method_instantiates(method: MethodConfig) -> str | None:
+    problem = _not_built(method.loss) or _not_built(method.advantage)
+    return problem and f"method={method.name} cannot be built: {problem}"
+
+
+def _reward_instantiates(reward: dict[str, Any]) -> str | None:
+    problem = _not_built(reward)  # worker processes start with the first completion, not here
+    return problem and f"reward cannot be built: {problem}"
+
+
+def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
+    problems = [problem for problem in map(_not_built, alarms) if problem]
+    return f"alarms cannot be built: {'; '.join(problems)}" if problems else None
+
+
+def _not_built(target: Mapping[str, Any]) -> str | None:
+    """Why hydra cannot build a `_target_` tree; None where it can."""
+    try:
+        instantiate(target)
+    except Exception as error:  # whatever a user's own class raises is the user's to read
+        cause = error.__cause__ or error
+        lines = str(cause).splitlines()
+        return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]
+    return None
+
+
+def _resume_exists(trainer: TrainerConfig) -> str | None:
+    if trainer.resume in ("auto", "never") or Path(trainer.resume).is_dir():
+        return None
+    return f"trainer.resume={trainer.resume} is neither auto, never nor a checkpoint folder"
+
+
+def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
+    kind, _, rest = (trainer.keep_best or "").partition("/")
+    names = [b if isinstance(b, str) else str(b.get("name")) for b in eval.benchmarks]
+    if kind != "eval" or any(rest.startswith(f"{name}/") for name in names):
+        return None
+    return (
+        f"trainer.keep_best={trainer.keep_best}: no such benchmark is evaluated "
+        f"(eval.benchmarks: {', '.join(names) or 'none'})"
+    )
+
+
+def _run_dir_is_usable(run: RunConfig) -> str | None:
+    folder = Path(run.dir).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        return f"run.dir={run.dir}: {nearest} is a file, not a folder"
+    return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
+
+
+def _dtype_fits_model(model: ModelConfig) -> str | None:
+    if model.path.partition(":")[0] != "embedded" or model.dtype == "float32":
+        return None
+    return f"model.dtype={model.dtype}: the embedded policy is made for float32"
+
+
+CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
+    _batch_divides,
+    _ratios_need_the_full_distribution,
+    _offload_fits_stage,
+    _engine_has_target,
+    _lag_needs_servers,
+    _lag_knows_no_other_old_policy,
+    _lag_gives_what_the_loss_reads,
+    _method_instantiates,
+    _reward_instantiates,
+    _alarms_instantiate,
+    _resume_exists,
+    _best_is_measured,
+    _dtype_fits_model,
+    _run_dir_is_usable,
+)
+
+
+def cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
+    """What the checks find whose sections the schema has and that are valid by themselves."""
+    valid: dict[tuple[str, Any], Any] = {}
+    for name, field in schema.model_fields.items():
+        annotation: Any = field.annotation
+        try:
+            valid[name, annotation] = TypeAdapter(annotation).validate_python(raw.get(name))
+        except ValidationError:
+            continue
+    found = []
+    for check in CROSS_CHECKS:
+        needed = {n: hint for n, hint in get_type_hints(check).items() if n != "return"}
+        if needed.items() <= valid.keys():
+            found.append(check(**{name: valid[name, hint] for name, hint in needed.items()}))
+    return [problem for problem in found if problem]

@@ -1,0 +1,347 @@
+"""What a run is configured with: the schema, typed, documented and range-checked.
+
+`bandpo.config.composition` makes it from the YAML files of `configs/` and a user's overrides;
+`bandpo.config.cross_checks` holds what two settings say of each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.config import JsonDict
+
+# What a setting may do to a run that resumes from a checkpoint (`bandpo.config.identity`). An
+# unmarked key decides what the run is; the keys of a mapping may be marked one by one.
+HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
+ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
+
+
+# vLLM refuses higher temperatures, and takes a lower one for this without a word to us.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
+# Seeds of a prompt's samples are those after the prompt's own (`bandpo.rollout.seeds.SPACING`).
+MAX_SAMPLES = 4096
+MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
+
+MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
+
+
+# Keys of earlier versions, and what takes their place.
+FORMER_KEYS = {
+    "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
+    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors, and so are NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunConfig(Section):
+    """Where a run lives."""
+
+    name: str = Field(min_length=1, description="Name of the run, also in trackers.")
+    dir: str = Field(min_length=1, description="Folder of the run; see docs/run-folder.md.")
+
+
+class ModelConfig(Section):
+    """The policy before training."""
+
+    path: str = Field(
+        min_length=1,
+        description="`embedded` (the small policy that ships; `embedded:worked_share=0.02` "
+        "varies `bandpo.model.embedded.Recipe`), a folder or a hub id.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the learner's compute and of the engine's weights."
+    )
+    attention: str = Field(
+        "sdpa", description="transformers' attn_implementation.", json_schema_extra=ROUNDING
+    )
+    kernels: Literal["torch", "liger"] = Field(
+        "torch",
+        description="`liger`: its fused norms, rotary embeddings and MLPs (NVIDIA GPUs).",
+        json_schema_extra=ROUNDING,
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations backward.", json_schema_extra=HARMLESS
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
+    allow_pickle: bool = Field(
+        False,
+        description="Convert weights that are pickles; without it only safetensors are read.",
+    )
+    seed: int = Field(
+        0, ge=0, description="Seed of the embedded policy's warm-up; 0 is the one that ships."
+    )
+
+
+class DataConfig(Section):
+    """The problems to train on, and how they become prompts."""
+
+    train: str | dict[str, Any] = Field(
+        description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
+        "`_target_` and their settings (`bandpo.data.sources`).",
+    )
+    root: str | None = Field(
+        None,
+        description="Folder whose files take the place of benchmarks of the same name.",
+        json_schema_extra=HARMLESS,
+    )
+    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt that is trained on.")
+    overlong_prompts: Literal["drop", "error"] = Field(
+        "drop",
+        description="What happens to longer prompts; drops are counted.",
+        json_schema_extra=HARMLESS,
+    )
+
+
+class RolloutConfig(Section):
+    """Sampling groups of completions."""
+
+    engine: dict[str, Any] = Field(
+        description="hydra `_target_` of the engine and its arguments.",
+        json_schema_extra={
+            "resume": {
+                "max_num_seqs": "rounding",
+                "tensor_parallel_size": "rounding",
+                "enforce_eager": "rounding",
+                "gpu_memory_utilization": "rounding",
+                "urls": "rounding",
+                "model": "harmless",
+                "transfer": "harmless",
+                "exchange": "harmless",
+                "timeout_s": "harmless",
+            }
+        },
+    )
+    group_size: int = Field(32, ge=2, le=MAX_SAMPLES, description="G, samples a prompt.")
+    prompts_per_step: int = Field(ge=1, description="P, prompts a step, over all ranks.")
+    temperature: float = Field(
+        1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
+    )
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
+    max_tokens: int = Field(
+        ge=1, description="Longest completion; with the longest prompt it must fit the model."
+    )
+    filter_groups: Literal[False, "accuracy", "reward"] = Field(
+        False,
+        description="Replace groups whose answers are all right or all wrong (accuracy, or true: "
+        "DAPO's dynamic sampling), or whose rewards are all equal (reward).",
+    )
+    max_refills: int = Field(100, ge=1, description="Extra batches that filter_groups may draw.")
+    lag: Literal[0, 1] = Field(
+        0, description="1: servers sample the next step while the learner updates (docs/scale.md)."
+    )
+    max_weight: float = Field(
+        2.0, ge=1.0, description="Truncates the importance ratios of lag 1; unused with lag 0."
+    )
+    probe_tolerance: float | None = Field(
+        None,
+        gt=0.0,
+        description="Largest |engine − learner| log-probability accepted after a weight sync; "
+        "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
+        json_schema_extra=HARMLESS,
+    )
+
+    @field_validator("filter_groups", mode="before")
+    @classmethod
+    def _filter_by_accuracy(cls, value: Any) -> Any:
+        return "accuracy" if value is True else value
+
+
+class LoraConfig(Section):
+    """Low-rank adapters instead of all weights; the reference policy is then the model without."""
+
+    rank: int = Field(0, ge=0, description="Of the adapters; 0 trains all weights.")
+    alpha: int = Field(16, ge=1, description="The adapters' output is scaled by alpha/rank.")
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Names of the layers that get one, such as [q_proj, v_proj]."
+    )
+
+
+class LearnerConfig(Section):
+    """The optimizer side."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
+    lr: float = Field(gt=0.0, le=1.0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    warmup_rollouts: int = Field(
+        0,
+        ge=0,
+        description="Rollouts (steps) of linear warm-up: updates on one have one learning rate.",
+    )
+    warmup_updates: int = Field(
+        0,
+        ge=0,
+        description="Optimizer updates of linear warm-up; of both warm-ups the lower rate counts.",
+    )
+    max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
+    updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
+    epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
+    lora: LoraConfig = LoraConfig(rank=0, alpha=16, targets="all-linear")
+    packing: bool = Field(
+        True,
+        description="Sequences of a micro-batch share one row without padding, each attending to "
+        "itself alone; false: a padded row each (quicker with model.attention=eager).",
+        json_schema_extra=ROUNDING,
+    )
+    micro_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
+        "that samples share, a repetition counts a quarter. null: 16384 on a GPU, 2048 on a CPU, "
+        "whose caches hold the activations of so many.",
+        json_schema_extra=ROUNDING,
+    )
+    logits_chunk: int = Field(
+        1024,
+        ge=1,
+        description="Tokens whose logits exist at one time; peak memory is chunk × V.",
+        json_schema_extra=ROUNDING,
+    )
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none", description="Move optimizer state (ZeRO ≥ 1) or parameters too (ZeRO 3) to the CPU."
+    )
+
+    def micro_batch_on(self, device: Literal["cuda", "cpu"]) -> int:
+        """Tokens of one forward/backward pass there."""
+        return self.micro_batch_tokens or MICRO_BATCH_TOKENS[device]
+
+
+class TrainerConfig(Section):
+    """How long to train, and what to write when."""
+
+    steps: int = Field(ge=1, description="Rollout steps.")
+    checkpoint_every: int = Field(ge=0, description="Steps between checkpoints; 0: only the last.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest are kept.")
+    keep_best: str | None = Field(
+        None,
+        description="A metric, such as `eval/arithmetic/mean@32`: the checkpoint where it is "
+        "largest is kept as well; only steps that measure it count.",
+    )
+    save_hf_every: int = Field(
+        1,
+        ge=0,
+        description="Steps between checkpoints with an `hf/` folder; 1: all, 0: only the last "
+        "step's, which always has one.",
+    )
+    eval_every: int = Field(ge=0, description="Steps between evaluations; 0: first and last only.")
+    sample_every: int = Field(10, ge=1, description="Steps between tables of sampled completions.")
+    dump_tokens_every: int = Field(
+        0, ge=0, description="Steps between parquet dumps of token records for `bandpo replay`."
+    )
+    profile: bool = Field(
+        False,
+        description="Trace the second step with torch's profiler into profile/rank0.json.gz.",
+        json_schema_extra=HARMLESS,
+    )
+    max_hours: float | None = Field(
+        None,
+        gt=0.0,
+        description="Hours since its start after which the run saves and ends; null: no limit.",
+    )
+    max_skipped_updates: int = Field(
+        3,
+        ge=1,
+        description="Updates skipped in a row, since loss or gradient was not finite, after which "
+        "the run ends.",
+    )
+    resume: str = Field(
+        "auto",
+        description="`auto` (from the newest sound checkpoint of the folder), `never`, or a "
+        "checkpoint folder.",
+    )
+
+
+class EvalConfig(Section):
+    """Evaluation inside training; nothing is evaluated when `benchmarks` is empty."""
+
+    benchmarks: tuple[str | dict[str, Any], ...] = Field(
+        (), description="Names of configs/benchmark, file:…, or a mapping with name and source."
+    )
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples a problem.")
+    temperature: float = Field(
+        1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
+    )
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(ge=1)
+    seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
+
+
+class TrackingConfig(Section):
+    """Besides metrics.jsonl, which is always written."""
+
+    trackers: tuple[str, ...] = Field((), description="accelerate's: wandb, tensorboard, …")
+    project: str = Field("bandpo", description="Project name in the trackers.")
+
+
+class MethodConfig(BaseModel):
+    """A row of a table of methods; further keys are parameters that `loss` interpolates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    loss: dict[str, Any] = Field(description="hydra `_target_` tree of a PolicyLoss.")
+    advantage: dict[str, Any] = Field(description="hydra `_target_` of rewards → advantages.")
+
+
+class Config(Section):
+    """Everything `bandpo train` reads."""
+
+    seed: int = Field(
+        ge=0, le=MAX_SEED, description="The seed that everything random is derived from."
+    )
+    run: RunConfig = Field(json_schema_extra=HARMLESS)
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig
+    rollout: RolloutConfig
+    reward: dict[str, Any] = Field(
+        json_schema_extra={"resume": {"workers": "harmless", "memory_mib": "harmless"}}
+    )
+    learner: LearnerConfig
+    trainer: TrainerConfig = Field(json_schema_extra=HARMLESS)
+    eval: EvalConfig = Field(json_schema_extra=HARMLESS)
+    tracking: TrackingConfig = Field(json_schema_extra=HARMLESS)
+    alarms: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="hydra `_target_`s of `bandpo.alarms`: Below, Above, StuckAt.",
+        json_schema_extra=HARMLESS,
+    )
+
+
+def longest_sequence(config: Config) -> int:
+    """Tokens of the longest prompt with the longest completion, in training or evaluation."""
+    completion = max(config.rollout.max_tokens, config.eval.max_tokens)
+    return config.data.max_prompt_tokens + completion
+
+
+def world_size() -> int:
+    """Ranks of this job, as the launcher announced them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def announced(ranks: int) -> Iterator[None]:
+    """Configurations are checked as a launcher of so many ranks would have them checked."""
+    before = os.environ.get("WORLD_SIZE")
+    os.environ["WORLD_SIZE"] = str(ranks)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WORLD_SIZE"]
+        else:
+            os.environ["WORLD_SIZE"] = before

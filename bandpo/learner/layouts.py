@@ -1,0 +1,255 @@
+"""Samples laid out in rows: padded, packed, or packed with shared prompts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bandpo.batching import Sample
+from bandpo.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Sequences laid out in rows, as the network takes them.
+
+    input_ids        [rows, L]
+    places           for each sequence, where its tokens stand in the rows one after another
+    lengths          of the sequences as attention takes them from a row; empty where each has a
+                     row of its own
+    gather           [Σ lengths]: where in the row each token of those sequences stands; None where
+                     they are the row, one after another
+    back             [L]: which of those tokens each token of the row is, or one of them
+    """
+
+    input_ids: Tensor
+    places: Sequence[Tensor]
+    lengths: tuple[int, ...] = ()
+    gather: Tensor | None = None
+    back: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch(ABC):
+    """Samples as the network takes them; subclasses lay the sequences out in rows.
+
+    states           [B, T]: where, in the hidden states of all rows one after another, the state
+                     stands that predicts each completion token
+    targets, mask    [B, T]: the completion tokens, and 1 where there is one
+    input_ids, lengths, gather, back: as of `Rows`
+    """
+
+    samples: tuple[Sample, ...]
+    input_ids: Tensor
+    states: Tensor
+    targets: Tensor
+    mask: Tensor
+    lengths: tuple[int, ...] = ()
+    gather: Tensor | None = None
+    back: Tensor | None = None
+
+    @staticmethod
+    @abstractmethod
+    def size(samples: Sequence[Sample]) -> int:
+        """What these samples take of a micro-batch's token budget."""
+
+    @staticmethod
+    @abstractmethod
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """Lays the sequences out."""
+
+    @staticmethod
+    def sort_key(sample: Sample) -> tuple[Any, ...]:
+        """Neighbours in this order go well together: the longest first."""
+        return (-len(sample),)
+
+    @classmethod
+    def of(
+        cls, samples: Sequence[Sample], device: torch.device | str = "cpu", weightless: bool = False
+    ) -> Batch:
+        """Lays samples out; a weightless batch has mask 0 and only keeps ranks in step."""
+        rows = cls.rows(samples)
+        counts = torch.tensor([len(s.completion_ids) for s in samples])
+        # Completions that are all empty leave a column that the mask hides.
+        kept = torch.arange(max(1, int(counts.max()))) < counts[:, None]
+        # The state that predicts a token is that of the token before it.
+        before = torch.cat(
+            [
+                place[len(sample.prompt_ids) - 1 : -1]
+                for sample, place in zip(samples, rows.places, strict=True)
+            ]
+        )
+        targets = list(chain.from_iterable(s.completion_ids for s in samples))
+        # Positions without a token may point anywhere: the mask keeps them from being looked at.
+        nowhere = torch.zeros(kept.shape, dtype=torch.long)
+        tensors = {
+            "input_ids": rows.input_ids,
+            "states": nowhere.masked_scatter(kept, before),
+            "targets": nowhere.masked_scatter(kept, torch.tensor(targets, dtype=torch.long)),
+            "mask": kept.float() * (0.0 if weightless else 1.0),
+            "gather": rows.gather,
+            "back": rows.back,
+        }
+        moved = {k: None if t is None else t.to(device) for k, t in tensors.items()}
+        return cls(tuple(samples), lengths=rows.lengths, **moved)  # type: ignore[arg-type]
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the network is called with."""
+        rows = (self.lengths, self.gather, self.back)
+        return (self.input_ids, self.states, self.targets, self.mask, *rows)
+
+    def padded(self, field: str) -> Tensor:
+        """A per-token field of the samples as [B, T], 0 where there is no token."""
+        out = torch.zeros(self.mask.shape)
+        for row, sample in enumerate(self.samples):
+            values = getattr(sample, field)
+            out[row, : len(values)] = values
+        return out.to(self.mask.device)
+
+    def has(self, field: str) -> bool:
+        """Whether every sample carries the field."""
+        return all(getattr(sample, field) is not None for sample in self.samples)
+
+    def token_batch(self, logp: Tensor, entropy: Tensor | None, step: int) -> TokenBatch:
+        """What the loss sees; `logp` and `entropy` are the old policy's too for on-policy samples.
+
+        Where the old log-probabilities are an engine's, the old policy's entropy is not known.
+        """
+        on_policy = not self.has("old_logp")
+        advantages = torch.tensor([s.advantage for s in self.samples], device=logp.device)
+        return TokenBatch(
+            logp=logp,
+            old_logp=logp.detach() if on_policy else self.padded("old_logp"),
+            advantages=advantages[:, None].expand_as(self.mask),
+            mask=self.mask,
+            ref_logp=self.padded("ref_logp") if self.has("ref_logp") else None,
+            rollout_logp=self.padded("rollout_logp") if self.has("rollout_logp") else None,
+            entropy=self.padded("entropy")
+            if self.has("entropy")
+            else entropy
+            if on_policy
+            else None,
+            new_entropy=entropy,
+            step=step,
+        )
+
+
+class PaddedBatch(Batch):
+    """A row a sequence, padded on the right.
+
+    In causal attention nothing looks to the right, so that padding needs no attention mask.
+    """
+
+    @staticmethod
+    def size(samples: Sequence[Sample]) -> int:
+        """Every sequence is as long as the longest."""
+        return len(samples) * max(map(len, samples), default=0)
+
+    @staticmethod
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """Rows of the longest sequence's length; padding holds token 0."""
+        width = max(map(len, samples))
+        ids = [[*s.prompt_ids, *s.completion_ids, *[0] * (width - len(s))] for s in samples]
+        places = [torch.arange(len(s)) + row * width for row, s in enumerate(samples)]
+        return Rows(torch.tensor(ids), places)
+
+
+class PackedBatch(Batch):
+    """One row of all sequences, one after another, without padding.
+
+    The network limits attention to each sequence (`bandpo.learner.attention`).
+    """
+
+    @staticmethod
+    def size(samples: Sequence[Sample]) -> int:
+        """Nothing but the sequences."""
+        return sum(map(len, samples))
+
+    @staticmethod
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """One row."""
+        lengths = tuple(map(len, samples))
+        row = list(chain.from_iterable(s.prompt_ids + s.completion_ids for s in samples))
+        return Rows(torch.tensor([row]), torch.arange(len(row)).split(lengths), lengths)
+
+
+class SharedPromptBatch(Batch):
+    """One row without padding in which neighbours of one prompt have it once.
+
+    A prompt's states do not depend on what follows, so that its group can share them. Attention
+    alone sees every sequence whole: `gather` puts the prompt before each of its completions.
+    """
+
+    @staticmethod
+    def size(samples: Sequence[Sample]) -> int:
+        """The row, and a quarter for a token that only attention repeats.
+
+        It keeps that token's query, key, value and output: less than a quarter of what it keeps
+        of a token that passes through the whole layer.
+        """
+        row = sum(len(s.completion_ids) for s in samples)
+        row += sum(len(prompt) for prompt, _ in groupby(samples, key=_prompt))
+        return row + ceil((sum(map(len, samples)) - row) / 4)
+
+    @staticmethod
+    def rows(samples: Sequence[Sample]) -> Rows:
+        """One row; attention takes the longest sequence first, those of one length together."""
+        row: list[int] = []
+        places = []
+        for prompt, sharing in groupby(samples, key=_prompt):
+            shared = torch.arange(len(row), len(row) + len(prompt))
+            row += prompt
+            for sample in sharing:
+                own = torch.arange(len(row), len(row) + len(sample.completion_ids))
+                row += sample.completion_ids
+                places.append(torch.cat([shared, own]))
+        sequences = sorted(places, key=len, reverse=True)
+        gather = torch.cat(sequences)
+        _, back = np.unique(gather.numpy(), return_index=True)
+        lengths = tuple(map(len, sequences))
+        return Rows(torch.tensor([row]), places, lengths, gather, torch.from_numpy(back))
+
+    @staticmethod
+    def sort_key(sample: Sample) -> tuple[Any, ...]:
+        """Samples of one prompt stand together."""
+        return (-len(sample.prompt_ids), sample.prompt_ids, -len(sample))
+
+
+def _prompt(sample: Sample) -> tuple[int, ...]:
+    return sample.prompt_ids
+
+
+def micro_batches(
+    samples: Sequence[Sample], token_budget: int, layout: type[Batch]
+) -> list[list[Sample]]:
+    """Samples that go well together, as many as the budget has room for as they are laid out.
+
+    A sample longer than the budget gets a micro-batch of its own.
+    """
+    batches: list[list[Sample]] = []
+    for sample in sorted(samples, key=layout.sort_key):
+        if not batches or layout.size([*batches[-1], sample]) > token_budget:
+            batches.append([])
+        batches[-1].append(sample)
+    return batches
+
+
+def split_to(batches: Sequence[list[Sample]], count: int) -> list[list[Sample]]:
+    """The micro-batches, the largest halved until there are `count` or none can be halved."""
+    split = list(batches)
+    while len(split) < count:
+        largest = max(split, key=lambda batch: (len(batch) > 1, sum(map(len, batch))), default=[])
+        if len(largest) < 2:
+            break
+        split.remove(largest)
+        split += [largest[::2], largest[1::2]]
+    return split

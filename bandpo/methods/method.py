@@ -1,0 +1,181 @@
+"""Methods by name outside a run: what ratio, bounds and surrogate do to given tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from pydantic import BaseModel
+from torch import Tensor
+
+from bandpo.advantage import group_advantages
+from bandpo.config.composition import compose, config_dir
+from bandpo.config.schema import MethodConfig
+from bandpo.errors import UserError
+from bandpo.loss import (
+    BatchTotals,
+    Interval,
+    LossOutput,
+    PolicyLoss,
+    SequenceMeanTokenSum,
+    TokenBatch,
+    TokenRatio,
+)
+
+ALL = "all"
+# With these totals SequenceMeanTokenSum is a plain sum over tokens.
+_SUM = BatchTotals(sequences=1.0, tokens=1.0)
+# How far past a bound `Method.past` looks, as a log-ratio.
+_STEP = 1e-2
+
+
+class Verdict(NamedTuple):
+    """What a method does to a batch; `gradient` [B, T] is ∂(Σ objective)/∂log π of each token."""
+
+    output: LossOutput
+    gradient: Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A file of configs/method under the name it was asked for, such as `band_kl:delta=0.03`.
+
+    Only ratio, bounds and surrogate are looked at: aggregation, reference KL and correction weigh
+    tokens by other things than their trust region. `advantage` maps rewards [P, G] to advantages.
+    """
+
+    name: str
+    loss: PolicyLoss
+    advantage: Callable[[Tensor], Tensor] = group_advantages
+
+    def judge(self, batch: TokenBatch) -> Verdict:
+        """The method on a batch, with gradients by autograd through ratio and surrogate.
+
+        Raises ValueError for a batch that lacks what the method reads (see `lacks`).
+        """
+        logp = batch.logp.detach().requires_grad_()
+        output = self.loss(dataclasses.replace(batch, logp=logp), _SUM)
+        (gradient,) = torch.autograd.grad(-output.loss, logp)
+        return Verdict(output, gradient)
+
+    def lacks(self, batch: TokenBatch) -> str | None:
+        """What batches like this one lack for the method, in its own words; None: nothing."""
+        try:
+            self.judge(batch)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def interval(self, p: Tensor, entropy: float) -> Interval:
+        """Ratio bounds [N] of tokens with old probabilities p [N] and an old-policy entropy."""
+        output, _ = self.judge(single_tokens(p, 1.0, 1.0, entropy))
+        return Interval(*(bound[:, 0] for bound in output.interval))
+
+    def past(self, p: float, entropy: float) -> tuple[float, float]:
+        """Shares of r·A that remain as gradient just past the lower and the upper bound.
+
+        0 where the bound ends the gradient, negative where it pulls back, positive where it lets
+        the ratio go on; 0 also for a lower bound of 0, past which there is nothing.
+        """
+        probability = torch.tensor([p], dtype=torch.float64)
+        low, high = (bound.item() for bound in self.interval(probability, entropy))
+        below, above = low * math.exp(-_STEP), high * math.exp(_STEP)
+        return (
+            self._share(probability, below, -1.0, entropy) if below > 0 else 0.0,
+            self._share(probability, above, 1.0, entropy),
+        )
+
+    def _share(self, p: Tensor, ratio: float, advantage: float, entropy: float) -> float:
+        _, gradient = self.judge(single_tokens(p, ratio, advantage, entropy))
+        return gradient.item() / (ratio * advantage)
+
+    @property
+    def note(self) -> str:
+        """What a reader of the bounds must know, empty for a token's own clip bounds."""
+        if not isinstance(self.loss.ratio, TokenRatio):
+            return "a sequence's ratio"
+        _, above = self.past(0.05, 1.0)
+        if abs(above) < 1e-6:
+            return ""
+        return "no clip: caps the weight" if above > 0 else "no clip: pulls back"
+
+
+def single_tokens(
+    p: Tensor, ratio: float, advantage: float, entropy: float | None = None
+) -> TokenBatch:
+    """Tokens with old probabilities p [N] as N sequences of one token, in p's dtype."""
+    old_logp = p[:, None].log()
+    ones = torch.ones_like(old_logp)
+    return TokenBatch(
+        logp=old_logp + torch.tensor(ratio, dtype=p.dtype).log(),
+        old_logp=old_logp,
+        advantages=advantage * ones,
+        mask=ones,
+        entropy=None if entropy is None else entropy * ones,
+    )
+
+
+class _MethodAlone(BaseModel):
+    method: MethodConfig
+
+
+def load_methods(names: str, configs: Path | None = None) -> list[Method]:
+    """The methods of a list such as `grpo,band_kl:delta=0.03`, or `all`, in order, each once.
+
+    `configs` is a folder like the shipped configs/, whose methods are found as well. Raises
+    UserError with every problem of every name.
+    """
+    if configs and not (configs / "method").is_dir():
+        raise UserError(f"--configs {configs}: no folder {configs / 'method'}")
+    found: dict[str, Method] = {}
+    problems: list[str] = []
+    for name in _expanded(names, configs):
+        try:
+            found[name] = _load(name, configs)
+        except UserError as error:
+            problems.append(f"{name}: " + str(error).split("\n  - ", 1)[-1])
+    if problems or not found:
+        raise UserError.join("--methods:", problems or ["names no method; `all` names all"])
+    return list(found.values())
+
+
+def _expanded(names: str, configs: Path | None) -> Iterator[str]:
+    folders = [config_dir(), *([configs] if configs else [])]
+    for name in filter(None, (word.strip() for word in names.split(","))):
+        if name == ALL:
+            files = (file for folder in folders for file in (folder / "method").glob("[!_]*.yaml"))
+            # Short names first: variants come after what they vary.
+            yield from sorted((file.stem for file in files), key=lambda stem: (len(stem), stem))
+        else:
+            yield name
+
+
+def _load(name: str, configs: Path | None) -> Method:
+    method, *parameters = name.split(":")
+    overrides = [f"hydra.searchpath=[file://{configs.resolve()}]"] if configs else []
+    overrides.append(f"method={method}")
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if not (key.strip() and value.strip()):
+            raise UserError(f"{parameter!r} is not key=value, such as delta=0.03")
+        overrides.append(f"method.{key.strip()}={value.strip()}")
+    config = compose("train", overrides, _MethodAlone).method
+    loss: PolicyLoss = instantiate(config.loss)
+    made = Method(
+        name,
+        dataclasses.replace(
+            loss, aggregate=SequenceMeanTokenSum(), reference_kl=None, correction=None
+        ),
+        instantiate(config.advantage),
+    )
+    try:
+        made.judge(single_tokens(torch.tensor([0.5]), 1.0, 1.0, entropy=1.0))
+    except Exception as error:  # a value of the wrong type shows only when it is used
+        raise UserError(f"cannot be used: {type(error).__name__}: {error}") from None
+    return made

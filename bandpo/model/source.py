@@ -1,0 +1,178 @@
+"""Which weights a user means, and what identifies them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from pydantic import TypeAdapter, ValidationError
+
+from bandpo.disk.cache import cache_dir, made_aside
+from bandpo.errors import UserError
+from bandpo.model import embedded
+from bandpo.model.files import check_files, refuse_pointers, weight_files
+from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.warm_up import ensure
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A folder in transformers' format, or a hub id."""
+
+    spec: str
+    path: str
+
+    @property
+    def slug(self) -> str:
+        """The spec as the name of a folder."""
+        return re.sub(r"[^\w.-]+", "_", self.spec).strip("_.") or "model"
+
+    def identity(self) -> dict[str, Any]:
+        """What a summary says about the weights: the path, and a fingerprint or commit.
+
+        Raises `UserError` where a hub id does not lead to a commit: it would be equal to any other.
+        """
+        folder = Path(self.path)
+        if folder.is_dir():
+            return {"path": self.spec, "weights": weights_fingerprint(folder)}
+        return {"path": self.spec, "weights": self._commit()}
+
+    def _commit(self) -> str:
+        """The commit of a hub repository that transformers reads, from where its cache lies."""
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(self.path, "config.json")
+        except (OSError, ValueError) as error:
+            raise _unloadable(self, "configuration", error) from None
+        commit = re.search(r"snapshots/([0-9a-f]+)/", Path(found or "").as_posix())
+        if commit is None:
+            raise UserError(
+                f"model={self.spec}: no commit says which weights these are; download them into a "
+                "folder and name that"
+            )
+        return commit[1]
+
+    def config(self, trust_remote_code: bool = False) -> Any:
+        """transformers' configuration; raises `UserError` if it cannot be loaded."""
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.path, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise _unloadable(self, "configuration", error) from None
+
+
+def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSource:
+    """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
+
+    Of a run the newest checkpoint with an hf/ folder is taken. `embedded` ships with the
+    package; with another `seed`, or as `embedded:worked_share=0.9,openings=0.1/0.05`, it is a
+    variant (`bandpo.model.embedded.Recipe`), made on first use.
+    Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
+    makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
+    """
+    if recipe := embedded_recipe(spec, seed):
+        return ModelSource(spec, str(ensure(recipe)))
+    folder = Path(spec).expanduser()
+    # Not every checkpoint of a run has an hf/ folder (trainer.save_hf_every).
+    in_run = sorted(folder.glob("checkpoints/step_*/hf"), reverse=True)
+    newest = folder / "checkpoints" / "latest" / "hf"
+    for candidate in (folder, folder / "hf", newest, *in_run):
+        if (candidate / "config.json").is_file():
+            return ModelSource(spec, str(_with_safetensors(candidate.resolve(), allow_pickle)))
+    if folder.exists():
+        raise UserError(
+            f"model={spec}: neither a model (config.json), a checkpoint (hf/) nor a run "
+            "(checkpoints/latest/)"
+        )
+    if not _HUB_ID.fullmatch(spec):
+        raise UserError(f"model={spec}: no such folder")
+    return ModelSource(spec, spec)
+
+
+def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
+    """The recipe of an embedded policy that `spec` means; None where it means something else.
+
+    Raises `UserError` for a setting that the recipe does not have.
+    """
+    name, _, settings = spec.partition(":")
+    if name != "embedded":
+        return None
+    pairs = (pair.partition("=") for pair in settings.split(",") if pair)
+    given: dict[str, Any] = {key: value for key, _, value in pairs}
+    known = {field.name: field.default for field in dataclasses.fields(embedded.Recipe)}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise UserError(f"model={spec}: {unknown[0]} is none of {', '.join(known)}")
+    given = {k: v.split("/") if isinstance(known[k], tuple) else v for k, v in given.items()}
+    try:
+        return TypeAdapter(embedded.Recipe).validate_python({"seed": seed, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"model={spec}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+
+
+def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
+    """The folder itself, or its copy with weights that are not pickles."""
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if weight_files(folder):
+        check_files(folder)
+        return folder
+    refuse_pointers(pickles)
+    if not pickles:
+        raise UserError(f"model={folder}: no weights (*.safetensors) in this folder")
+    if not allow_pickle:
+        raise UserError(
+            f"{folder}: the weights are pickles ({pickles[0].name}), which may run code when they "
+            "are read; convert them to safetensors, or set model.allow_pickle=true (bandpo eval: "
+            "allow_pickle=true) to have a copy made with torch's restricted reader"
+        )
+    copy = cache_dir() / f"converted-{weights_fingerprint(folder)}"
+    if not copy.is_dir():
+        weights: dict[str, Any] = {}
+        for path in pickles:
+            weights |= _read_pickle(path)
+        pickled = shutil.ignore_patterns("*.bin", "*.pt", "*.pth")
+        with made_aside(copy) as aside:
+            shutil.copytree(folder, aside, ignore=pickled, dirs_exist_ok=True)
+            save_torch_state_dict(weights, str(aside))
+    return copy
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer; raises `UserError` if it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unloadable(source, "tokenizer", error) from None
+    # Where a folder has no files of it, transformers makes an empty one without a word.
+    if not tokenizer("1 + 1")["input_ids"]:
+        raise UserError(f"model={source.spec}: no tokenizer (tokenizer.json) in this folder")
+    return tokenizer
+
+
+def _unloadable(source: ModelSource, what: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"model={source.spec}: no {what} could be loaded: {reason}")

@@ -1,0 +1,132 @@
+"""The processes of a job: who we are, and the few collectives that the loop needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from copy import copy
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bandpo.ranks.joining import PATIENCE, _announce_single_process, _device, _join
+from bandpo.ranks.shared_memory import remove_stale_buffers
+
+T = TypeVar("T")
+
+"""How long ranks wait for the slowest one; DeepSpeed's own 10 minutes are less than a server takes
+to be given up (`rollout.engine.timeout_s`), or the first rank to download a model."""
+"""In the environment: the process that announced itself for want of a launcher, and its port.
+
+A launcher that such a process starts announces another port: what it says counts again."""
+
+
+class Ranks:
+    """One process of `size`; every method that takes a value is collective."""
+
+    def __init__(self) -> None:
+        """Joins the job that a launcher (torchrun, deepspeed, SLURM) announced, or makes one."""
+        _announce_single_process()
+        remove_stale_buffers(int(os.environ["RANK"]))
+        self.device = _device()
+        _join(self.device)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._group: dist.ProcessGroup | None = None  # all of them
+
+    def apart(self) -> Ranks:
+        """The same processes with collectives of their own, on the CPU, for a thread of its own."""
+        others = copy(self)
+        others._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        others.device = torch.device("cpu")
+        return others
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of a list that all ranks hold: every size-th item."""
+        return list(items[self.rank :: self.size])
+
+    def unshare(self, items: Sequence[T]) -> list[T]:
+        """The list that `share` cut up, whole on every rank."""
+        parts = self.gather(items)
+        rounds = range(max(map(len, parts)))
+        return [part[index] for index in rounds for part in parts if index < len(part)]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, self._group)
+        return values
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The element-wise sum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.SUM, self._group)
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The element-wise maximum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, self._group)
+        return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank."""
+        if self.size == 1:
+            return here
+        return bool(self.max(torch.tensor(float(here), device=self.device)))
+
+    def agree(self, action: Callable[[], T]) -> list[T]:
+        """Takes an action that may meet a full disk; every rank's result, on every rank.
+
+        Raises OSError on all ranks where it was raised on any, with the first of the messages.
+        """
+        result: Any = None
+        problem: str | None = None
+        try:
+            result = action()
+        except OSError as error:
+            problem = str(error) or repr(error)
+        outcomes = self.gather((result, problem))
+        if first := next((problem for _, problem in outcomes if problem), None):
+            raise OSError(first)
+        return [result for result, _ in outcomes]
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """The result, on every rank, of an action that the first alone takes; else as `agree`."""
+        return self.agree(lambda: action() if self.is_first else None)[0]  # type: ignore
+
+    def raise_any(self, failure: Exception | None) -> None:
+        """Raises on every rank what the first of those that failed has to say."""
+        for found in self.gather(failure):
+            if found is not None:
+                raise found
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        if self.size > 1:
+            dist.barrier(self._group)
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        # After an error this could wait for ranks that never come, and would make the others fail
+        # before this one has said why.
+        if error is None or self.size == 1:
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the job."""
+        if dist.is_initialized():
+            dist.destroy_process_group()

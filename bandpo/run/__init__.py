@@ -1,0 +1,1 @@
+"""The parts of a training run, from its start to its stop."""
