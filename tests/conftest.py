@@ -86,15 +86,22 @@ def command(host: Any) -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., list[dict[str, Any]]]:
-    """Runs a worker script on several ranks; returns what each printed as its last JSON line."""
+    """Runs a worker script on several ranks; returns what each printed as its last JSON line.
+
+    On the CPU where there are fewer GPUs than ranks.
+    """
+    import torch
 
     def run(script: Path, ranks: int, *arguments: str, timeout: int = 900) -> list[dict[str, Any]]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE}
+        if torch.cuda.device_count() < ranks:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
             [*started_on(ranks), str(script), *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE},
+            env=environment,
         )
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -218,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
         f"advantage {token.advantage:g} {push}.\nWeight: ∂objective/∂log π; without any clipping "
         f"r·A = {token.unclipped:.4g}."
     )
-    lacking = {method.name: method.lacks(token.batch()) for method in methods}
+    lacking = {method.name: method.missing_inputs(token.batch()) for method in methods}
     console.print(_table([method for method in methods if not lacking[method.name]], token))
     for method in methods:
         if lack := lacking[method.name]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bandpo.errors import UserError
-from bandpo.planning.gpus import CARDS_A_NODE, Cluster
+from bandpo.planning.gpus import GPUS_PER_NODE, Cluster
 from bandpo.tables.figures import accuracy_figures, entropy_figure
 from bandpo.tables.forecast import (
     RowPlan,
@@ -135,7 +135,7 @@ def _slurm(folder: Path, name: str, rows: Sequence[RowPlan], waiting: Sequence[P
         print("every run is finished: there is nothing to submit")
         return 0
     hours = max((row.forecast.hours for row in rows if row.forecast), default=24.0)
-    for path in write_slurm(folder, name, waiting, CARDS_A_NODE, hours):
+    for path in write_slurm(folder, name, waiting, GPUS_PER_NODE, hours):
         print(f"wrote {path}")
     print(f"submit with: sbatch {folder / name}.sbatch; then bandpo table {name} --report")
     return 0

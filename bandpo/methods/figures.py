@@ -54,7 +54,7 @@ def curves(methods: Sequence[Method], entropy: float) -> list[Curve]:
 
 
 def _named(method: Method, entropy: float) -> str:
-    follows_entropy = method.lacks(single_tokens(torch.tensor([0.5]), 1.0, 1.0))
+    follows_entropy = method.missing_inputs(single_tokens(torch.tensor([0.5]), 1.0, 1.0))
     return f"{method.name} at {entropy:g} nats" if follows_entropy else method.name
 
 

@@ -57,14 +57,14 @@ class Method:
     def judge(self, batch: TokenBatch) -> Verdict:
         """The method on a batch, with gradients by autograd through ratio and surrogate.
 
-        Raises ValueError for a batch that lacks what the method reads (see `lacks`).
+        Raises ValueError for a batch that lacks what the method reads (see `missing_inputs`).
         """
         logp = batch.logp.detach().requires_grad_()
         output = self.loss(dataclasses.replace(batch, logp=logp), _SUM)
         (gradient,) = torch.autograd.grad(-output.loss, logp)
         return Verdict(output, gradient)
 
-    def lacks(self, batch: TokenBatch) -> str | None:
+    def missing_inputs(self, batch: TokenBatch) -> str | None:
         """What batches like this one lack for the method, in its own words; None: nothing."""
         try:
             self.judge(batch)

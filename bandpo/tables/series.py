@@ -17,7 +17,7 @@ from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
-from bandpo.run.console import secure_streams
+from bandpo.run.console import protect_output
 from bandpo.run.host import Host
 from bandpo.train import run
 
@@ -34,7 +34,7 @@ class Training:
     overrides: tuple[str, ...]
 
     def __call__(self, host: Host) -> None:
-        run(compose("train", self.overrides, Config), host)
+        run(compose("train", self.overrides, Config, host.ranks.size), host)
 
 
 def launch_series(
@@ -89,7 +89,7 @@ def _worker(processes: int) -> ProcessPoolExecutor:
 
 def _prepare(threads: int) -> None:
     """Of a worker's own: streams, and threads, which vLLM and torch count when they start some."""
-    secure_streams()
+    protect_output()
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)

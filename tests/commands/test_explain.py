@@ -117,7 +117,7 @@ def test_how_far_a_probability_may_go():
 def test_entropy_widens_the_radius_that_follows_it():
     token = Token(p=0.2, ratio=1.0, advantage=1.0)
     (method,) = load_methods("band_kl_entropy")
-    assert "entropy" in method.lacks(token.batch())
+    assert "entropy" in method.missing_inputs(token.batch())
     highs = [of("band_kl_entropy", f"p=0.2 adv=1 ratio=1 entropy={h}").high for h in (0, 0.5, 3)]
     expected = [of(f"band_kl:delta={d}", "p=0.2 adv=1 ratio=1").high for d in (0.02, 0.06, 0.1)]
     assert highs == pytest.approx(expected)

@@ -15,7 +15,7 @@ from bandpo.config.schema import LearnerConfig, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Capped, Clip, PolicyLoss, TokenMean, TokenRatio
 from bandpo.ranks.collectives import Ranks
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 
@@ -53,7 +53,8 @@ for folder, stage in itertools.product(sys.argv[1:], (0, 2, 3)):
     if stage == 0:  # after the first learner: the order that DeepSpeed needs
         if engine is not None:
             engine.close()
-        engine = VLLMLocal(folder, max_model_len=128, max_num_seqs=32, enforce_eager=True)
+        spec = EngineSpec(folder, max_model_len=128, ranks=ranks)
+        engine = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True)
     engine.load_weights(learner.weights(), 1)
     before = generate(0)
     samples = score(learner, before)
