@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 import random
 import signal
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from eval_fakes import SAMPLING, FakeEngine, FakeReward, evaluate_into, fake_task, run
+from small_runs import FIXTURES
 
 from bandpo.errors import UserError
 from bandpo.evaluation.evaluate import evaluate_all
@@ -81,10 +83,12 @@ def test_benchmarks_of_one_evaluation_share_no_seeds(tmp_path):
     assert {prompt.seed for prompt in alone.seen} == set(together[12:])
 
 
-def test_killed_five_times_the_summary_is_the_same(tmp_path):
+def test_killed_five_times_the_summary_is_the_same(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     folder = tmp_path / "killed"
     rng = random.Random(0)
+    paths = (str(FIXTURES), *filter(None, [os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     processes = multiprocessing.get_context("forkserver")  # which imports for all of them
     processes.set_forkserver_preload(["eval_fakes"])
     kills, sizes = 0, [0]
