@@ -28,9 +28,14 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTABLE = f"{ROOT}{os.pathsep}{ROOT / 'tests/fixtures'}"
 
 
+# Rooms whose files take long, the longest first.
+LONG = ("train", "rollout", "learner", "commands", "ranks", "evaluation", "tables")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole training runs first: what is left for the end is short, and shared out well."""
-    items.sort(key=lambda item: item.path.parent.name != "train")
+    """Long files first: what is left for the end is short, and shared out well."""
+    rank = {room: place for place, room in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(LONG)))
 
 
 def started_on(ranks: int) -> list[str]:

@@ -209,7 +209,8 @@ def flat(rows):
     return torch.tensor([value for row in rows for value in row])
 
 
-def test_the_samples_are_those_of_the_engine_in_process(url, model, connect):
+def test_the_samples_are_those_of_the_engine_in_process(host, url, model, connect):
+    """With `host`: what of this process joined no job before vLLM's engine could not afterwards."""
     from bandpo.rollout.vllm_local import VLLMLocal
 
     spec = EngineSpec(str(model), max_model_len=LENGTH)
