@@ -6,11 +6,11 @@ from datetime import datetime
 
 import pytest
 import torch
-from bandpo.evaluation.eval_config import dtype_on
 from eval_fakes import FakeEngine
 from safetensors.torch import save_file
 
 from bandpo.cli import main
+from bandpo.evaluation.eval_config import dtype_on
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.embedded import build_tokenizer
 from bandpo.model.files import weights_fingerprint
