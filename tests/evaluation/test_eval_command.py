@@ -147,7 +147,7 @@ def test_from_arguments_to_report(model, tmp_path, capsys):
         ("eval.temperature=0", "temperature=0 draws the same sample"),
         ("eval.temperature=2.1", "eval.temperature=2.1: Input should be less than or equal to 2"),
         ("eval.temperature=-0.1", "eval.temperature=-0.1"),
-        ("eval.temperature=0.001", "vLLM would take 0.01 for it"),
+        ("eval.temperature=0.001", "vLLM would sample at 0.01"),
         ("eval.temperature=nan", "finite number"),
         ("eval.top_p=1.5", "eval.top_p=1.5"),
         ("eval.seed=4294967296", "eval.seed=4294967296"),
