@@ -1,4 +1,4 @@
-"""Group-relative advantages: a sample is judged against the other samples of its prompt."""
+"""Group-relative advantages: a sample is compared with the other samples of its prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Keeps groups of equal rewards at advantage 0 rather than 0/0; the value of BandPO's release.
+# Keeps groups of equal rewards at advantage 0 instead of 0/0; the value of BandPO's release.
 STD_EPSILON = 1e-6
 
 
@@ -44,7 +44,7 @@ def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Te
 
 
 def has_spread(rewards: Sequence[float]) -> bool:
-    """Whether the rewards of a group differ as advantages see them: in float32, at least."""
+    """Whether the rewards of a group differ in the precision of advantages: float32 at least."""
     return len(set(_floating(torch.tensor(rewards)).tolist())) > 1
 
 
@@ -54,8 +54,8 @@ def _centered(rewards: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         raise ValueError(f"rewards must be [prompts, samples], got {tuple(rewards.shape)}")
     rewards = _floating(rewards)
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid.bool()
-    # Relative to one of them: the rounded mean of equal rewards need not be their value, and what
-    # it misses would be divided by a standard deviation that is as small.
+    # Relative to one of them: the rounded mean of equal rewards need not be their value, and the
+    # error would be divided by an equally small standard deviation.
     first = rewards.gather(-1, valid.int().argmax(-1, keepdim=True))
     relative = torch.where(valid, rewards - first, 0.0)
     mean = relative.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp(min=1)

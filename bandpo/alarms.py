@@ -1,4 +1,4 @@
-"""Alarms over a run's metrics: values that a configuration composes into a list."""
+"""Alarms on a run's metrics; a configuration lists them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Metrics = Mapping[str, float]
 class Alarm(ABC):
     """Goes off when a metric has been wrong for `steps` steps in a row, and warns or stops the run.
 
-    A value that is not finite is always wrong. Raises UserError for fewer than one step and for
-    another action than `warn` or `stop`.
+    A nonfinite value is always wrong. Raises UserError for fewer than one step, a nonfinite limit,
+    and another action than `warn` or `stop`.
     """
 
     metric: str
@@ -40,10 +40,13 @@ class Alarm(ABC):
 
     @abstractmethod
     def wrong(self) -> str:
-        """What is wrong, in words that go with a metric: `is below 0.1`."""
+        """The fault as a predicate of the metric: `is below 0.1`."""
 
-    def heard(self, history: Sequence[Metrics]) -> str | None:
-        """What it says after the last of these steps; steps without the metric are passed over."""
+    def message(self, history: Sequence[Metrics]) -> str | None:
+        """The alarm after the last of these steps, None if it is silent.
+
+        Steps without the metric do not count.
+        """
         values = [step[self.metric] for step in history if self.metric in step]
         last = values[-self.steps :]
         if len(last) < self.steps or any(self.is_right(v) and math.isfinite(v) for v in last):
@@ -54,7 +57,7 @@ class Alarm(ABC):
 
 @dataclass(frozen=True)
 class Below(Alarm):
-    """`metric` < `limit`: an entropy that collapses."""
+    """Goes off at `metric` < `limit`: an entropy that collapses."""
 
     def is_right(self, value: float) -> bool:
         return value >= self.limit
@@ -65,7 +68,7 @@ class Below(Alarm):
 
 @dataclass(frozen=True)
 class Above(Alarm):
-    """`metric` > `limit`: a divergence or a mismatch that grows."""
+    """Goes off at `metric` > `limit`: a divergence or a mismatch that grows."""
 
     def is_right(self, value: float) -> bool:
         return value <= self.limit
@@ -76,7 +79,7 @@ class Above(Alarm):
 
 @dataclass(frozen=True)
 class StuckAt(Alarm):
-    """`metric` = `limit`: a reward that stays 0, a clip fraction that never leaves 0."""
+    """Goes off at `metric` = `limit`: a reward or a clip fraction that stays 0."""
 
     def is_right(self, value: float) -> bool:
         return value != self.limit
@@ -87,53 +90,80 @@ class StuckAt(Alarm):
 
 @dataclass(frozen=True)
 class CutOff(Above):
-    """Nearly every completion ran to its limit: every run hears it."""
+    """Warns, in every run, that nearly all completions reach their limit."""
 
     metric: str = "length/truncated_frac"
     limit: float = 0.95
 
-    def heard(self, history: Sequence[Metrics]) -> str | None:
-        """What it says after the last of these steps."""
-        found = super().heard(history)
+    def message(self, history: Sequence[Metrics]) -> str | None:
+        """The alarm after the last of these steps, None if it is silent."""
+        found = super().message(history)
         return found and (
-            "nearly all completions were cut off at rollout.max_tokens, so that few answers can be "
-            "read: raise it, or see whether the token that the model ends its answers with is an "
+            "nearly all completions were cut off at rollout.max_tokens, so few answers can be "
+            "read: raise it, or check that the token with which the model ends its answers is an "
             f"eos_token_id of its generation_config.json ({found})"
         )
 
 
+@dataclass(frozen=True)
+class Mismatch(Above):
+    """The engine drew its samples by other log-probabilities than the learner gives their tokens.
+
+    It sees what the probe after a sync cannot: another temperature, or old keys and values of a
+    prompt.
+    """
+
+    metric: str = "mismatch/logprob_abs_mean"
+    limit: float = 1e-3
+    action: Literal["warn", "stop"] = "stop"
+
+    @classmethod
+    def in_dtype(cls, dtype: str) -> Mismatch:
+        """It stops a run in float32; in bfloat16 rounding alone comes near its limit."""
+        return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
+
+    def message(self, history: Sequence[Metrics]) -> str | None:
+        """The alarm after the last of these steps, None if it is silent."""
+        found = super().message(history)
+        return found and (
+            "the engine samples from another distribution than the learner computes: its "
+            "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
+            f"{found})"
+        )
+
+
 class AlarmPanel:
-    """The alarms of a run, with the metrics of the steps that they look back on."""
+    """The alarms of a run and the metrics of its steps so far."""
 
     def __init__(
         self, alarms: Iterable[Alarm], past: Iterable[Metrics], say: Callable[[str], None]
     ) -> None:
-        """`past` are the steps before a resumed run goes on: it hears what it would have heard."""
+        """`past` are the steps before this one resumed: alarms go off as in an unbroken run."""
         self._alarms, self._say = tuple(alarms), say
         self._history = list(past)
 
     def check(self, step: int, metrics: Metrics) -> None:
-        """Warns when an alarm goes off, once until it has been silent.
+        """Warns when an alarm goes off, and again only after it was silent.
 
-        Raises RunHalted to stop, and for a metric that the step should have and has not.
+        Raises RunHalted to stop the run, and for a metric that the step lacks but should have.
         """
         before, self._history = self._history, [*self._history, metrics]
         stops = []
         for alarm in self._alarms:
             if alarm.metric not in metrics and _is_complete(metrics, alarm.metric):
                 raise RunHalted(
-                    f"alarms: step {step} has no metric {alarm.metric!r}; metrics.jsonl and "
-                    "docs/run-folder.md have the names"
+                    f"alarms: step {step} has no metric {alarm.metric!r}; the names are in "
+                    "metrics.jsonl and docs/run-folder.md"
                 )
-            message = alarm.heard(self._history)
+            message = alarm.message(self._history)
             if message and alarm.action == "stop":
                 stops.append(message)
-            elif message and not alarm.heard(before):
+            elif message and not alarm.message(before):
                 self._say(f"step {step}: alarm: {message}")
         if stops:
             raise RunHalted(f"stopped after step {step} by an alarm: {'; '.join(stops)}")
 
 
 def _is_complete(metrics: Metrics, name: str) -> bool:
-    """Evaluations are not made at every step, and a step without updates measures little."""
+    """Whether a step should have the metric: few have evaluations, and only updates measure all."""
     return not name.startswith("eval/") and metrics.get("learn/updates", 0.0) > 0

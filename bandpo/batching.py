@@ -1,10 +1,11 @@
-"""Groups become samples, samples become minibatches, ranks' shares and micro-batches."""
+"""Groups become samples, and samples become each rank's share of the minibatches."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -19,10 +20,10 @@ T = TypeVar("T")
 class Sample:
     """One completion with its prompt and what the loss needs; per-token tensors are [T] on the CPU.
 
-    `id` names it in messages: the problem's id and the completion's place in its group.
-    `old_logp`, `entropy` and `ref_logp` are filled in by the learner; a sample without `old_logp`
-    is on policy: the learner's own forward pass gives it. One whose `weight_version` is not the
-    learner's has the engine's log-probabilities as `old_logp`.
+    `id` names it in messages: the problem's id and the completion's place in its group. The
+    learner fills in `old_logp`, `entropy` and `ref_logp`. A sample without `old_logp` is on policy:
+    the update's own forward pass gives it. A sample of an older `weight_version` has the engine's
+    log-probabilities as `old_logp`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,7 +37,7 @@ class Sample:
     id: str = ""
 
     def take_behaviour_policy(self) -> None:
-        """Makes the policy that sampled it, at the weights it was sampled with, the old policy."""
+        """Makes the policy that sampled it, with the weights of that time, the old policy."""
         self.old_logp, self.rollout_logp = self.rollout_logp, None
 
     @classmethod
@@ -62,17 +63,48 @@ def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
 
 
 def totals_of(samples: Sequence[Sample]) -> BatchTotals:
-    """The counts that a loss over exactly these samples is normalised by."""
+    """The counts by which a loss over exactly these samples is normalised."""
     return BatchTotals(
         sequences=float(len(samples)),
         tokens=float(sum(len(sample.completion_ids) for sample in samples)),
     )
 
 
+def schedule(
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float]],
+    cost: Callable[[int], float],
+    *,
+    updates: int,
+    epochs: int,
+    seed: str,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[list[Sample]]:
+    """One rank's samples in each minibatch of a step: `updates` minibatches for each of `epochs`.
+
+    `advantages` [P, G] are those of the groups' completions, `cost` that of a sequence by its
+    tokens. The minibatches are the same whatever the number of ranks; each is shared out so that
+    the ranks finish together. Epochs share their samples.
+    """
+
+    @cache
+    def sample(group: int, index: int) -> Sample:
+        return Sample.of(groups[group], index, advantages[group][index])
+
+    places = [[(i, j) for j in range(len(group.completions))] for i, group in enumerate(groups)]
+    batches = []
+    for epoch in range(epochs):
+        for members in minibatches(places, updates, f"{seed}/{epoch}"):
+            costs = [cost(groups[i].length(j)) for i, j in members]
+            batches.append([sample(*members[k]) for k in balanced(costs, ranks)[rank]])
+    return batches
+
+
 def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[list[T]]:
     """`count` minibatches of whole groups, in an order drawn from the seed.
 
-    Their group counts differ by at most one.
+    Their numbers of groups differ by at most one.
     """
     order = list(range(len(groups)))
     random.Random(seed).shuffle(order)
@@ -83,24 +115,24 @@ def minibatches(groups: Sequence[Sequence[T]], count: int, seed: str) -> list[li
 
 
 def sequence_cost(length: int, hidden_size: int) -> float:
-    """Compute of a sequence of n tokens in units of a token's: n·(1 + n/(12·hidden)).
+    """Compute of a sequence of n tokens in units of one token's: n·(1 + n/(12·hidden)).
 
-    A transformer layer takes 24·hidden² FLOPs a token in its matrices and, causally, 2·n·hidden in
-    attention.
+    A transformer layer takes 24·hidden² FLOPs per token in its matrices and, causally, 2·n·hidden
+    in attention.
     """
     return length * (1 + length / (12 * hidden_size))
 
 
-def deal(costs: Sequence[float], hands: int) -> list[list[int]]:
-    """Indices dealt so that the hands' costs come out near equal: dearest first, to the poorest.
+def balanced(costs: Sequence[float], parts: int) -> list[list[int]]:
+    """The items' indices in `parts` of nearly equal cost: each, dearest first, to the cheapest.
 
-    No hand exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
+    No part exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
     Anomalies, 1969: at most 4/3 of the best possible). The same on every rank.
     """
-    dealt: list[list[int]] = [[] for _ in range(hands)]
-    load = [0.0] * hands
+    members: list[list[int]] = [[] for _ in range(parts)]
+    load = [0.0] * parts
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        poorest = min(range(hands), key=load.__getitem__)
-        dealt[poorest].append(index)
-        load[poorest] += costs[index]
-    return dealt
+        cheapest = min(range(parts), key=load.__getitem__)
+        members[cheapest].append(index)
+        load[cheapest] += costs[index]
+    return members

@@ -1,4 +1,4 @@
-"""`bandpo <command> …`: one command for everything."""
+"""The command line: `bandpo <command> …`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hydra.errors import InstantiationException
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
 from bandpo.errors import RunHalted, UserError
-from bandpo.ranks.launcher import die_with_launcher, tell_launcher
+from bandpo.ranks.launcher import die_with_launcher, report_to_launcher
 from bandpo.redaction import RedactingFormatter, redact
-from bandpo.run.console import secure_streams
+from bandpo.run.console import protect_output
 
 # command -> (module:function, one line of help). A function takes the arguments after the
 # command and returns an exit code; modules are imported only when their command runs.
@@ -28,10 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.commands.train:main", "train a policy; hydra overrides follow"),
     "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
-    "rescore": (
-        "bandpo.commands.rescore:main",
-        "score saved samples by both rewards; differences",
-    ),
+    "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
     "data": ("bandpo.commands.data:main", "check | overlap | build datasets"),
     "replay": ("bandpo.commands.replay:main", "the recorded tokens of a run under every method"),
     "explain": ("bandpo.commands.explain:main", "one token under every method"),
@@ -41,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "run a recipe: plan, launch, collect and report a table",
     ),
     "plan": ("bandpo.commands.plan:main", "print what `train` with these overrides would do"),
-    "doctor": ("bandpo.commands.doctor:main", "say what this machine can run, and why not"),
+    "doctor": ("bandpo.commands.doctor:main", "report what this machine can run, and why not"),
 }
 
 
@@ -54,10 +51,10 @@ def usage() -> str:
 
 @contextmanager
 def _own_log_shown() -> Iterator[None]:
-    """What bandpo has to say at INFO goes to stderr, once; others' loggers are left alone.
+    """Shows bandpo's log at INFO on stderr, once; other loggers are left alone.
 
-    Nothing reaches the root logger, whose handlers, where a library has put some there, would
-    say it a second time. Every rank reads the same data: the first alone speaks of it.
+    Nothing reaches the root logger: handlers that a library has added there would repeat it. Every
+    rank reads the same data, so that the first alone reports on it.
     """
     log, data = logging.getLogger("bandpo"), logging.getLogger("bandpo.data")
     before = log.level, log.propagate, data.level
@@ -79,7 +76,7 @@ def _own_log_shown() -> Iterator[None]:
 
 @contextmanager
 def _without_wrapping() -> Iterator[None]:
-    """Raises the UserError that hydra wraps when a class that it builds refuses its arguments."""
+    """Raises the UserError of a class built by hydra without hydra's wrapping."""
     try:
         yield
     except InstantiationException as error:
@@ -90,9 +87,9 @@ def _without_wrapping() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
-    secure_streams()
+    protect_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # DeepSpeed's launcher adds --local_rank, which the environment says as well.
+    # DeepSpeed's launcher adds --local_rank, which the environment has as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -104,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is imported: the ranks of a machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
-    # PyTorch's C++ warnings speak of its own internals.
+    # PyTorch's C++ warnings are about its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()
     module, function = COMMANDS[command][0].split(":")
@@ -119,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(redact(f"Quoted: {shlex.join(['bandpo', command, *words])}"), file=sys.stderr)
         return 2
     except RunHalted as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks say the same
+        if os.environ.get("RANK", "0") == "0":  # all ranks have the same message
             print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -130,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank = f"[rank{os.environ['RANK']}]: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         sys.stderr.write(textwrap.indent(text, rank, lambda line: True))
         sys.stderr.flush()
-        tell_launcher(text)
+        report_to_launcher(text)
         return 1
 
 

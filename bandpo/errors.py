@@ -1,4 +1,4 @@
-"""The one exception for everything a user can mend."""
+"""The exceptions that end a command with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from types import MappingProxyType
 
 
 class UserError(Exception):
-    """A problem in configuration, data or environment, told in words a user can act on.
+    """A problem in configuration, data or environment that the user can fix.
 
-    The command line prints the message without a traceback and exits with code 2. The message
-    names the file, line or key at fault and says what to do.
+    The message names the file, line or key at fault and says what to do. The command line prints
+    it without a traceback and exits with code 2.
     """
 
     instead: Mapping[str, str] = MappingProxyType({})
-    """Words of the command line, and what to write in their place: it shows the whole command."""
+    """Words of the command line and their replacements; the whole command is shown with them."""
 
     @classmethod
     def join(cls, heading: str, problems: Sequence[str]) -> UserError:
-        """One error out of several problems, so that a user mends them in one go."""
+        """One error for several problems, so that a user can fix all of them at once."""
         return cls("\n".join([heading, *(f"  - {problem}" for problem in problems)]))
 
 
-class RunHalted(Exception):
-    """A run that ends itself because going on would waste it or do harm.
+def listed(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first `most` names for a message, and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
-    Raised on every rank. The command line prints the message without a traceback, and exits with
+
+class RunHalted(Exception):
+    """A run ends itself, since continuing would be a waste or do harm.
+
+    Raised on every rank. The command line prints the message without a traceback and exits with
     code 1.
     """

@@ -1,4 +1,4 @@
-"""Secrets stay out of what a run writes and says: the one place that knows what a secret is."""
+"""Keeps secrets out of files and messages; defines what counts as a secret."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "(hidden)"
-# A name that ends so, in whatever case: VLLM_API_KEY, hub_token, password. Not max_tokens.
+# Names with these endings, in any case: VLLM_API_KEY, hub_token, password. Not max_tokens.
 _SECRET_NAME = re.compile(
     r"(^|[_.-])(token|secret|password|passwd|passphrase|credentials?|authorization"
     r"|(api|access|secret|private|auth)[_-]?key)$",
     re.IGNORECASE,
 )
-# What the common services give out, wherever it stands.
+# Keys in the formats of common services, anywhere in a text.
 _SECRET_VALUE = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
 _OVERRIDE = re.compile(r"([\w.-]+)=([^\s,={}\[\]()]+)")
 _SHORTEST = 6
-"""A shorter value in the environment is no key, and would blot out innocent text."""
+"""Shorter values in the environment are no keys, and would hide harmless text."""
 
 
 def is_secret(name: str) -> bool:
@@ -31,7 +31,7 @@ def is_secret(name: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text without values of secret variables, of secret settings as overrides, and of keys."""
+    """The text without values of secret variables, values of secret overrides, and keys."""
     for name, value in os.environ.items():
         if is_secret(name) and len(value) >= _SHORTEST:
             text = text.replace(value, HIDDEN)
@@ -40,7 +40,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """A tree of settings with its secrets hidden: those by name, and known values in any text."""
+    """A tree of settings without secrets: those with a secret's name, and those within any text."""
     if isinstance(value, Mapping):
         return {
             key: HIDDEN if is_secret(str(key)) and item else redacted(item)
@@ -52,7 +52,7 @@ def redacted(value: Any) -> Any:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, its traceback too, and hides the secrets in it."""
+    """Formats a record, its traceback too, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

@@ -1,4 +1,4 @@
-"""The nouns that cross the borders between packages.
+"""The data that packages pass to each other.
 
 Shapes are written with one legend everywhere: P prompts, G samples of a prompt, B sequences,
 T tokens, V vocabulary entries.
@@ -48,8 +48,8 @@ class Completion:
 
     `logprobs` are those of the distribution actually sampled from (after temperature), so that
     exp(logprob) is the probability with which the engine drew the token. `token_ids` include the
-    end-of-sequence token when `finish_reason` is "stop". `weight_version` counts the weight
-    syncs of the engine that made it.
+    end-of-sequence token when `finish_reason` is "stop". `weight_version` is that of the engine's
+    weights, the number of syncs before.
     """
 
     text: str
@@ -83,7 +83,7 @@ class Group:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What a policy loss sees: per-token values of B sequences padded to T tokens, all [B, T].
+    """The input of a policy loss: values of each token of B sequences, padded to [B, T].
 
     logp          log π(token) under the policy being trained (the only tensor with gradient)
     old_logp      log π_old(token), the policy at the start of the rollout's updates
@@ -91,9 +91,9 @@ class TokenBatch:
     mask          1 for completion tokens, 0 for prompt and padding
     ref_logp      log π_ref(token) of the frozen reference, when a reference KL is on
     rollout_logp  log-probability reported by the sampling engine, for mismatch correction
-    entropy       entropy of π_old at the token's position, in nats, for adaptive radii; None where
-                  it is not known (samples of older weights: engines report none)
-    new_entropy   that of the policy being trained, for metrics where π_old's is not known
+    entropy       entropy of π_old at the token's position, for adaptive radii; None if unknown
+                  (samples of older weights: engines report none)
+    new_entropy   entropy of the policy being trained, for metrics where π_old's is unknown
     step          the training step, for scheduled radii
 
     Values at masked positions are arbitrary but finite. Units: nats.

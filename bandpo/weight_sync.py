@@ -1,4 +1,4 @@
-"""The learner's weights as a stream of (name, tensor): the one place that knows ZeRO's gathers."""
+"""The learner's weights as a stream of (name, tensor), gathered from ZeRO-3's shards."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
 def layer_of(name: str) -> str:
-    """The layer a parameter is gathered with: `model.layers.3` for `model.layers.3.mlp…`."""
+    """The layer with which a parameter is gathered: `model.layers.3` for `model.layers.3.mlp…`."""
     match = _LAYER.match(name)
     return match.group(1) if match else name
 
 
 def gathered(parameters: list[nn.Parameter]) -> Any:
-    """Makes ZeRO-3's shards whole for the duration; a no-op for whole parameters."""
+    """A context in which ZeRO-3's shards are whole; a no-op for whole parameters."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         return nullcontext()
     import deepspeed
@@ -29,11 +29,11 @@ def gathered(parameters: list[nn.Parameter]) -> Any:
 
 
 def weight_stream(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter under its checkpoint name, a layer at a time.
+    """Yields every parameter under its checkpoint name, layer by layer.
 
-    Collective under ZeRO-3: all ranks must exhaust it. At most one layer is whole at one time.
-    A tied head is yielded beside the embedding it shares, since engines that keep two copies
-    would otherwise go on with the old one. LoRA layers are yielded as the weights they amount to.
+    Collective under ZeRO-3: all ranks must exhaust it. At most one layer is whole at a time.
+    A tied head is yielded beside the embedding that it shares, since an engine that keeps two
+    copies would otherwise keep the old one. LoRA layers are yielded merged.
     """
     named = list(lm.named_parameters(remove_duplicate=False))
     for _, layer in groupby(named, key=lambda item: layer_of(item[0])):
@@ -45,7 +45,7 @@ def weight_stream(lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _merged(lm: Any, name: str, parameter: nn.Parameter) -> tuple[str, Tensor]:
-    """A parameter under its checkpoint name; with its layer's LoRA in it, the layer left alone."""
+    """A parameter under its checkpoint name, its layer's LoRA added; the layer is not changed."""
     path, _, kind = name.rpartition(".")
     owner = path.removesuffix(".base_layer")
     if owner == path:

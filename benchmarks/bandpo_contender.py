@@ -63,7 +63,7 @@ def main() -> None:
     prompt_tokens: dict[str, int] = {}
     config = compose("train", overrides(setting), Config).model_copy(update={"reward": REWARD})
     with Job(config) as job:
-        generate, begun = job.rollout, time.perf_counter()
+        generate, begun = job.actor.rollout, time.perf_counter()
 
         def rollout(prompts):
             nonlocal begun
@@ -85,7 +85,7 @@ def main() -> None:
                     }
                 )
 
-        job.rollout, job.tracker.log = rollout, log
+        job.actor.rollout, job.tracker.log = rollout, log
         with Stops(job.ranks, None, job.tracker.say, job.started) as stops:
             train(job, stops)
 

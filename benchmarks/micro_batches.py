@@ -55,7 +55,7 @@ def measured(model: str, sizes: list[int], repeats: int, ranks: Ranks) -> dict[i
     rng, taken = random.Random(0), {size: [] for size in sizes}
     for _ in range(repeats + 2):
         for size in sizes:
-            learner.micro_batch_tokens = size
+            learner.micro_batches.tokens = size
             samples = make_samples(PROMPTS[model], rng)
             begun = time.perf_counter()
             learner.update(samples, 0)

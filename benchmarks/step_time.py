@@ -77,10 +77,11 @@ def measure(overrides: list[str], steps: int) -> list[dict[str, float]]:
         total = f"trainer.steps={steps + WARMUP}"
         config = compose("train", [*QUIET, f"run.dir={folder}", total, *overrides], Config)
         with Job(config) as job:
-            job.engine.generate = watch.of_items("generation", job.engine.generate)
+            engine = job.actor.engine
+            engine.generate = watch.of_items("generation", engine.generate)
             job.learner.prepare = watch.of("learner: old and reference", job.learner.prepare)
             job.learner.update = watch.of("learner: updates", job.learner.update)
-            job.sync = watch.of("weight sync and probe", job.sync)
+            job.actor.sync = watch.of("weight sync and probe", job.actor.sync)
             log = job.tracker.log
 
             def logged(step: int, metrics: dict[str, float]) -> None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes the environment of TRL for benchmarks/vs_trl.py, with the CPU builds of torch and vLLM:
 #   bash benchmarks/trl_env.sh [folder]        (default: .trl-venv beside the checkout's .venv)
-# Versions are those of configs/constraints.txt, so that both sides run the same torch and vLLM.
+# Versions are those of configs/constraints*.txt, so that both sides run the same torch and vLLM.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.trl-venv}
-pinned() { sed -n "s/^$1==//p" configs/constraints.txt; }
+pinned() { sed -n "s/^$1==//p" configs/constraints*.txt; }
 
 [ -x "$venv/bin/python" ] || "${BANDPO_PYTHON:-python3}" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)

@@ -46,6 +46,7 @@ def work(folder: str, stage: int, engine_name: str) -> None:
     from bandpo.learner.learner import DeepSpeedLearner
     from bandpo.loss import Clip, Fixed, PolicyLoss, TokenMean, TokenRatio
     from bandpo.ranks.collectives import Ranks
+    from bandpo.rollout.engine import EngineSpec
     from bandpo.weight_sync import layer_of
 
     torch.set_num_threads(1)
@@ -53,14 +54,15 @@ def work(folder: str, stage: int, engine_name: str) -> None:
     loss = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())
     config = LearnerConfig(zero_stage=stage, lr=1e-6)
     learner = DeepSpeedLearner(config, ModelConfig(path=folder), folder, loss, ranks)
+    spec = EngineSpec(folder, max_model_len=256, ranks=ranks)
     if engine_name == "vllm":
         from bandpo.rollout.vllm_local import VLLMLocal
 
-        engine = VLLMLocal(folder, max_model_len=256, max_num_seqs=8, enforce_eager=True)
+        engine = VLLMLocal(spec, max_num_seqs=8, enforce_eager=True)
     else:
         from bandpo.rollout.hf import HFGenerate
 
-        engine = HFGenerate(folder)
+        engine = HFGenerate(spec)
     moved: dict[str, int] = {}
     parts: dict[str, int] = defaultdict(int)
 

@@ -18,16 +18,15 @@ Written from the schema in `bandpo/config/schema.py` by `scripts/document_config
 without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
 `reward`). Override any key on the command line: `bandpo train learner.lr=1e-6`.
 
-A run that goes on from a checkpoint refuses other settings than it had, but for those marked
-under *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them by
-floating-point rounding alone, so that the run is no longer bitwise the same
-([resume.md](resume.md)).
+A run that resumes from a checkpoint refuses changed settings, except those marked under
+*on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them only by
+floating-point rounding, so that the run is no longer bitwise the same ([resume.md](resume.md)).
 """
 SHOWN = {"harmless": "free", "rounding": "rounding", None: ""}
 
 
 def on_resume(field: FieldInfo, section: str | None) -> str:
-    """What the schema says of a change, for the field or for keys of the mapping it holds."""
+    """The effect of a change to the field, or to keys of the mapping that it holds."""
     extra = field.json_schema_extra
     mark = section or (extra.get("resume") if isinstance(extra, dict) else None)
     if isinstance(mark, dict):
@@ -36,7 +35,7 @@ def on_resume(field: FieldInfo, section: str | None) -> str:
 
 
 def rows(model: type[BaseModel], prefix: str = "", mark: str | None = None) -> list[str]:
-    """Markdown: a heading and a table a section; `mark` is the section's own."""
+    """Markdown: one heading and one table per section; `mark` is the section's own."""
     table = ["| key | type | default | on resume | |", "|---|---|---|---|---|"]
     sections: list[str] = []
     for name, field in model.model_fields.items():

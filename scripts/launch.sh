@@ -31,8 +31,8 @@ bin=${BANDPO_VENV:-$root/.venv}/bin
 [ -x "$bin/python" ] || bin=$(dirname "$(command -v python3)")
 
 if [ -z "$hostfile" ]; then
-  gpus=$( (nvidia-smi -L 2>/dev/null || true) | wc -l)
-  : "${nproc:=${SLURM_GPUS_ON_NODE:-$((gpus > 0 ? gpus : 1))}}"
+  # torch counts what it can use: CUDA_VISIBLE_DEVICES and MIG instances are taken into account.
+  : "${nproc:=${SLURM_GPUS_ON_NODE:-$("$bin/python" -c 'import torch; print(max(1, torch.cuda.device_count()))')}}"
   # torchrun would give each rank a single thread.
   # nproc knows what a scheduler or a container leaves to this one; macOS has none.
   cores=$(OMP_NUM_THREADS= nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
@@ -46,6 +46,18 @@ meeting=(--rdzv-backend c10d --rdzv-id bandpo --rdzv-endpoint)
 if [ -n "$hostfile" ]; then
   [ -r "$hostfile" ] || fail "$hostfile: no such file; its lines are like: node1 slots=8"
   command=("$bin/deepspeed" --hostfile "$hostfile" --module "${train[@]:1}")
+  # deepspeed passes PYTHON…, NCCL… and MLFLOW… on to the nodes, and what a file of variables holds.
+  # It shows all of them in its log and in the nodes' process lists, so that secrets stay out of it.
+  known=$(env | grep -E '^(BANDPO|GLOO|HF|TRITON|VLLM|WANDB)_[A-Z0-9_]*=' || true)
+  secrets=$(echo "$known" | cut -d= -f1 | grep -E 'KEY|TOKEN|SECRET|PASSWORD' | paste -sd ' ' || true)
+  [ -z "$secrets" ] || echo "launch: not passed on, set them on each node: $secrets" >&2
+  if [ -z "${DS_ENV_FILE:-}" ] && [ -z "$dry_run" ]; then
+    DS_ENV_FILE=$(mktemp) && export DS_ENV_FILE
+    trap 'rm -f "$DS_ENV_FILE"' EXIT
+    echo "$known" | grep -vE '^[A-Z0-9_]*(KEY|TOKEN|SECRET|PASSWORD)' | grep . > "$DS_ENV_FILE" || true
+    "${command[@]}"
+    exit
+  fi
 elif [ -n "$slurm" ]; then
   [ -n "${SLURM_JOB_NODELIST:-}" ] || fail "--slurm needs an allocation: sbatch or salloc first"
   first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -7,9 +7,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=${BANDPO_VENV:-.venv}
-constraints=configs/constraints.txt
 fail() { echo "setup: $*" >&2; exit 2; }
-pinned() { sed -n "s/^$1==//p" "$constraints"; }
+pinned() { sed -n "s/^$1==//p" configs/constraints*.txt; }
 
 python=${BANDPO_PYTHON:-}
 if [ -z "$python" ]; then
@@ -21,9 +20,13 @@ if [ -z "$python" ]; then
 fi
 [ -n "$python" ] || fail "no Python 3.11 or newer found; set BANDPO_PYTHON to one"
 command -v g++ >/dev/null || fail "no C++ compiler (g++) found; vLLM and DeepSpeed compile small kernels at first use"
+"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+  fail "$python has no Python.h, which those kernels include: install its headers (Debian and Ubuntu: apt install" \
+    "$(basename "$python")-dev; Fedora: dnf install $(basename "$python")-devel), or set BANDPO_PYTHON to another one"
 
-if nvidia-smi -L >/dev/null 2>&1; then build=gpu; else build=cpu; fi
-stamp="$build $(cat pyproject.toml "$constraints" scripts/setup.sh | sha256sum | cut -c1-16)"
+# CUDA_VISIBLE_DEVICES= (empty) hides the GPUs: such a machine gets the CPU build.
+if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then build=gpu; else build=cpu; fi
+stamp="$build $(cat pyproject.toml configs/constraints*.txt scripts/setup.sh | sha256sum | cut -c1-16)"
 if [ "$(cat "$venv/.bandpo-setup" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 
 echo "setup: installing the $build build into $venv (several minutes the first time)"
@@ -40,13 +43,15 @@ if [ "$build" = cpu ]; then
     echo "setup: $torch from PyTorch's CPU wheel index"
     "${pip[@]}" "$torch" --index-url https://download.pytorch.org/whl/cpu
   fi
-  "${pip[@]}" -c "$constraints" -e ".[cpu,dev]"
+  "${pip[@]}" -c configs/constraints-cpu.txt -e ".[cpu,dev]"
   # They are CUDA builds here, and vLLM imports them if it finds them.
   "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 else
   # vLLM pins the torch it was built for and brings the CUDA libraries with it.
   "${pip[@]}" "vllm==$(pinned vllm)"
-  "${pip[@]}" -c <(grep -vE '^(torch|numpy)==' "$constraints") -e ".[gpu,dev]"
+  "${pip[@]}" -c configs/constraints.txt -e ".[gpu,dev]"
+  "$venv/bin/python" -c 'import sys; from bandpo.environment import unusable_gpus; sys.exit(unusable_gpus())' ||
+    fail "the GPU build is installed, but it cannot use the GPUs"
 fi
 echo "$stamp" > "$venv/.bandpo-setup"
 echo "setup: done; '$venv/bin/bandpo doctor' says what this machine can run"

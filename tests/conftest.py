@@ -31,7 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., list[dict[str, Any]]]:
-    """Runs a worker script on several ranks; returns what each printed as its last JSON line."""
+    """Runs a worker script on several ranks; returns what each printed as its last JSON line.
+
+    On the CPU where there are fewer GPUs than ranks.
+    """
+
+    import torch
 
     def run(script: Path, ranks: int, *arguments: str, timeout: int = 900) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -41,6 +46,8 @@ def launch() -> Callable[..., list[dict[str, Any]]]:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
         }
+        if torch.cuda.device_count() < ranks:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, env=environment
         )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bandpo.alarms import Above, AlarmPanel, Below, CutOff, StuckAt
+from bandpo.alarms import Above, AlarmPanel, Below, CutOff, Mismatch, StuckAt
 from bandpo.errors import RunHalted, UserError
 
 
@@ -30,8 +30,8 @@ def step(**metrics):
     ],
 )
 def test_an_alarm_goes_off_at_its_step(alarm, values, at):
-    heard = [alarm.heard([{"x": v} for v in values[:n]]) for n in range(1, len(values) + 1)]
-    assert [n for n, message in enumerate(heard, 1) if message] == [at]
+    messages = [alarm.message([{"x": v} for v in values[:n]]) for n in range(1, len(values) + 1)]
+    assert [n for n, message in enumerate(messages, 1) if message] == [at]
 
 
 def test_a_warning_comes_once_until_the_metric_was_right_again():
@@ -51,6 +51,18 @@ def test_completions_that_are_nearly_all_cut_off_are_told_in_words():
     assert len(said) == 1
     assert said[0].startswith("step 2: alarm: nearly all completions were cut off")
     assert "rollout.max_tokens" in said[0] and "eos_token_id" in said[0]
+
+
+def test_samples_from_another_distribution_stop_a_run_in_float32():
+    name = "mismatch/logprob_abs_mean"
+    alarms, said = panel(Mismatch.in_dtype("float32"))
+    alarms.check(1, step(**{name: 2e-6}))
+    with pytest.raises(RunHalted, match=r"its temperature, its cache .* is above 0\.001"):
+        alarms.check(2, step(**{name: 0.02}))
+    alarms, said = panel(Mismatch.in_dtype("bfloat16"))
+    for number, value in enumerate([5e-3, 0.021, 0.065], 1):
+        alarms.check(number, step(**{name: value}))
+    assert len(said) == 1 and said[0].startswith("step 3: alarm: the engine samples from another")
 
 
 def test_a_stop_names_every_alarm_that_stops():

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandpo.batching import Sample, deal, minibatches, sequence_cost, totals_of
+from bandpo.batching import (
+    Sample,
+    balanced,
+    minibatches,
+    samples_of,
+    schedule,
+    sequence_cost,
+    totals_of,
+)
 from bandpo.learner.layouts import (
     PackedBatch,
     PaddedBatch,
@@ -22,6 +30,7 @@ from bandpo.loss import (
     TokenMean,
     TokenRatio,
 )
+from bandpo.types import Completion, Group, Problem, Prompt
 
 LAYOUTS = [PaddedBatch, PackedBatch, SharedPromptBatch]
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=40)
@@ -65,11 +74,11 @@ def test_splitting_reaches_the_number_of_the_busiest_rank(sizes, budget, more):
 
 
 @given(lengths, st.integers(1, 6))
-def test_dealing_leaves_no_rank_far_from_the_mean(sizes, ranks):
+def test_balancing_leaves_no_rank_far_from_the_mean(sizes, ranks):
     costs = [sequence_cost(p + 10 * c, 64) for p, c in sizes]
-    hands = deal(costs, ranks)
-    assert sorted(i for hand in hands for i in hand) == list(range(len(costs)))
-    loads = [sum(costs[i] for i in hand) for hand in hands]
+    parts = balanced(costs, ranks)
+    assert sorted(i for part in parts for i in part) == list(range(len(costs)))
+    loads = [sum(costs[i] for i in part) for part in parts]
     assert max(loads) <= sum(costs) / ranks + max(costs) * (1 - 1 / ranks) + 1e-6
     assert (min(loads) > 0) == (len(costs) >= ranks)
 
@@ -102,6 +111,54 @@ def test_the_order_depends_on_the_seed_alone():
         for seed in ("0/1", "0/1", "0/2")
     ]
     assert orders[0] == orders[1] != orders[2]
+
+
+def group(id: str, sizes) -> Group:
+    completions = [Completion("", tuple(range(n)), (-1.0,) * n, "stop") for n in sizes]
+    return Group(Prompt(Problem(id, "?", "1"), "?", (1, 2)), tuple(completions))
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 60), min_size=3, max_size=3), max_size=8),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
+def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, epochs, ranks):
+    groups = [group(f"p{i}", lengths) for i, lengths in enumerate(sizes)]
+    advantages = [[10.0 * i + j for j in range(3)] for i in range(len(groups))]
+
+    def scheduled(rank=0, ranks=1):
+        settings = {"updates": updates, "epochs": epochs, "seed": "0/1"}
+        return schedule(groups, advantages, float, **settings, rank=rank, ranks=ranks)
+
+    alone = scheduled()
+    assert len(alone) == updates * epochs
+    whole = sorted(
+        (s.id, s.advantage)
+        for g, a in zip(groups, advantages, strict=True)
+        for s in samples_of(g, a)
+    )
+    for epoch in range(epochs):
+        batches = alone[epoch * updates : (epoch + 1) * updates]
+        assert sorted((s.id, s.advantage) for batch in batches for s in batch) == whole
+    # An update sees the samples as the ones before have filled them in.
+    assert len({id(s) for batch in alone for s in batch}) == len(whole)
+    shares = [scheduled(rank, ranks) for rank in range(ranks)]
+    for number, batch in enumerate(alone):
+        together = [s for share in shares for s in share[number]]
+        assert sorted(s.id for s in together) == sorted(s.id for s in batch)
+        costs = [sum(map(len, share[number])) for share in shares]
+        assert max(costs) - min(costs) <= max(map(len, batch), default=0)
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    groups = [group(f"p{i}", [1]) for i in range(12)]
+    first, second = (
+        [s.id for s in batch]
+        for batch in schedule(groups, [[0.0]] * 12, float, updates=1, epochs=2, seed="0/1")
+    )
+    assert sorted(first) == sorted(second) and first != second
 
 
 @given(lengths, st.sampled_from([PaddedBatch, PackedBatch]))

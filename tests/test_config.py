@@ -8,6 +8,7 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
+from bandpo.commands import train
 from bandpo.config.composition import compose, config_dir
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
@@ -25,9 +26,9 @@ CORRECTION = (
 )
 
 
-def problems_of(*overrides: str) -> str:
+def problems_of(*overrides: str, ranks: int = 1) -> str:
     with pytest.raises(UserError) as caught:
-        compose("train", overrides, Config)
+        compose("train", overrides, Config, ranks)
     return str(caught.value)
 
 
@@ -79,7 +80,7 @@ def test_all_problems_are_told_together():
     [
         (["learner.lr=-1"], r"learner\.lr=-1.*greater than 0"),
         (["rollout.group_size=1"], r"rollout\.group_size=1.*greater than or equal to 2"),
-        (["rollout.prompts_per_step=6"], r"6 is not divisible by .*4 × 1 rank.*4 would be"),
+        (["rollout.prompts_per_step=3"], r"3 is too few for learner\.updates_per_rollout=4"),
         (["rollout.top_p=0.9"], "top_p=1 and top_k=0"),
         (["rollout.top_k=5"], "top_p=1 and top_k=0"),
         (["+learner.momentum=0.9"], r"learner\.momentum: no such key"),
@@ -91,11 +92,11 @@ def test_all_problems_are_told_together():
         (["+learner.warmup_steps=9"], r"warmup_steps: no such key; it counted.*warmup_rollouts"),
         (["trainer.steps=many"], r"trainer\.steps='many'"),
         (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
-        (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in processes of its own"),
+        (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in other processes"),
         (["rollout.lag=1", "rollout=hf"], "choose rollout=vllm_server"),
         (
             ["rollout.lag=1", "rollout=vllm_server", CORRECTION],
-            "method.loss.correction compares with the learner's: leave it out",
+            "method.loss.correction compares with the learner's: remove it",
         ),
         (
             ["rollout.lag=1", "rollout=vllm_server", "method=band_kl_entropy"],
@@ -138,9 +139,13 @@ def test_bad_values_are_named_with_what_to_do(overrides, message):
     assert re.search(message, problems_of(*overrides), re.DOTALL)
 
 
-def test_ranks_count_in_divisibility(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert "× 8 rank(s) = 32" in problems_of()
+def test_every_rank_needs_a_prompt(monkeypatch):
+    for ranks in (17, 32):
+        assert f"=16 is too few for {ranks} rank(s)" in problems_of(ranks=ranks)
+    compose("train", [], Config, 7)  # uneven shares will do
+    monkeypatch.setenv("WORLD_SIZE", "17")  # as a launcher announces them
+    with pytest.raises(UserError, match=r"too few for 17 rank\(s\)"):
+        train.main([])
 
 
 def test_commands_exit_with_2_and_no_traceback(tmp_path):

@@ -10,13 +10,17 @@ import yaml
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.model.architecture import shape_of
+from bandpo.planning.gpus import Cluster
+from bandpo.planning.memory import gpu_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILES = [ROOT / "docker/Dockerfile", ROOT / "docker/Dockerfile.cpu"]
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 PINS = dict(
     line.split("==")
-    for line in (ROOT / "configs/constraints.txt").read_text().splitlines()
+    for path in (ROOT / "configs").glob("constraints*.txt")
+    for line in path.read_text().splitlines()
     if "==" in line
 )
 SERVERS = {name: s for name, s in COMPOSE["services"].items() if name.startswith("server")}
@@ -131,3 +135,22 @@ def test_the_learner_and_the_servers_agree():
     exchange = config.rollout.engine["exchange"]
     for service in COMPOSE["services"].values():
         assert f"weights:{exchange}" in service["volumes"]
+
+
+def test_the_learner_fits_on_one_gpu_of_80_gb():
+    """With the model that the file's first lines name."""
+    model = re.search(r"MODEL=(\S+)", (ROOT / "docker/compose.yaml").read_text())[1]
+    overrides = [o.replace("${MODEL}", model) for o in LEARNER["command"][2:]]
+    config = compose("train", overrides, Config)
+    memory = gpu_memory(config, shape_of(config.model), Cluster.of("1xH100"))
+    longest = config.data.max_prompt_tokens + config.rollout.max_tokens
+    assert memory.shortage(longest) is None
+
+
+def test_files_of_a_run_belong_to_who_started_it():
+    for service in COMPOSE["services"].values():
+        assert service["user"].startswith("${RUN_AS:?")
+        assert service["environment"]["HOME"] == "/tmp"
+        binds = [v for v in service["volumes"] if isinstance(v, dict)]
+        assert [v["target"] for v in binds] == ["/runs/outputs"]
+        assert all(v["bind"] == {"create_host_path": False} for v in binds)

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TALKATIVE = """
 import sys
-from bandpo.run.console import secure_streams
-secure_streams()
+from bandpo.run.console import protect_output
+protect_output()
 from rich.console import Console
 for _ in range(3000):
     print("→ 1 × 2", flush=True)

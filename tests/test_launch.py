@@ -59,11 +59,17 @@ def test_one_machine():
     ]
 
 
-def test_a_process_a_gpu_and_one_without(programs):
-    assert "--nproc-per-node 3" in shlex.join(
-        dry(PATH=programs(nvidia_smi="GPU 0\\nGPU 1\\nGPU 2\\n"))
-    )
-    assert "--nproc-per-node 1" in shlex.join(dry(PATH=programs(nvidia_smi="")))
+@pytest.mark.parametrize(("usable", "processes"), [(0, 1), (3, 3)])
+def test_a_process_per_gpu_that_torch_can_use_and_one_without(
+    tmp_path, programs, usable, processes
+):
+    """Neither hidden GPUs nor MIG instances, which nvidia-smi lists all the same, are counted."""
+    listed = programs(nvidia_smi="GPU 0: H100\\n  MIG 1g.10gb Device 0\\nGPU 1: H100\\n")
+    (tmp_path / "torch").mkdir()
+    fake = f"class cuda:\n    device_count = staticmethod(lambda: {usable})\n"
+    (tmp_path / "torch/__init__.py").write_text(fake)
+    words = dry(PATH=listed, PYTHONPATH=str(tmp_path))
+    assert f"--nproc-per-node {processes}" in shlex.join(words)
 
 
 def test_several_nodes_by_torchrun():
@@ -82,6 +88,30 @@ def test_several_nodes_by_deepspeed(tmp_path):
     words = dry("--hostfile", str(hosts))
     assert words[0] == str(Path(sys.executable).with_name("deepspeed"))
     assert words[1:] == ["--hostfile", str(hosts), "--module", *TRAIN[1:], *OVERRIDES]
+
+
+def test_deepspeed_passes_settings_on_and_no_secrets(tmp_path):
+    (tmp_path / "hosts").write_text("node1 slots=8\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    deepspeed = tmp_path / "bin/deepspeed"
+    deepspeed.write_text('#!/bin/sh\necho "file $DS_ENV_FILE"; cat "$DS_ENV_FILE"; exit 3\n')
+    deepspeed.chmod(0o755)
+    done = launch(
+        *("--hostfile", str(tmp_path / "hosts"), "--"),
+        BANDPO_VENV=str(tmp_path),
+        BANDPO_CACHE="/data/my cache",
+        HF_HOME="/data/hub",
+        HF_TOKEN="hidden1",
+        VLLM_API_KEY="hidden2",
+        GLOO_SOCKET_IFNAME="eth1",
+    )
+    assert done.returncode == 3  # the launcher's own
+    lines = done.stdout.splitlines()
+    assert {"BANDPO_CACHE=/data/my cache", "HF_HOME=/data/hub"} < set(lines)
+    assert "GLOO_SOCKET_IFNAME=eth1" in lines and "hidden" not in done.stdout + done.stderr
+    assert "not passed on, set them on each node: HF_TOKEN VLLM_API_KEY" in done.stderr
+    assert not Path(lines[0].removeprefix("file ")).exists()
 
 
 @pytest.mark.parametrize("cpus", [{}, {"SLURM_CPUS_PER_TASK": "96"}])
@@ -124,7 +154,7 @@ def test_what_cannot_be_launched_is_said(arguments, reason):
 
 
 def test_two_nodes_meet_and_train(untrained, tmp_path):
-    """Two launches of one rank each on this machine, as on two nodes."""
+    """Two launches of one rank each on this machine, as on two nodes; shares are uneven."""
     pytest.importorskip("deepspeed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,8 +164,8 @@ def test_two_nodes_meet_and_train(untrained, tmp_path):
     )
     command = ["bash", str(SCRIPT), "--nodes", "2", "--head", head, "--nproc", "1", "--"]
     command += ["rollout=hf", f"model.path={untrained()}", f"run.dir={tmp_path / 'run'}"]
-    command += ["trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2"]
-    command += ["rollout.max_tokens=4", "learner.updates_per_rollout=1", "learner.zero_stage=3"]
+    command += ["trainer.steps=1", "rollout.prompts_per_step=3", "rollout.group_size=2"]
+    command += ["rollout.max_tokens=4", "learner.updates_per_rollout=2", "learner.zero_stage=3"]
     command += [f"eval.benchmarks=[{few}]", "eval.n=2"]
     environment = {**os.environ, "BANDPO_VENV": str(Path(sys.executable).parents[1])}
     environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
@@ -153,4 +183,4 @@ def test_two_nodes_meet_and_train(untrained, tmp_path):
     assert json.loads((tmp_path / "run/run.json").read_text())["ranks"] == 2
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
-    assert json.loads(lines[1])["rollout/groups"] == 2
+    assert json.loads(lines[1])["rollout/groups"] == 3  # two of one rank, one of the other

@@ -1,6 +1,7 @@
 """The house of CONTRIBUTING.md: every room has a floor, and imports go down only."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,32 @@ def test_no_file_is_too_long_to_read():
         for _, path in modules()
     }
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def table_below(heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading of CONTRIBUTING.md, without its two head lines."""
+    section = CONTRIBUTING.split(f"## {heading}\n", 1)[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def test_the_map_names_every_room():
+    named = {name for row in table_below("The house") for name in re.findall(r"`(\w+)", row[0])}
+    assert named == {room for room, _ in modules()}
+
+
+def test_where_things_go_are_places_that_exist():
+    for change, places in table_below("Where do I put …"):
+        paths = [p for p in re.findall(r"`([\w./<>]+)`", places) if "/" in p or "." in p]
+        own = [p for p in paths if "<name>" not in p and p != "README.md"]
+        assert paths, change
+        missing = [
+            p for p in own if not (PACKAGE / p).exists() and not (PACKAGE.parent / p).exists()
+        ]
+        assert missing == [], change
+        for new in (p for p in paths if "<name>" in p):
+            folder = Path(new).parent.as_posix().split("<name>")[0].rstrip("/")
+            assert (PACKAGE.parent / folder).is_dir() or (PACKAGE / folder).is_dir(), new

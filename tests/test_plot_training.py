@@ -44,5 +44,5 @@ def test_a_folder_that_is_no_run_is_told(tmp_path):
 
 def test_a_run_without_a_finished_step_has_no_timeline(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/b/mean@4": 0.5}\n')
-    with pytest.raises(UserError, match="has not finished a step"):
+    with pytest.raises(UserError, match="has no finished step"):
         plot_timeline(tmp_path)

@@ -8,6 +8,7 @@ import torch
 from transformers import Gemma2Config
 
 from bandpo.errors import UserError
+from bandpo.model.agreement import FEWEST, TOLERANCE, Gap, gap_between
 from bandpo.run.probe import prove_weights
 from bandpo.types import Completion, Group, Problem, Prompt
 
@@ -41,7 +42,7 @@ def test_a_sequence_that_fills_the_context_is_probed_with_room_for_a_token():
         assert completed == completion.token_ids[: len(completed)] and completed
 
 
-def proved(theirs: list[float], ours: list[float], version: int = 2) -> float:
+def proved(theirs: list[float], ours: list[float], version: int = 2, tolerance=1e-3) -> Gap:
     """The proof where engine and learner give these log-probabilities to every completion."""
     completion = Completion("", TOKENS, (0.0,) * len(TOKENS), "stop")
     group = Group(Prompt(Problem("q", "q", "1"), "q", (1, 2)), (completion,))
@@ -53,12 +54,29 @@ def proved(theirs: list[float], ours: list[float], version: int = 2) -> float:
     )
     lm = SimpleNamespace(config=Gemma2Config(sliding_window=7, attn_logit_softcapping=50.0))
     learner = SimpleNamespace(lm=lm, logprobs=lambda samples: [ours] * len(samples))
-    return prove_weights(engine, learner, group, RANKS, tolerance=1e-3)
+    return prove_weights(engine, learner, group, RANKS, tolerance)
 
 
 def test_weights_that_arrived_pass_with_their_gap():
     gap = proved([-1.0, -2.0, -3.0], [-1.0, -2.0005, -3.0])
-    assert gap == pytest.approx(5e-4, rel=1e-3)
+    assert gap.largest == pytest.approx(5e-4, rel=1e-3)
+    assert gap.mean == pytest.approx(5e-4 / FEWEST, rel=1e-3)
+
+
+def test_logits_that_move_by_their_last_bits_in_bfloat16_stop_nothing():
+    """One between 32 and 64 moves in steps of 0.25: over a run, some token moves by two of them."""
+    ours = [-1.0] * 64
+    theirs = [-1.5, *[-1.25] * 8, *ours[9:]]
+    gap = proved(theirs, ours, tolerance=TOLERANCE["bfloat16"])
+    assert gap.largest == 0.5 and gap.mean == 2.5 / 64
+    with pytest.raises(RuntimeError, match=r"differ from the learner's by 0\.25"):
+        proved([-1.25] * 64, ours, tolerance=TOLERANCE["bfloat16"])
+
+
+def test_one_wrong_copy_of_the_weights_is_not_averaged_away():
+    right, wrong = [-1.0] * 64, [-1.3] * 64
+    assert gap_between([right] * 7 + [wrong], [right] * 8).mean == pytest.approx(0.3)
+    assert gap_between([], []) == gap_between([[]], [[]]) == Gap(0.0, 0.0)
 
 
 @pytest.mark.parametrize("wrong", [-2.1, math.nan, -math.inf])

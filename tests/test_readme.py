@@ -83,7 +83,11 @@ def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
     launched = shlex.split(done.stdout)
     overrides = launched[launched.index("train") + 1 :]
     assert overrides == options[options.index("--") + 1 :]
-    compose("train", overrides, Config)
+    announced = re.findall(
+        r"--(?:nproc|nodes) (\d+)", command
+    )  # GPUs of a node are 8 where not said
+    ranks = int(announced[0]) if "--nproc" in command else 8 * int(announced[0] if announced else 1)
+    compose("train", overrides, Config, ranks)
 
 
 def test_the_page_of_keys_is_in_step_with_the_schema():

@@ -4,8 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from bandpo.rollout.scoring import EngineDied
-from bandpo.run.job import Job
+from bandpo.rollout.scoring import EngineDied, RewardFailed
+from bandpo.run.actor import Actor, Replaceable
+
+RANKS = SimpleNamespace(any=lambda here: here)
+
+
+def raise_any(failure):
+    if failure is not None:
+        raise failure
+
+
+RANKS.raise_any = raise_any
 
 
 class Dead:
@@ -20,6 +30,13 @@ class Replaced(Exception):
     """What the test's own replacement raises."""
 
 
+def actor(sampler, reward, **settings) -> Actor:
+    shared = {"lag": 0, "engine": {}, "group_size": 2, "temperature": 1.0, "top_p": 1.0}
+    config = SimpleNamespace(**{**shared, "top_k": 0, "max_tokens": 8, **settings})
+    sync = {"answer": None, "tolerance": 1.0, "context": 8, "weight_version": 1}
+    return Actor(config, sampler, reward, None, RANKS, RANKS, **sync)
+
+
 @pytest.mark.parametrize(
     ("settings", "outcome"),
     [
@@ -30,17 +47,51 @@ class Replaced(Exception):
         ({"lag": 1}, EngineDied),
     ],
 )
-def test_the_run_ends_where_a_replacement_would_hang(settings, outcome, monkeypatch):
-    monkeypatch.setattr(Job, "sampling", None)
-    ranks = SimpleNamespace(any=lambda here: here, raise_any=lambda failure: None)
-    job = Job.__new__(Job)
-    job.config = SimpleNamespace(rollout=SimpleNamespace(**{"lag": 0, "engine": {}, **settings}))
-    job.engine, job.reward, job.ranks, job.rollout_ranks = Dead(), None, ranks, ranks
+def test_the_run_ends_where_a_replacement_would_hang(settings, outcome):
+    def close(engine):
+        assert isinstance(engine, Dead)
+        closed.append(engine)
 
-    def replace(part, death):
-        assert part == "engine"
-        raise Replaced
+    def make():
+        if made:
+            raise Replaced
+        made.append(Dead())
+        return made[0]
 
-    job._replace = replace
+    made, closed = [], []
+    reward = Replaceable("reward", object, close)
     with pytest.raises(outcome):
-        job.rollout([])
+        actor(Replaceable("engine", make, close), reward, **settings).rollout([])
+    assert closed == (made if outcome is Replaced else [])
+
+
+class Mortal:
+    """A reward that cannot score."""
+
+    def submit(self, group):
+        raise RuntimeError("fell asleep")
+
+
+def test_a_reward_that_dies_a_second_time_ends_the_run():
+    closed = []
+    reward = Replaceable("reward", Mortal, closed.append)
+    group = SimpleNamespace(problem=SimpleNamespace(id="q"))
+    engine = SimpleNamespace(generate=lambda prompts, sampling: iter([group]))
+    first = reward.current
+    with pytest.raises(RewardFailed, match="fell asleep"):
+        actor(SimpleNamespace(current=engine), reward).rollout([])
+    assert closed == [first] and reward.current is not first
+
+
+def test_a_part_is_closed_once_and_replaced_once():
+    closed = []
+    part = Replaceable("engine", object, closed.append)
+    first = part.current
+    part.replace(None)
+    second = part.current
+    with pytest.raises(RuntimeError, match="the engine died a second time") as error:
+        part.replace(ValueError("again"))
+    assert str(error.value.__cause__) == "again"
+    part.close()
+    part.close()
+    assert closed == [first, second]

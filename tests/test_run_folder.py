@@ -10,7 +10,7 @@ from bandpo.artifacts.checkpoint import Checkpoint, checkpoints_in
 from bandpo.artifacts.folder import cut_after, holds_a_run, read_metrics
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
-from bandpo.run.start_point import Beginning
+from bandpo.run.start_point import StartPoint
 
 
 def files(folder):
@@ -78,7 +78,7 @@ def test_a_later_checkpoint_keeps_all_that_is_cut(run):
 
 def begin(config, checkpoint=None):
     state = {"step": checkpoint.step if checkpoint else 0, "trackers": {}}
-    return Beginning(config, checkpoint, state, ()).prepare_folder()
+    return StartPoint(config, checkpoint, state, ()).prepare_folder()
 
 
 def changed(config, **trainer):

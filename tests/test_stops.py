@@ -57,7 +57,7 @@ def test_the_time_limit_counts_from_the_start_of_the_run():
     with Stops(OneOfTwo(), 1.0, started=time.time() - 3590) as stops:
         assert stops.reason() is None
     with Stops(OneOfTwo(), 1.0, started=time.time() - 3610) as stops:
-        assert stops.reason() == "trainer.max_hours=1 are over"
+        assert stops.reason() == "trainer.max_hours=1 is over"
 
 
 def test_a_second_signal_ends_the_process_while_its_main_thread_is_busy():
@@ -83,5 +83,5 @@ with Stops(None, None):
         timeout=60,
     )
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert "once more stops at once" in done.stdout and "stopped at once" in done.stderr
+    assert "a second one stops at once" in done.stdout and "stopped at once" in done.stderr
     assert time.monotonic() - begun < 30

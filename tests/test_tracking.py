@@ -6,20 +6,22 @@ import pytest
 
 from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
+from bandpo.config.schema import TrackingConfig
 from bandpo.errors import UserError
 from bandpo.reward import Score
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
-def tracker(folder, **settings) -> Tracker:
-    return Tracker(folder, active=True, steps=3, name="run", **settings)
+def tracker(folder, *trackers, active=True, **settings) -> Tracker:
+    tracking = TrackingConfig(trackers=trackers, project="bandpo")
+    return Tracker(folder, tracking, active=active, steps=3, name="run", **settings)
 
 
-def judged(text: str) -> JudgedGroup:
+def scored(text: str) -> ScoredGroup:
     prompt = Prompt(Problem("p", "what?", "1"), "<|user|>what?", (1,))
     completion = Completion(text, (2, 3), (-1.0, -2.0), "length", weight_version=4)
-    return JudgedGroup(Group(prompt, (completion,)), (Score(0.5, "wrong", "7", 0.1),))
+    return ScoredGroup(Group(prompt, (completion,)), (Score(0.5, "wrong", "7", 0.1),))
 
 
 def test_a_log_gets_plain_lines_and_the_file_every_metric(tmp_path, capsys):
@@ -43,11 +45,11 @@ def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys):
 
 
 def test_other_ranks_write_nothing(tmp_path, capsys):
-    t = Tracker(tmp_path / "run", active=False, steps=1)
+    t = tracker(tmp_path / "run", active=False)
     t.log(1, {"x": 1.0})
     t.say("hello")
     t.describe(a=1)
-    t.log_samples(1, [judged("x")])
+    t.log_samples(1, [scored("x")])
     t.close()
     assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
 
@@ -56,7 +58,7 @@ def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
     t = tracker(tmp_path)
     for step in range(4):
         t.log(step, {"x": step})
-        t.log_samples(step, [judged("text")])
+        t.log_samples(step, [scored("text")])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "x"')
     cut_after(tmp_path, 1)
@@ -69,7 +71,7 @@ def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
 
 def test_samples_are_kept_whole_and_shown_as_plain_text(tmp_path, capsys):
     t = tracker(tmp_path)
-    t.log_samples(1, [judged("[red]boxed[/red] \x1b[31m \\boxed{7}")])
+    t.log_samples(1, [scored("[red]boxed[/red] \x1b[31m \\boxed{7}")])
     t.close()
     record = json.loads((tmp_path / "samples/step_000001.jsonl").read_text())
     assert record["completion"] == "[red]boxed[/red] \x1b[31m \\boxed{7}"
@@ -80,7 +82,7 @@ def test_samples_are_kept_whole_and_shown_as_plain_text(tmp_path, capsys):
 
 def test_an_unknown_tracker_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no tracker 'nonsense'.*wandb"):
-        tracker(tmp_path, trackers=["nonsense"])
+        tracker(tmp_path, "nonsense")
 
 
 def test_the_clock_sums_phases():
@@ -100,7 +102,7 @@ def test_the_record_waits_for_a_full_disk_and_its_end_is_not_lost_silently(
     t.log(1, {"x": 1.0})
     with at_most(30):
         t.log(2, {"x": 2.0})
-        t.log_samples(2, [judged("text")])
+        t.log_samples(2, [scored("text")])
         with pytest.raises(OSError):
             t.flush()
         t.close()

@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: metrics, checkpoints, figures, and the model card."""
+"""The files of a run: metrics, checkpoints, figures, and the model card."""

@@ -1,10 +1,9 @@
-"""Checkpoints that are complete whenever they can be seen, and checked before they are used."""
+"""Checkpoints that appear complete or not at all, and are checked before they are used."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from bandpo.disk.manifest import broken, files_below, read_manifest, seal, write_manifest
-from bandpo.disk.whole import flush_folder
+from bandpo.disk.manifest import checksums, files_below, mismatch, read_manifest, write_manifest
+from bandpo.disk.whole import flush_folder, publish_folder, replacing
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
 
@@ -25,30 +24,30 @@ _NAME = re.compile(r"step_(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder `checkpoints/step_000010` with `engine/`, `random/`, `state.json`, `config.yaml`
-    and `manifest.json`, and then, where it was due, `hf/`."""
+    """A folder `checkpoints/step_000010` with `engine/`, `random/`, `state.json`, `config.yaml`,
+    `manifest.json` and, where it was due, `hf/`."""
 
     folder: Path
 
     @property
     def step(self) -> int:
-        """The step after which it was written, as its name says."""
+        """The step after which it was written, from its name."""
         match = _NAME.fullmatch(self.folder.name)
         return int(match[1]) if match else -1
 
     def state(self) -> dict[str, Any]:
-        """The loop's own state; raises UserError for a folder that is no checkpoint."""
+        """The loop's state; raises UserError for a folder that is no checkpoint."""
         try:
             return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder} is not a complete checkpoint: {error}") from None
 
     def settings(self) -> dict[str, Any]:
-        """The configuration that it was trained with."""
+        """The configuration with which it was trained."""
         return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
 
     def score(self, metric: str) -> float | None:
-        """The value of a metric at its step; None where it was not measured."""
+        """A metric's value at its step; None if it was not measured."""
         try:
             return self.state()["scores"].get(metric)
         except (UserError, KeyError):
@@ -56,7 +55,7 @@ class Checkpoint:
 
 
 def checkpoints_in(folder: Path) -> list[Checkpoint]:
-    """The checkpoints of a `checkpoints/` folder by step, whether sound or not."""
+    """The checkpoints of a `checkpoints/` folder in order of their steps, sound or not."""
     found = [Checkpoint(path) for path in folder.glob("step_*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -71,11 +70,11 @@ def write_checkpoint(
     parts: Sequence[Callable[[Path], None]],
     ranks: Ranks,
 ) -> Checkpoint:
-    """Writes `checkpoints/step_…` aside, seals and renames it, and moves `latest`; collective.
+    """Writes `checkpoints/step_…` aside, checksums it, renames it and moves `latest`; collective.
 
-    Each of `parts` writes into the folder it is given, on every rank; the next begins when all
-    ranks have done well. Raises OSError on every rank when a write fails on any: what was there
-    before is untouched then, and nothing of the new one is left.
+    Each of `parts` writes into the folder that it is given, on every rank; the next one begins when
+    all ranks have succeeded. Raises OSError on every rank when a write fails on any; then nothing
+    of the new checkpoint is left, and older ones are untouched.
     """
     final = folder / f"step_{state['step']:06d}"
     aside = folder / f".{final.name}.partial"
@@ -91,12 +90,9 @@ def write_checkpoint(
         (aside / "config.yaml").write_text(text, encoding="utf-8")
         return files_below(aside)
 
-    def publish(seals: dict[str, Any]) -> None:
-        write_manifest(aside, seals)
-        if final.exists():
-            shutil.rmtree(final)
-        aside.rename(final)
-        flush_folder(folder)
+    def publish(sums: dict[str, Any]) -> None:
+        write_manifest(aside, sums)
+        publish_folder(aside, final)
         point(folder / "latest", Checkpoint(final))
 
     _write_aside(aside, begin, parts, describe, publish, ranks)
@@ -106,10 +102,10 @@ def write_checkpoint(
 def add_to_checkpoint(
     checkpoint: Checkpoint, name: str, parts: Sequence[Callable[[Path], None]], ranks: Ranks
 ) -> None:
-    """Gives a checkpoint that is there a further folder, written aside, renamed and sealed.
+    """Adds a folder to a checkpoint: it is written aside, renamed and listed in the manifest.
 
-    Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any: the
-    checkpoint is as it was then.
+    Collective, as `write_checkpoint`. Raises OSError on every rank when a write fails on any; then
+    the checkpoint is as before.
     """
     target = checkpoint.folder / name
     aside = checkpoint.folder / f".{name}.partial"
@@ -119,9 +115,9 @@ def add_to_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
 
-    def publish(seals: dict[str, Any]) -> None:
-        added = {f"{name}/{file}": s for file, s in seals.items()}
-        aside.rename(target)
+    def publish(sums: dict[str, Any]) -> None:
+        added = {f"{name}/{file}": s for file, s in sums.items()}
+        publish_folder(aside, target)
         write_manifest(checkpoint.folder, {**read_manifest(checkpoint.folder), **added})
 
     _write_aside(aside, begin, parts, partial(files_below, aside), publish, ranks)
@@ -135,18 +131,18 @@ def _write_aside(
     publish: Callable[[dict[str, Any]], None],
     ranks: Ranks,
 ) -> None:
-    """Fills a folder on all ranks and publishes it with its seals; a failure leaves none of it.
+    """Fills a folder on all ranks and publishes it with its checksums; a failure leaves none of it.
 
-    `describe` names the files to seal. Raises OSError on every rank when a write fails on any.
+    `describe` names the files. Raises OSError on every rank when a write fails on any.
     """
     try:
         ranks.on_first(begin)
         for part in parts:
             ranks.agree(partial(part, aside))
         files = ranks.on_first(describe)
-        # Sealing reads every file once; the ranks share them out.
-        sealed = ranks.agree(lambda: seal(aside, ranks.share(files)))
-        ranks.on_first(lambda: publish({name: s for part in sealed for name, s in part.items()}))
+        # Every file is read once; the ranks share them out.
+        sums = ranks.agree(lambda: checksums(aside, ranks.share(files)))
+        ranks.on_first(lambda: publish({name: s for part in sums for name, s in part.items()}))
     except OSError:
         if ranks.is_first:
             shutil.rmtree(aside, ignore_errors=True)
@@ -154,10 +150,10 @@ def _write_aside(
 
 
 def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint | None:
-    """Drops all but the newest and the best by a metric (larger is better); returns the best.
+    """Removes all but the newest and the best by a metric (larger is better); returns the best.
 
-    `best` points to it. Ties go to the later one; a checkpoint whose step did not measure the
-    metric is no candidate.
+    The link `best` points to it. Ties go to the later one; a checkpoint whose step did not measure
+    the metric is no candidate.
     """
     found = checkpoints_in(folder)
     scores = [(c.score(best) if best else None, c.step, c) for c in found]
@@ -174,11 +170,9 @@ def keep_checkpoints(folder: Path, newest: int, best: str | None) -> Checkpoint 
 
 
 def point(link: Path, checkpoint: Checkpoint) -> None:
-    """Makes `link` lead to a checkpoint beside it, in one move."""
-    fresh = link.with_name(f".{link.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(checkpoint.folder.name)
-    os.replace(fresh, link)
+    """Makes `link` point to a checkpoint beside it, atomically."""
+    with replacing(link) as fresh:
+        fresh.symlink_to(checkpoint.folder.name)
     flush_folder(link.parent)
 
 
@@ -188,11 +182,11 @@ def point(link: Path, checkpoint: Checkpoint) -> None:
 def find_checkpoint(
     run_folder: Path, resume: str, ranks: Ranks
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that `trainer.resume` names, the same on every rank, and what to say of it.
+    """The checkpoint that `trainer.resume` names, the same on every rank, and notes for the user.
 
-    `auto` is the newest that is sound: complete, with every checksum right. `never` is none; a
-    folder is that one, and UserError is raised where it is not sound. The first rank decides
-    which are looked at; each file is read once, the ranks share them out.
+    `auto` is the newest sound one: complete, with every checksum right. `never` is none. A folder
+    is that checkpoint, or UserError where it is not sound. The ranks look at the first one's
+    candidates, and divide the files of each among them.
     """
     if resume == "never":
         return None, []
@@ -212,11 +206,11 @@ def find_checkpoint(
 
 
 def _problem_with(checkpoint: Checkpoint, ranks: Ranks) -> str | None:
-    """What is wrong with a checkpoint, the same on every rank."""
+    """The fault of a checkpoint, None if it is sound; the same on every rank."""
     manifest, problem = ranks.gather(_manifest_of(checkpoint))[0]
     if problem is None:
         mine = {name: manifest[name] for name in ranks.share(sorted(manifest))}
-        found = ranks.gather(broken(checkpoint.folder, mine))
+        found = ranks.gather(mismatch(checkpoint.folder, mine))
         problem = next((problem for problem in found if problem), None)
     return problem
 
@@ -225,7 +219,7 @@ def _manifest_of(checkpoint: Checkpoint) -> tuple[dict[str, Any], str | None]:
     try:
         manifest = read_manifest(checkpoint.folder)
     except (OSError, ValueError):
-        return {}, "it has no manifest.json that can be read"
+        return {}, "it has no readable manifest.json"
     if lacking := {"state.json", "config.yaml"} - manifest.keys():
         return {}, f"its manifest.json lacks {', '.join(sorted(lacking))}"
     return manifest, None

@@ -16,7 +16,7 @@ PANELS = (
     ("completion length [tokens]", ("length/mean",)),
     ("gradient norm", ("grad/norm",)),
 )
-# In the order of a step; any further phase comes after these.
+# In the order of a step; other phases follow.
 PHASES = ("rollout", "exchange", "logprob", "learn", "sync")
 
 
@@ -49,13 +49,13 @@ def _curve(axes: Any, lines: Sequence[dict[str, Any]], name: str) -> None:
 
 
 def _evaluations(lines: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """mean@n and pass@n of each benchmark, n being all the samples: the two ends of accuracy."""
+    """The names of mean@n and pass@n of each benchmark, n being all its samples."""
     means = {name for line in lines for name in line if "/mean@" in name}
     return tuple(sorted(means | {name.replace("/mean@", "/pass@") for name in means}))
 
 
 def phases_of(lines: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Seconds of every phase for each line that has a step time, with what no phase claims."""
+    """Seconds of every phase, and of the rest as `other`, for each line that has a step time."""
     steps = [line for line in lines if "time/step_s" in line]
     names = {name[5:-2] for line in steps for name in line if name.startswith("time/")} - {"step"}
     ordered = [*(p for p in PHASES if p in names), *sorted(names.difference(PHASES))]
@@ -66,17 +66,17 @@ def phases_of(lines: list[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def plot_timeline(folder: Path) -> Path:
-    """Draws plots/timeline.png: the phases of every step, one above the other, in seconds.
+    """Draws plots/timeline.png: the seconds of every step by phase, stacked.
 
-    A step off policy, the part of a rollout that the learner's work hid is drawn below zero.
-    Raises UserError where no step has been timed.
+    With `rollout.lag`, the part of a rollout behind the learner's work is drawn below zero. Raises
+    UserError where no step has been timed.
     """
     from matplotlib.figure import Figure
 
     lines = read_metrics(folder)
     timed = [line for line in lines if "time/step_s" in line]
     if not timed:
-        raise UserError(f"{folder} has not finished a step: there are no times to draw")
+        raise UserError(f"{folder} has no finished step, so there are no times to draw")
     steps = [line["step"] for line in timed]
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -88,7 +88,7 @@ def plot_timeline(folder: Path) -> Path:
     hidden = [-line.get("rollout/overlap_s", 0.0) for line in timed]
     if any(hidden):
         axes.bar(steps, hidden, 0.9, color="C0", alpha=0.4, hatch="//", label="rollout, hidden")
-    axes.set(xlabel="step", ylabel="seconds", title="where the time of a step goes")
+    axes.set(xlabel="step", ylabel="seconds", title="seconds per step by phase")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     target = folder / "plots" / "timeline.png"
     target.parent.mkdir(exist_ok=True)

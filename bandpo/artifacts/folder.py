@@ -1,16 +1,16 @@
-"""What a run folder already holds when a run begins in it: cut to a step, or set aside whole."""
+"""The former content of a run folder: read, cut to a step, or set aside whole."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bandpo.disk import lock
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 
 PREVIOUS = "previous"
@@ -25,7 +25,7 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def set_aside(folder: Path) -> Path:
-    """Moves all that the folder holds to `previous/<number>/`, which is returned."""
+    """Moves the folder's whole content to `previous/<number>/`, which is returned."""
     target = _next_previous(folder)
     for entry in sorted(folder.iterdir()):
         if entry.name not in (PREVIOUS, lock.NAME):
@@ -34,10 +34,10 @@ def set_aside(folder: Path) -> Path:
 
 
 def cut_after(folder: Path, step: int) -> Path | None:
-    """Cuts metrics, samples, tokens, evaluations and checkpoints of steps after this one.
+    """Removes metrics, samples, tokens, evaluations and checkpoints of steps after this one.
 
-    They are about to be written again. Where a checkpoint is among them (it is damaged, or the
-    run goes back on purpose), all that is cut is kept in `previous/<number>/`, which is returned.
+    They are about to be written again. If a checkpoint is among them (damaged, or the run returns
+    to an earlier one), all of them are kept in `previous/<number>/`, which is returned.
     """
     later = [path for path, its_step in _files_by_step(folder) if its_step > step]
     kept = _next_previous(folder) if any(p.parent.name == "checkpoints" for p in later) else None
@@ -55,7 +55,7 @@ def cut_after(folder: Path, step: int) -> Path | None:
 
 
 def _files_by_step(folder: Path) -> Iterator[tuple[Path, int]]:
-    """`samples/step_000010.jsonl`, `tokens/step_000010-rank0.parquet`, `eval/000010`, … ."""
+    """Yields `samples/step_000010.jsonl`, `tokens/step_000010-rank0.parquet`, … with its step."""
     for pattern in ("samples/step_*", "tokens/step_*", "eval/*", "checkpoints/step_*"):
         for path in sorted(folder.glob(pattern)):
             number = path.name.removeprefix("step_").split("-")[0].split(".")[0]
@@ -70,12 +70,7 @@ def _cut_lines(metrics: Path, step: int, kept: Path | None) -> None:
         shutil.copy2(metrics, kept)
     written = metrics.read_text(encoding="utf-8").splitlines()
     lines = [line for line in written if _step_of(line) <= step]
-    aside = metrics.with_suffix(".partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, metrics)
+    write_atomically(metrics, "".join(f"{line}\n" for line in lines))
 
 
 def _step_of(line: str) -> float:
@@ -93,7 +88,7 @@ def _next_previous(folder: Path) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, but for a last one that a kill cut in half.
+    """The lines of a run's metrics.jsonl, except a last one that a kill cut in half.
 
     Raises UserError where there are none.
     """

@@ -1,4 +1,4 @@
-"""The README.md of a trained policy: what it is, how it was trained, and how well it does."""
+"""The README.md of a trained policy: origin, training, and scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bandpo.config.schema import Config
 def model_card(
     config: Config, step: int, scores: Mapping[str, float], command: str, facts: Mapping[str, Any]
 ) -> str:
-    """Markdown with the front matter that model hubs read.
+    """Markdown under the front matter that model hubs read.
 
     `scores` are metrics of this step; `facts` are further rows of the table, such as the commit.
     """
@@ -34,10 +34,10 @@ def model_card(
         "prompt template": config.data.template,
         "reward": config.reward["_target_"],
         "steps": f"{step} of {config.trainer.steps}",
-        "samples a step": f"{rollout.prompts_per_step} prompts × {rollout.group_size}",
+        "samples per step": f"{rollout.prompts_per_step} prompts × {rollout.group_size}",
         "sampling temperature": rollout.temperature,
         "learning rate": learner.lr,
-        "updates a step": learner.updates_per_rollout * learner.epochs_per_rollout,
+        "updates per step": learner.updates_per_rollout * learner.epochs_per_rollout,
         "precision": config.model.dtype,
         "seed": config.seed,
         "configuration": f"`{config_hash(config)}`",
@@ -65,7 +65,7 @@ def model_card(
 
 
 def _base(path: str) -> dict[str, str]:
-    """Hubs link to the base model, which only an id of theirs can name."""
+    """The hub's link to the base model, if the path is one of its ids."""
     embedded = path.partition(":")[0] == "embedded"
     return {} if embedded or Path(path).exists() else {"base_model": path}
 

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def traced(steps: Sequence[int], target: Path | None) -> Iterable[int]:
-    """The steps in turn; with a target, the second (the first compiles) is traced into it."""
+    """The steps in turn; the second one (the first compiles) is traced into `target` if given."""
     return steps if target is None else _traced(steps, target)
 
 

@@ -1,8 +1,10 @@
-"""The random states of a process, as plain JSON values: nothing of a checkpoint need be pickled."""
+"""The random states of a rank in a checkpoint, as plain JSON values: nothing is pickled."""
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, Any]:
-    """The states of the generators of Python, NumPy, torch, and of this process's GPU."""
+def save_random_state(checkpoint: Path, rank: int) -> None:
+    """Writes the states of Python, NumPy, torch and this process's GPU to the file of a rank."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -26,11 +28,17 @@ def random_state() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         state["cuda"] = _hex(torch.cuda.get_rng_state())
-    return state
+    file = _file(checkpoint, rank)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(state), encoding="utf-8")
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Sets what `random_state` returned, also after a way through JSON."""
+def load_random_state(checkpoint: Path, rank: int) -> None:
+    """Restores the states of a rank; does nothing for one that the checkpoint does not have."""
+    file = _file(checkpoint, rank)
+    if not file.exists():
+        return
+    state = json.loads(file.read_text(encoding="utf-8"))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]
@@ -38,6 +46,10 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(_bytes(state["torch"]))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(_bytes(state["cuda"]))
+
+
+def _file(checkpoint: Path, rank: int) -> Path:
+    return checkpoint / "random" / f"rank_{rank}.json"
 
 
 def _hex(tensor: torch.Tensor) -> str:

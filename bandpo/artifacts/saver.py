@@ -1,9 +1,9 @@
-"""A run's checkpoints, and the policy in each as a transformers folder that is proved."""
+"""Saves a run's checkpoints, and the policy in them as a transformers folder that is proved."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from bandpo.artifacts.checkpoint import (
     write_checkpoint,
 )
 from bandpo.artifacts.model_card import model_card
-from bandpo.artifacts.random_state import random_state
+from bandpo.artifacts.random_state import save_random_state
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import samples_of
+from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
 from bandpo.environment import git_commit
 from bandpo.errors import UserError
 from bandpo.learner.export import prove_export
 from bandpo.learner.learner import DeepSpeedLearner
-from bandpo.model.agreement import TOLERANCE
 from bandpo.model.tying import shares_head
 from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redact, redacted
 from bandpo.rollout.draws import Rollout, write_rollout
+from bandpo.rollout.scoring import RewardFailed
 from bandpo.types import Group
 
 HEAD = {True: "the input embedding", False: "of its own"}
@@ -35,8 +36,7 @@ HEAD = {True: "the input embedding", False: "of its own"}
 class Checkpoints:
     """Writes `checkpoints/` of a run: the learner's state first, then `hf/` where it is due.
 
-    `sample` is what the policy in `hf/` is proved on; `facts` and `command` go into its model card.
-    `begun_from` is the checkpoint that the run goes on from. Every method is collective.
+    Every method is collective.
     """
 
     def __init__(
@@ -47,53 +47,64 @@ class Checkpoints:
         learner: DeepSpeedLearner,
         tokenizer: Any,
         *,
+        loop_state: Callable[[int, bool], Mapping[str, Any]],
         sample: Group,
+        tolerance: float,
         facts: Mapping[str, Any],
         command: str = "",
-        begun_from: Checkpoint | None = None,
+        resumed_from: Checkpoint | None = None,
     ) -> None:
+        """`loop_state(step, waits)` is the loop's state after a step, as plain JSON values.
+
+        `waits` tells whether the next step's rollout waits already. The policy in `hf/` is proved
+        on `sample` within `tolerance`; `facts` and `command` go into its model card. The run
+        resumes from the checkpoint `resumed_from`.
+        """
         self._config, self._ranks, self._tracker = config, ranks, tracker
         self._learner, self._tokenizer = learner, tokenizer
-        self._sample, self._facts, self._command = sample, facts, command
-        self._begun_from = begun_from
-        self.newest = begun_from.step if begun_from else 0
+        self._loop_state, self._sample, self._tolerance = loop_state, sample, tolerance
+        self._facts, self._command, self._resumed_from = facts, command, resumed_from
+        self.newest = resumed_from.step if resumed_from else 0
         self._folder = Path(config.run.dir) / "checkpoints"
 
-    def save(
-        self,
-        state: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        waiting: Rollout | None = None,
-    ) -> bool:
-        """Writes the checkpoint of a step and drops those that are not kept; whether it could.
+    def save(self, step: int, metrics: Mapping[str, float], waiting: Rollout | None = None) -> bool:
+        """Writes the checkpoint of a step and removes superseded ones; whether it was written.
 
-        `state` is the loop's, `waiting` is the rollout that waits for the next step. A full disk
-        fails the checkpoint and not the run: the ones before are untouched and the next due step
-        tries again. Raises UserError when it was the last step's.
+        `waiting` is the rollout that waits for the next step. A full disk costs the checkpoint, not
+        the run: older ones are untouched, and the next due step writes another. Raises UserError
+        for the last step's.
         """
-        trainer, step = self._config.trainer, state["step"]
+        trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
         if best and best in metrics:
             scores[best] = metrics[best]
         elif best:
             self._tracker.say(f"step {step} has no {best}: its checkpoint cannot be the best")
+        state = {
+            "step": step,
+            "ranks": self._ranks.size,
+            "config_hash": config_hash(self._config),
+            "trackers": self._tracker.ids(),
+            **self._loop_state(step, waiting is not None),
+            "scores": scores,
+        }
         try:
             checkpoint = write_checkpoint(
                 self._folder,
-                {**state, "scores": scores},
+                state,
                 redacted(self._config.model_dump(mode="json")),
                 self._parts(waiting),
                 self._ranks,
             )
         except OSError as error:
-            problem = f"the checkpoint of step {step} could not be written: {error}"
-            if step == trainer.steps:
-                raise UserError(
-                    f"{problem}. Make room and start the run again: it goes on from the checkpoint "
-                    "before this one"
-                ) from None
-            self._tracker.say(f"{problem}; those before it are kept, and the next due step tries")
+            self._report(
+                step,
+                f"the checkpoint of step {step} could not be written: {error}",
+                at_the_end="Make room and start the run again: it resumes from the checkpoint "
+                "before this one",
+                otherwise="older checkpoints are kept, and the next one is written when due",
+            )
             return False
         self.newest = step
         if self._has_policy(step):
@@ -101,62 +112,86 @@ class Checkpoints:
         self._ranks.on_first(lambda: keep_checkpoints(self._folder, trainer.keep_checkpoints, best))
         return True
 
+    @contextmanager
+    def rescue(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        waiting: Rollout | None = None,
+    ) -> Iterator[None]:
+        """Saves the training so far before a reward that fails inside ends the run.
+
+        `step` is the last one whose updates are done; `metrics` are its metrics if they have not
+        been logged yet, and `waiting` is as in `save`.
+        """
+        try:
+            yield
+        except RewardFailed as error:
+            if metrics is not None:
+                self._tracker.log(step, metrics)
+            unsaved = step > self.newest
+            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
+                raise
+            raise RewardFailed(
+                f"{error}. Training up to step {step} is saved: fix the reward and start the run "
+                "again, which resumes from there"
+            ) from error
+
     def export_missing(self) -> None:
-        """Writes the hf/ that the checkpoint which the run goes on from should have and lacks."""
-        begun_from = self._begun_from
-        if begun_from is None or not self._has_policy(begun_from.step):
+        """Writes hf/ if it is missing from the checkpoint from which the run resumes."""
+        source = self._resumed_from
+        if source is None or not self._has_policy(source.step):
             return
-        if not self._ranks.gather((begun_from.folder / "hf").is_dir())[0]:
-            self._export(begun_from, begun_from.state().get("scores", {}))
+        if not self._ranks.gather((source.folder / "hf").is_dir())[0]:
+            self._export(source, source.state().get("scores", {}))
 
     def _has_policy(self, step: int) -> bool:
-        """Whether the checkpoint of this step is to have hf/."""
+        """Whether the checkpoint of this step should have hf/."""
         every = self._config.trainer.save_hf_every
         return step >= self._config.trainer.steps or (every > 0 and step % every == 0)
 
     def _export(self, checkpoint: Checkpoint, scores: Mapping[str, float]) -> None:
         """Adds the policy as hf/ to a checkpoint, and proves that it is the learner's.
 
-        What fails here costs no step: the run goes on. Raises UserError when it was the last one.
+        A failure costs no step and the run continues. Raises UserError for the last step's.
         """
         step = checkpoint.step
         parts = [self._save_policy, lambda folder: self._save_card(folder, step, scores)]
         try:
             add_to_checkpoint(checkpoint, "hf", parts, self._ranks)
         except OSError as error:
-            problem = f"{checkpoint.folder} is complete but for hf/, which was not written: {error}"
-            if step >= self._config.trainer.steps:
-                raise UserError(
-                    f"{problem}. Nothing that was learned is lost: mend this (make room, if the "
-                    "disk is full) and start the run again, which writes hf/ from the checkpoint"
-                ) from None
-            self._tracker.say(f"{problem}; the run goes on")
+            self._report(
+                step,
+                f"{checkpoint.folder} is complete but for hf/, which was not written: {error}",
+                at_the_end="No training is lost: fix this (make room, if the disk is full) and "
+                "start the run again, which writes hf/ from the checkpoint",
+                otherwise="the run continues",
+            )
+
+    def _report(self, step: int, problem: str, at_the_end: str, otherwise: str) -> None:
+        """Reports a failed write; raises UserError where no later step can make up for it."""
+        if step >= self._config.trainer.steps:
+            raise UserError(f"{problem}. {at_the_end}") from None
+        self._tracker.say(f"{problem}; {otherwise}")
 
     def _parts(self, waiting: Rollout | None) -> list[Callable[[Path], None]]:
-        """What every rank writes into a checkpoint, in this order."""
+        """The writers of a checkpoint's parts, in order; every rank calls all of them."""
         parts: list[Callable[[Path], None]] = [
-            # A run that goes on from here would have a gap without the record up to it.
+            # Without the record up to here, a run that resumes would have a gap.
             lambda _: self._tracker.flush(),
             self._learner.save,
-            self._save_random_state,
+            lambda folder: save_random_state(folder, self._ranks.rank),
         ]
         if waiting is not None:
             parts.append(lambda folder: write_rollout(folder, self._ranks, waiting))
         return parts
 
-    def _save_random_state(self, folder: Path) -> None:
-        file = random_file(folder, self._ranks.rank)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(random_state()), encoding="utf-8")
-
     def _save_policy(self, folder: Path) -> None:
-        model = self._config.model
         samples = samples_of(self._sample, [0.0])
         expected = self._learner.logprobs(samples)
         self._learner.save_hf(folder, self._tokenizer)
         if self._ranks.is_first:
-            tolerance = self._config.rollout.probe_tolerance or TOLERANCE[model.dtype]
-            prove_export(folder, model, samples, expected, tolerance)
+            prove_export(folder, self._config.model, samples, expected, self._tolerance)
 
     def _save_card(self, folder: Path, step: int, scores: Mapping[str, float]) -> None:
         if not self._ranks.is_first:
@@ -168,8 +203,3 @@ class Checkpoints:
         }
         card = model_card(self._config, step, scores, self._command, facts)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def random_file(checkpoint: Path, rank: int) -> Path:
-    """Where a checkpoint holds a rank's random state."""
-    return checkpoint / "random" / f"rank_{rank}.json"

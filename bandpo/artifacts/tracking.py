@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: metrics, samples, the run's description, progress."""
+"""The record of a run while it trains: metrics, samples, description and progress."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from rich.table import Table
 from torch.profiler import record_function
 
 from bandpo.config.identity import flat
+from bandpo.config.schema import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError
 from bandpo.redaction import redact, redacted
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 
-# What the progress display shows of a step, under short names.
+# The metrics of the progress display, under short names.
 SHOWN = {
     "reward": "reward/mean",
     "entropy": "policy/entropy",
@@ -54,7 +55,7 @@ class Clock:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
 
     def metrics(self, tokens: float) -> dict[str, float]:
-        """`time/<phase>_s`, `time/step_s` since the clock was made, and tokens a second."""
+        """`time/<phase>_s`, `time/step_s` since the clock was made, and tokens per second."""
         step = time.perf_counter() - self._start
         phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
         return {**phases, "time/step_s": step, "throughput/tokens_per_s": tokens / step}
@@ -63,26 +64,23 @@ class Clock:
 class Tracker:
     """Writes the files of one run; on all ranks but the first it does nothing.
 
-    metrics.jsonl has a line a step, the first for the policy before training (step 0). Trackers
-    of accelerate (wandb, tensorboard, …) receive the same values.
+    metrics.jsonl has one line per step, the first for the policy before training (step 0).
+    accelerate's trackers (wandb, tensorboard, …) receive the same values.
     """
 
     def __init__(
         self,
         folder: Path,
+        tracking: TrackingConfig,
         *,
         active: bool,
         steps: int,
-        trackers: Sequence[str] = (),
-        project: str = "bandpo",
         name: str = "",
         settings: Mapping[str, Any] | None = None,
         ids: Mapping[str, str] | None = None,
         after: int = 0,
     ) -> None:
-        """`ids`: what `ids()` said in the part of the run that this one goes on with, and
-        `after` the step that it had reached.
-        """
+        """A run resumes after the step `after`, under the `ids` that `ids()` returned before."""
         self.folder, self._active = folder, active
         self._trackers: list[Any] = []
         self._console = Console(stderr=False)
@@ -96,7 +94,8 @@ class Tracker:
         text = yaml.safe_dump(settings, sort_keys=False)
         self._journal.write(folder / "config.yaml", text)
         self._trackers = [
-            _tracker(kind, project, name, folder, (ids or {}).get(kind), after) for kind in trackers
+            _tracker(kind, tracking.project, name, folder, (ids or {}).get(kind), after)
+            for kind in tracking.trackers
         ]
         values = {k: _plain_value(v) for k, v in flat(settings).items()}
         for tracker in self._trackers:
@@ -114,7 +113,7 @@ class Tracker:
             self._progress.start()
 
     def say(self, text: str) -> None:
-        """A line for people, above the progress display."""
+        """Prints a line above the progress display."""
         if self._active:
             self._console.print(redact(text), highlight=False, markup=False)
 
@@ -127,22 +126,22 @@ class Tracker:
             self._journal.write(self.folder / "run.json", text)
 
     def ids(self) -> dict[str, str]:
-        """What the trackers call this run, for a later part of it to go on under the same name."""
+        """The trackers' ids of this run, with which a later part of it resumes."""
         return {t.name: str(_ID[t.name](t)) for t in self._trackers if t.name in _ID}
 
     def flush(self) -> None:
-        """Raises OSError unless all that was logged is on the disk."""
+        """Raises OSError unless everything logged is on the disk."""
         self._journal.flush()
 
     def past(self) -> list[dict[str, float]]:
-        """The metrics written so far, a mapping a step; empty on all ranks but the first."""
+        """The metrics written so far, one mapping per step; empty on all ranks but the first."""
         path = self.folder / "metrics.jsonl"
         if not self._active or not path.exists():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl and shows the step."""
+        """Appends a line to metrics.jsonl and shows the step's headline metrics."""
         if not self._active:
             return
         line = json.dumps({"step": step, **metrics}, allow_nan=True)
@@ -160,13 +159,13 @@ class Tracker:
         else:
             self.say(f"step {step}/{self._steps}  {text}")
 
-    def log_samples(self, step: int, judged: Sequence[JudgedGroup], shown: int = 4) -> None:
+    def log_samples(self, step: int, scored: Sequence[ScoredGroup], shown: int = 4) -> None:
         """Writes every completion of the step to samples/ and prints a few with their rewards."""
         if not self._active:
             return
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, judged)]
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, scored)]
         self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
-        self._console.print(_sample_table(step, judged[:shown]))
+        self._console.print(_sample_table(step, scored[:shown]))
 
     def close(self) -> None:
         """Ends the progress display and the trackers."""
@@ -179,12 +178,12 @@ class Tracker:
         for tracker in self._trackers:
             try:
                 tracker.finish()
-            except Exception as error:  # its service may not answer: the run is no worse for it
+            except Exception as error:  # its service may not answer, which does the run no harm
                 self.say(f"{tracker.name} could not be closed: {error}")
 
 
-def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[str, Any]]:
-    for item in judged:
+def _sample_records(step: int, scored: Sequence[ScoredGroup]) -> Iterator[dict[str, Any]]:
+    for item in scored:
         for completion, score in zip(item.group.completions, item.scores, strict=True):
             record = {
                 "step": step,
@@ -197,16 +196,16 @@ def _sample_records(step: int, judged: Sequence[JudgedGroup]) -> Iterator[dict[s
                 "weight_version": completion.weight_version,
                 **asdict(score),
             }
-            # The seconds of a verification differ from run to run.
+            # They differ from run to run.
             record.pop("seconds")
             yield record
 
 
-def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
-    table = Table(title=f"step {step}: one sample of {len(judged)} prompts", title_justify="left")
+def _sample_table(step: int, scored: Sequence[ScoredGroup]) -> Table:
+    table = Table(title=f"step {step}: one sample of {len(scored)} prompts", title_justify="left")
     for column in ("problem", "completion", "answer", "reward", "group"):
         table.add_column(column, overflow="fold")
-    for item in judged:
+    for item in scored:
         mean = sum(item.rewards) / len(item.rewards)
         table.add_row(
             *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),
@@ -216,7 +215,7 @@ def _sample_table(step: int, judged: Sequence[JudgedGroup]) -> Table:
 
 
 def _plain(text: str, limit: int) -> Any:
-    """Model output as plain text: no markup, no control characters, not endless."""
+    """The end of a model's output as plain text, without markup and control characters."""
     from rich.text import Text
 
     visible = "".join(c if c.isprintable() else " " for c in text[-limit:])
@@ -227,14 +226,14 @@ def _is_headline(metric: str) -> bool:
     return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
 
 
-# How a tracker names a run; those that are not here begin a new one when a run goes on.
+# A tracker's id of a run; a tracker without one begins a new run when this one resumes.
 _ID: dict[str, Callable[[Any], str]] = {"wandb": lambda tracker: tracker.run.id}
 
 
 def _tracker(
     kind: str, project: str, name: str, folder: Path, run_id: str | None, after: int
 ) -> Any:
-    """A started tracker of accelerate's, which goes on with the run `run_id` after a step."""
+    """A started tracker of accelerate's, which resumes the run `run_id` after a step."""
     from accelerate.state import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -244,10 +243,10 @@ def _tracker(
     PartialState(cpu=not torch.cuda.is_available())
     tracker = LOGGER_TYPE_TO_CLASS[kind]
     if kind == "wandb":
-        goes_on = {"id": run_id, "resume": "allow"} if run_id else {}
-        made = tracker(project, name=name, dir=str(folder), **goes_on)
+        resumed = {"id": run_id, "resume": "allow"} if run_id else {}
+        made = tracker(project, name=name, dir=str(folder), **resumed)
     elif kind == "tensorboard":
-        # Hides what a part of the run that was lost has logged.
+        # Hides what a lost part of the run has logged.
         purge = {"purge_step": after + 1} if after else {}
         made = tracker(name, logging_dir=str(folder / kind), **purge)
     elif tracker.requires_logging_directory:

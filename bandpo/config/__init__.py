@@ -1,1 +1,1 @@
-"""Settings: their schema, composition and checks, and which of them identify a run."""
+"""Settings: schema, composition, checks, and which of them identify a run."""

@@ -1,4 +1,4 @@
-"""Makes a configuration of the shipped YAML files and overrides, checked as a whole.
+"""Composes a configuration from the shipped YAML files and overrides, and checks it.
 
 Hydra composes; the result is validated section by section against its schema and then by the
 cross-checks, and every problem found is reported in one error before anything loads.
@@ -76,7 +76,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 class _SortedOut(NamedTuple):
-    """Overrides that compose, what is wrong with the others, and what those mean in quotes."""
+    """Overrides that compose, the problems of the others, and what those mean in quotes."""
 
     accepted: list[str]
     problems: list[str]
@@ -84,10 +84,10 @@ class _SortedOut(NamedTuple):
 
 
 def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> _SortedOut:
-    """Group choices (method=…) come first, since they decide which keys there are."""
+    """Tries overrides one by one; choices of groups (method=…) first, as they decide on keys."""
     found = _SortedOut([], [], {})
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
-    # First where to look, then which groups to take, then values.
+    # Search paths first, then groups, then values.
     order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
     for override in sorted(overrides, key=lambda o: order[o]):
         word = override
@@ -105,10 +105,10 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     return found
 
 
-def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> SchemaT:
-    """The configuration `name` with overrides, as `schema`; every problem in one UserError.
+def compose(name: str, overrides: Sequence[str], schema: type[SchemaT], ranks: int = 1) -> SchemaT:
+    """The configuration `name` with overrides, as `schema`, for a job of so many `ranks`.
 
-    Its `instead` are the overrides that only lack quotes.
+    Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
     """
     sorted_out = _SortedOut(list(overrides), [], {})
     try:
@@ -118,22 +118,26 @@ def compose(name: str, overrides: Sequence[str], schema: type[SchemaT]) -> Schem
         sorted_out = _sorted_out(name, overrides, schema)
         raw = _compose(name, sorted_out.accepted, schema)
     try:
-        return validate(raw, schema, sorted_out.problems, overrides)
+        return validate(raw, schema, sorted_out.problems, overrides, ranks)
     except UserError as error:
         error.instead = sorted_out.meant
         raise
 
 
 def compose_seeds(
-    name: str, overrides: Sequence[str], schema: type[SchemaT], seeds: Sequence[int]
+    name: str,
+    overrides: Sequence[str],
+    schema: type[SchemaT],
+    seeds: Sequence[int],
+    ranks: int = 1,
 ) -> list[SchemaT]:
     """`compose` with each `seed` in turn, for little more than the time of one."""
     try:
         composed = _composed(name, overrides, schema)
         trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
     except COMPOSITION_ERRORS:
-        return [compose(name, [*overrides, f"seed={seed}"], schema) for seed in seeds]
-    return [validate(tree, schema) for tree in trees]
+        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks) for seed in seeds]
+    return [validate(tree, schema, ranks=ranks) for tree in trees]
 
 
 def validate(
@@ -141,18 +145,19 @@ def validate(
     schema: type[SchemaT],
     problems: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    ranks: int = 1,
 ) -> SchemaT:
-    """`raw` as `schema`; cross-checks are made for every section that is valid by itself.
+    """`raw` as `schema`; cross-checks run on every section that is valid by itself.
 
-    Raises UserError with `problems` found before and all that are found here. `overrides` are what
-    made it, to show how a value would be text.
+    Raises UserError with `problems` found before and all that are found here. `overrides` are its
+    source, to show how a value is quoted.
     """
     found = list(problems)
     try:
         schema.model_validate(raw)
     except ValidationError as error:
         found += [_in_words(detail, overrides) for detail in error.errors()]
-    found += cross_problems(raw, schema)
+    found += cross_problems(raw, schema, ranks)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
@@ -164,7 +169,7 @@ def _in_words(detail: Any, overrides: Sequence[str]) -> str:
         return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
     if detail["type"] == "missing":
         return f"{key}: is missing"
-    if isinstance(detail["input"], Mapping):  # the whole section: it would bury the message
+    if isinstance(detail["input"], Mapping):  # the whole section: it would hide the message
         return f"{key}: {detail['msg']}"
     hint = ""
     given = [o for o in overrides if f"{key}.".startswith(f"{o.partition('=')[0].lstrip('+')}.")]

@@ -1,4 +1,4 @@
-"""What must hold between settings: each check names the sections it needs and answers in words."""
+"""Checks between settings: each takes the sections that it needs and returns a problem or None."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from bandpo.config.schema import (
     RolloutConfig,
     RunConfig,
     TrainerConfig,
-    world_size,
 )
+from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError
 from bandpo.types import TokenBatch
 
 
-def _batch_divides(rollout: RolloutConfig, learner: LearnerConfig) -> str | None:
-    ranks = world_size()
-    pieces = ranks * learner.updates_per_rollout
-    if rollout.prompts_per_step % pieces == 0:
+def _prompts_suffice(rollout: RolloutConfig, learner: LearnerConfig, ranks: int) -> str | None:
+    """Every rank samples a prompt and every update has a group; shares need not be equal."""
+    needs = {
+        f"{ranks} rank(s), each of which samples at least one prompt": ranks,
+        f"learner.updates_per_rollout={learner.updates_per_rollout}": learner.updates_per_rollout,
+    }
+    what, least = max(needs.items(), key=lambda item: item[1])
+    if rollout.prompts_per_step >= least:
         return None
-    return (
-        f"rollout.prompts_per_step={rollout.prompts_per_step} is not divisible by "
-        f"learner.updates_per_rollout={learner.updates_per_rollout} × {ranks} rank(s) = {pieces}: "
-        f"{rollout.prompts_per_step // pieces * pieces or pieces} would be"
-    )
+    return f"rollout.prompts_per_step={rollout.prompts_per_step} is too few for {what}"
 
 
 def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
@@ -68,13 +68,13 @@ def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
         return None
     try:
         engine = get_object(rollout.engine["_target_"])
-    except Exception as error:  # whatever a user's own module raises is the user's to read
+    except Exception as error:  # shown to the user, whose own module may have raised it
         return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
     if getattr(engine, "samples_apart", False):
         return None
     return (
-        f"rollout.lag={rollout.lag} needs an engine that samples in processes of its own while "
-        "the learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
+        f"rollout.lag={rollout.lag} needs an engine that samples in other processes while the "
+        "learner updates: choose rollout=vllm_server (docs/servers.md), or rollout.lag=0"
     )
 
 
@@ -83,7 +83,7 @@ def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig)
         return None
     return (
         f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
-        "method.loss.correction compares with the learner's: leave it out"
+        "method.loss.correction compares with the learner's: remove it"
     )
 
 
@@ -93,11 +93,11 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
     value = torch.zeros(1, 1)
     try:
         instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
-    except Exception as error:  # whatever a user's own class raises is the user's to read
+    except Exception as error:  # shown to the user, whose own class may have raised it
         return (
-            f"rollout.lag={rollout.lag} knows of the policy that sampled the log-probabilities of "
-            f"its tokens and nothing else, and method={method.name} needs more ({error}): choose "
-            "another method, or rollout.lag=0"
+            f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "
+            f"log-probabilities, and method={method.name} needs more ({error}): choose another "
+            "method, or rollout.lag=0"
         )
     return None
 
@@ -118,10 +118,10 @@ def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
 
 
 def _not_built(target: Mapping[str, Any]) -> str | None:
-    """Why hydra cannot build a `_target_` tree; None where it can."""
+    """The reason why hydra cannot build a `_target_` tree, None if it can."""
     try:
         instantiate(target)
-    except Exception as error:  # whatever a user's own class raises is the user's to read
+    except Exception as error:  # shown to the user, whose own class may have raised it
         cause = error.__cause__ or error
         lines = str(cause).splitlines()
         return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]
@@ -146,8 +146,7 @@ def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
 
 
 def _run_dir_is_usable(run: RunConfig) -> str | None:
-    folder = Path(run.dir).absolute()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = nearest_existing(Path(run.dir))
     if not nearest.is_dir():
         return f"run.dir={run.dir}: {nearest} is a file, not a folder"
     return None if os.access(nearest, os.W_OK) else f"run.dir={run.dir}: no right to write there"
@@ -160,7 +159,7 @@ def _dtype_fits_model(model: ModelConfig) -> str | None:
 
 
 CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
-    _batch_divides,
+    _prompts_suffice,
     _ratios_need_the_full_distribution,
     _offload_fits_stage,
     _engine_has_target,
@@ -177,9 +176,10 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
 )
 
 
-def cross_problems(raw: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
-    """What the checks find whose sections the schema has and that are valid by themselves."""
-    valid: dict[tuple[str, Any], Any] = {}
+def cross_problems(raw: Mapping[str, Any], schema: type[BaseModel], ranks: int = 1) -> list[str]:
+    """The problems found by all checks whose sections the schema has and that are valid by
+    themselves, for a job of so many `ranks`."""
+    valid: dict[tuple[str, Any], Any] = {("ranks", int): ranks}
     for name, field in schema.model_fields.items():
         annotation: Any = field.annotation
         try:

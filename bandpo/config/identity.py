@@ -1,4 +1,4 @@
-"""Which settings make a run the run it is, and which may change between its parts."""
+"""The settings that identify a run, and those that may change between its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandpo.config.composition import defaults
 from bandpo.config.schema import Config
 from bandpo.redaction import redacted
 
-# What keys and values in files of earlier versions mean: `true` filtered by reward there.
+# Meanings of keys and values in files of earlier versions, where `true` filtered by reward.
 RENAMED = {"learner.warmup_steps": "learner.warmup_updates"}
 FORMERLY: Mapping[str, Mapping[Any, Any]] = {"rollout.filter_groups": {True: "reward"}}
 
@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 
 
 def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as `{"learner.lr": 1e-6, …}`."""
+    """A tree of mappings as one, `{"learner.lr": 1e-6, …}`."""
     values: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -34,9 +34,9 @@ def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
 
 
 def effect_of(key: str) -> Effect:
-    """What a change of `learner.lr`, say, does to a run; unmarked keys determine it.
+    """The effect on a run of changing a key such as `learner.lr`; unmarked keys determine the run.
 
-    The marks are in the schema, `bandpo/config/schema.py`, at a field or a section of fields.
+    `bandpo/config/schema.py` marks single fields and sections.
     """
     return next(_marks(Config, key.split(".")), "determining")
 
@@ -57,25 +57,25 @@ def _marks(schema: type[BaseModel], path: list[str]) -> Iterator[Effect]:
 
 
 def config_hash(settings: Config | Settings) -> str:
-    """A hash over the settings that determine a run: equal hashes, equal rollouts and weights.
+    """A hash of the settings that determine a run: equal hashes, equal rollouts and weights.
 
-    Left out are harmless settings (names, logging, evaluation, and how many steps are taken) and
-    those that change the rounding alone. Accepts the content of a config.yaml as well; a key that
-    it lacks has the schema's default.
+    It omits harmless settings (names, logging, evaluation, and how many steps are taken) and those
+    that only change rounding. Accepts the content of a config.yaml as well, with the schema's
+    defaults for missing keys.
     """
     values = {k: v for k, v in _complete(settings).items() if effect_of(k) == "determining"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Changes(NamedTuple):
-    """`key: was → is` of two configurations, by what a change does to a run that goes on."""
+    """`key: was → is` of two configurations, by the effect of a change on a run that resumes."""
 
     determining: tuple[str, ...]
     rounding: tuple[str, ...]
 
 
 def changes(was: Config | Settings, now: Config | Settings) -> Changes:
-    """What differs between two configurations, harmless settings left out."""
+    """The differences between two configurations, without harmless settings."""
     before, after = _complete(was), _complete(now)
     found: dict[Effect, list[str]] = {"determining": [], "rounding": [], "harmless": []}
     for key in sorted(before.keys() | after.keys()):
@@ -86,9 +86,9 @@ def changes(was: Config | Settings, now: Config | Settings) -> Changes:
 
 
 def _complete(settings: Config | Settings) -> dict[str, Any]:
-    """Flat and as JSON knows it, with the schema's defaults for keys that are not there.
+    """Flat JSON values, with the schema's defaults for missing keys.
 
-    Secrets are hidden, as they are in files: a new key does not make another run.
+    Secrets are hidden, as in files: a new password does not make another run.
     """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
     own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}

@@ -1,4 +1,4 @@
-"""How to write a value for hydra that it would read as syntax: in quotes."""
+"""Quotes values that hydra would read as syntax."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def is_understood(override: str) -> bool:
 
 
 def is_sweep(override: str) -> bool:
-    """Whether hydra takes it for several values, of which each is for a run of its own."""
+    """Whether hydra reads several values in it, each for a run of its own."""
     parsed = OverridesParser.create().parse_override(override) if is_understood(override) else None
     return parsed is not None and parsed.is_sweep_override()
 
 
 def replaced(override: str) -> list[str]:
-    """The overrides that give `data.train={…}` the meaning it has for a user.
+    """The overrides with which `data.train={…}` replaces the default.
 
     Hydra would merge the mapping into the default one, which is a source of another kind.
     """
@@ -45,9 +45,9 @@ def as_text(override: str) -> str:
 
 
 def meant(override: str) -> str | None:
-    """What an override means that hydra does not understand; None where quotes do not help.
+    """An override that hydra does not understand, quoted; None where quotes do not help.
 
-    In a list or mapping the parts are quoted that need it, `[a=b,c]` becoming `["a=b",c]`.
+    In a list or mapping only the parts that need it are quoted: `[a=b,c]` becomes `["a=b",c]`.
     """
     key, equals, value = override.partition("=")
     if not equals:
@@ -58,7 +58,7 @@ def meant(override: str) -> str | None:
 
 
 def in_shell(override: str) -> str:
-    """How a shell hands this override on, quotes and all."""
+    """The hint that shows this override quoted for the shell."""
     return f"in quotes, for hydra and for the shell, it is text: {shlex.quote(override)}"
 
 
@@ -86,7 +86,7 @@ def _quoted_where_needed(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In double quotes; of backslashes only those before a quote count for hydra."""
+    """The text in double quotes; hydra reads backslashes as escapes only before a quote."""
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
     text = re.sub(r"(\\+)$", r"\1\1", text)
     return f'"{text}"'

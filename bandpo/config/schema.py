@@ -1,28 +1,25 @@
-"""What a run is configured with: the schema, typed, documented and range-checked.
+"""The schema of a run's configuration: typed, documented and range-checked.
 
 `bandpo.config.composition` makes it from the YAML files of `configs/` and a user's overrides;
-`bandpo.config.cross_checks` holds what two settings say of each other.
+`bandpo.config.cross_checks` checks settings against each other.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
-# What a setting may do to a run that resumes from a checkpoint (`bandpo.config.identity`). An
-# unmarked key decides what the run is; the keys of a mapping may be marked one by one.
+# The effect of a changed setting on a run that resumes (`bandpo.config.identity`). An unmarked key
+# makes it another run; the keys of a mapping may be marked one by one.
 HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
 ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
 
 
-# vLLM refuses higher temperatures, and takes a lower one for this without a word to us.
+# vLLM refuses higher temperatures, and silently raises lower ones to this.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
-# Seeds of a prompt's samples are those after the prompt's own (`bandpo.rollout.seeds.SPACING`).
+# A prompt's samples have the seeds after the prompt's own (`bandpo.rollout.seeds`).
 MAX_SAMPLES = 4096
 MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
 
@@ -31,7 +28,7 @@ MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
 
-# Keys of earlier versions, and what takes their place.
+# Keys of earlier versions, and their replacements.
 FORMER_KEYS = {
     "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
     "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
@@ -99,7 +96,7 @@ class DataConfig(Section):
     max_prompt_tokens: int = Field(1024, ge=1, description="Longest prompt that is trained on.")
     overlong_prompts: Literal["drop", "error"] = Field(
         "drop",
-        description="What happens to longer prompts; drops are counted.",
+        description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
     )
 
@@ -123,8 +120,8 @@ class RolloutConfig(Section):
             }
         },
     )
-    group_size: int = Field(32, ge=2, le=MAX_SAMPLES, description="G, samples a prompt.")
-    prompts_per_step: int = Field(ge=1, description="P, prompts a step, over all ranks.")
+    group_size: int = Field(32, ge=2, le=MAX_SAMPLES, description="G, samples per prompt.")
+    prompts_per_step: int = Field(ge=1, description="P, prompts per step, over all ranks.")
     temperature: float = Field(
         1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
     )
@@ -148,8 +145,9 @@ class RolloutConfig(Section):
     probe_tolerance: float | None = Field(
         None,
         gt=0.0,
-        description="Largest |engine − learner| log-probability accepted after a weight sync; "
-        "null: 1e-3 in float32, 0.3 in bfloat16 (its maximum; the mean is near 5e-3).",
+        description="Largest mean |engine − learner| of a completion's log-probabilities that is "
+        "accepted after a weight sync; null: 3e-4 in float32, 0.15 in bfloat16 (docs/silent-"
+        "faults.md).",
         json_schema_extra=HARMLESS,
     )
 
@@ -188,13 +186,13 @@ class LearnerConfig(Section):
         description="Optimizer updates of linear warm-up; of both warm-ups the lower rate counts.",
     )
     max_grad_norm: float = Field(1.0, ge=0.0, description="0 turns gradient clipping off.")
-    updates_per_rollout: int = Field(1, ge=1, description="Minibatches a rollout is cut into.")
+    updates_per_rollout: int = Field(1, ge=1, description="Minibatches per rollout.")
     epochs_per_rollout: int = Field(1, ge=1, description="Passes over each rollout.")
     lora: LoraConfig = LoraConfig(rank=0, alpha=16, targets="all-linear")
     packing: bool = Field(
         True,
         description="Sequences of a micro-batch share one row without padding, each attending to "
-        "itself alone; false: a padded row each (quicker with model.attention=eager).",
+        "itself alone; false: one padded row per sequence (faster with model.attention=eager).",
         json_schema_extra=ROUNDING,
     )
     micro_batch_tokens: int | None = Field(
@@ -255,8 +253,8 @@ class TrainerConfig(Section):
     max_skipped_updates: int = Field(
         3,
         ge=1,
-        description="Updates skipped in a row, since loss or gradient was not finite, after which "
-        "the run ends.",
+        description="Updates skipped in a row as nonfinite (loss or gradient) after which the run "
+        "ends.",
     )
     resume: str = Field(
         "auto",
@@ -266,12 +264,12 @@ class TrainerConfig(Section):
 
 
 class EvalConfig(Section):
-    """Evaluation inside training; nothing is evaluated when `benchmarks` is empty."""
+    """Evaluation inside training; with no `benchmarks`, nothing is evaluated."""
 
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
         (), description="Names of configs/benchmark, file:…, or a mapping with name and source."
     )
-    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples a problem.")
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples per problem.")
     temperature: float = Field(
         1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
     )
@@ -288,7 +286,7 @@ class TrackingConfig(Section):
 
 
 class MethodConfig(BaseModel):
-    """A row of a table of methods; further keys are parameters that `loss` interpolates."""
+    """A method; further keys are parameters that `loss` interpolates."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -326,22 +324,3 @@ def longest_sequence(config: Config) -> int:
     """Tokens of the longest prompt with the longest completion, in training or evaluation."""
     completion = max(config.rollout.max_tokens, config.eval.max_tokens)
     return config.data.max_prompt_tokens + completion
-
-
-def world_size() -> int:
-    """Ranks of this job, as the launcher announced them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-@contextmanager
-def announced(ranks: int) -> Iterator[None]:
-    """Configurations are checked as a launcher of so many ranks would have them checked."""
-    before = os.environ.get("WORLD_SIZE")
-    os.environ["WORLD_SIZE"] = str(ranks)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WORLD_SIZE"]
-        else:
-            os.environ["WORLD_SIZE"] = before

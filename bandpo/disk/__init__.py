@@ -1,1 +1,1 @@
-"""Files that outlive a kill and a full disk: whole or not at all, locked, sealed, cached."""
+"""Files that survive a kill and a full disk: written whole, locked, checksummed, cached."""

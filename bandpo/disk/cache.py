@@ -1,4 +1,4 @@
-"""Where things that are made once are kept, and how they come to be seen only when complete."""
+"""The cache of things that are made once, each visible only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from uuid import uuid4
 from bandpo.errors import UserError
 
 FORGOTTEN_S = 24 * 3600.0
-"""Age of a folder of another machine's, which this one cannot see at work, when it is removed."""
+"""Age at which another machine's unfinished folder, whose maker cannot be seen, is removed."""
 
 
 def cache_dir() -> Path:
-    """$BANDPO_CACHE, else ~/.cache/bandpo, else a folder of this user's own for temporary files.
+    """$BANDPO_CACHE, else ~/.cache/bandpo, else this user's own folder among temporary files.
 
-    The last is for users without a home that can be written. Raises UserError where another user
-    has made it.
+    The last is for users without a writable home. Raises UserError where another user made it.
     """
     if chosen := os.environ.get("BANDPO_CACHE"):
         return Path(chosen).expanduser()
@@ -38,8 +37,8 @@ def cache_dir() -> Path:
 
 
 def _below_home() -> Path | None:
-    """~/.cache/bandpo where it can be written."""
-    with suppress(RuntimeError, OSError):  # a user without a home, or a home that is none
+    """~/.cache/bandpo if it is writable."""
+    with suppress(RuntimeError, OSError):  # no home, or none that exists
         usual = Path.home() / ".cache" / "bandpo"
         usual.mkdir(parents=True, exist_ok=True)
         if os.access(usual, os.W_OK | os.X_OK):
@@ -48,10 +47,10 @@ def _below_home() -> Path | None:
 
 
 def stand_in_for_home() -> None:
-    """Has libraries keep what they would keep at home in the cache, where there is no home.
+    """Points libraries that write to the home folder to the cache, where there is no home.
 
-    vLLM, Triton and matplotlib write there as soon as they start. A model hub's cache that can be
-    read stays where it is.
+    vLLM, Triton and matplotlib do so as soon as they start. A model hub's cache that can be read
+    stays where it is.
     """
     if _below_home():
         return
@@ -65,10 +64,10 @@ def stand_in_for_home() -> None:
 
 @contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which becomes `folder` when the block ends well.
+    """A new folder to fill, which becomes `folder` when the block ends without an error.
 
-    Whoever looks sees all of it or nothing. Of several that make the same one the first wins, and
-    the others take its. What a process that was killed has left of it is removed.
+    Readers see all of it or nothing. Of several processes that make the same folder the first wins,
+    and the others use its result. Leftovers of killed processes are removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
@@ -90,7 +89,7 @@ def _new_folder(folder: Path) -> tuple[Path, int]:
     while True:
         aside = folder.with_name(f"{folder.name}.{socket.gethostname()}-{uuid4().hex}")
         aside.mkdir()
-        with suppress(FileNotFoundError):  # another took it for abandoned before it was locked
+        with suppress(FileNotFoundError):  # removed as abandoned before it was locked
             handle = os.open(aside, os.O_RDONLY)
             with suppress(OSError):  # not every network file system can lock a folder
                 fcntl.flock(handle, fcntl.LOCK_SH)
@@ -100,25 +99,25 @@ def _new_folder(folder: Path) -> tuple[Path, int]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes what nobody goes on making: unlocked, and of this machine or old."""
+    """Removes unfinished folders: unlocked ones of this machine, or old ones."""
     made = re.compile(rf"{re.escape(folder.name)}\.(?:\d+|(.+)-[0-9a-f]{{32}})")
     for path in folder.parent.glob("*"):
         match = made.fullmatch(path.name)
-        with suppress(OSError):  # locked, without locks, or removed by another that was quicker
+        with suppress(OSError):  # locked, cannot be locked, or already removed
             if match and (match[1] == socket.gethostname() or _age(path) > FORGOTTEN_S):
                 _remove_unlocked(path)
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """Raises OSError where somebody holds the lock, or where it cannot be told."""
+    """Raises OSError if the folder is locked, or if that cannot be found out."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)  # while the lock is held: its maker may just be about to take it
+        shutil.rmtree(folder)  # while the lock is held: its maker may be about to take it
     finally:
         os.close(handle)
 
 
 def _age(path: Path) -> float:
-    """Seconds since it last changed."""
+    """Seconds since its last change."""
     return time.time() - path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""The record of a run on a disk that may be full: nothing is lost, and nothing is cut in half."""
+"""A run's records on a disk that may be full: nothing is lost, and no line is cut in half."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 
 MOST_WAITING = 256 * 2**20  # bytes
@@ -19,10 +20,15 @@ class _Write:
     append: bool
 
     def put(self) -> None:
-        """Whole or not at all; raises OSError where the disk refuses."""
+        """Writes all of it or nothing; raises OSError where the disk refuses."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        path = self.path if self.append else self.path.with_name(f".{self.path.name}.partial")
-        with path.open("ab" if self.append else "wb", buffering=0) as file:
+        if self.append:
+            self._append()
+        else:
+            write_atomically(self.path, self.data)
+
+    def _append(self) -> None:
+        with self.path.open("ab", buffering=0) as file:
             before = os.fstat(file.fileno()).st_size
             try:
                 rest = memoryview(self.data)
@@ -32,15 +38,13 @@ class _Write:
             except OSError:
                 file.truncate(before)
                 raise
-        if not self.append:
-            path.replace(self.path)
 
 
 class Journal:
-    """Writes lines and files in order; what a full disk refuses waits in memory for the next try.
+    """Writes lines and files in order; what a full disk refuses waits in memory and is retried.
 
-    `say` is told when writes begin to wait, and when they have been made up for. Raises
-    `UserError` when more waits than memory should hold.
+    `say` reports when writes begin to wait and when all of them have been made. Raises UserError
+    when more waits than memory should hold.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -56,7 +60,7 @@ class Journal:
         self._add(_Write(path, text.encode(), append=False))
 
     def flush(self) -> None:
-        """Raises OSError unless all that was given is on the disk."""
+        """Raises OSError unless everything is on the disk."""
         while self._waiting:
             self._waiting[0].put()
             self._waiting.pop(0)
@@ -70,14 +74,14 @@ class Journal:
             if sum(len(w.data) for w in self._waiting) > MOST_WAITING:
                 raise UserError(
                     f"{write.path}: {error.strerror}, and more than {MOST_WAITING >> 20} MiB of "
-                    "this run's record wait to be written; make room, then start it again: it "
-                    "goes on from its last checkpoint"
+                    "this run's records wait to be written; make room, then start it again: it "
+                    "resumes from its last checkpoint"
                 ) from None
             if not waited:
                 self._say(
-                    f"cannot write {write.path}: {error.strerror}; it waits in memory, and is "
-                    "tried again at every step"
+                    f"cannot write {write.path}: {error.strerror}; it waits in memory and is "
+                    "retried at every step"
                 )
         else:
             if waited:
-                self._say("what waited to be written is on the disk now")
+                self._say("the records that waited in memory are on the disk now")

@@ -1,4 +1,4 @@
-"""One process at a time in the folder of a run."""
+"""The lock of a run's folder: one process at a time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NAME = "lock"
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; raises UserError where another process has it.
+    """Holds the folder's lock; raises UserError if another process has it.
 
-    The system frees it when its holder ends, however that happens.
+    The system releases it when its holder ends, however that happens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / NAME).open("w", encoding="utf-8") as lock:

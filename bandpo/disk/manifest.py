@@ -1,4 +1,4 @@
-"""A manifest of checksums: what makes a folder of files a whole that can be trusted."""
+"""A manifest of checksums, which shows whether a folder is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, TypedDict
 
-from bandpo.disk.whole import flush_folder
+from bandpo.disk.whole import flush_folder, write_atomically
 
 MANIFEST = "manifest.json"
 
 
-class Seal(TypedDict):
+class Checksum(TypedDict):
     """Size in bytes and BLAKE2b of a file."""
 
     bytes: int
     blake2b: str
 
 
-def seal(folder: Path, files: Iterable[str]) -> dict[str, Seal]:
-    """The seals of files below the folder, each flushed to the disk before."""
-    return {name: _seal(folder / name) for name in files}
+def checksums(folder: Path, files: Iterable[str]) -> dict[str, Checksum]:
+    """The checksums of files below the folder, each flushed to the disk before it is read."""
+    return {name: _checksum(folder / name) for name in files}
 
 
-def _seal(path: Path) -> Seal:
+def _checksum(path: Path) -> Checksum:
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return {"bytes": os.fstat(file.fileno()).st_size, "blake2b": _digest(file)}
@@ -43,26 +43,21 @@ def files_below(folder: Path) -> list[str]:
     return [name for path in paths if (name := str(path.relative_to(folder))) != MANIFEST]
 
 
-def write_manifest(folder: Path, seals: Mapping[str, Seal]) -> None:
-    """Writes manifest.json and flushes it and every folder below, so that all names last."""
-    aside = folder / f".{MANIFEST}"
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(dict(sorted(seals.items())), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / MANIFEST)
+def write_manifest(folder: Path, sums: Mapping[str, Checksum]) -> None:
+    """Writes manifest.json and flushes every folder below, so that all file names are durable."""
+    write_atomically(folder / MANIFEST, json.dumps(dict(sorted(sums.items())), indent=1))
     for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
         flush_folder(path)
 
 
-def read_manifest(folder: Path) -> dict[str, Seal]:
-    """The manifest of a folder; OSError or ValueError where there is none that can be read."""
+def read_manifest(folder: Path) -> dict[str, Checksum]:
+    """The manifest of a folder; raises OSError or ValueError where none can be read."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def broken(folder: Path, seals: Mapping[str, Seal]) -> str | None:
-    """What is wrong with the first file that is not as it was sealed; None where all are."""
-    for name, expected in seals.items():
+def mismatch(folder: Path, sums: Mapping[str, Checksum]) -> str | None:
+    """The first file that differs from its checksum, and how; None where all agree."""
+    for name, expected in sums.items():
         path = folder / name
         try:
             size = path.stat().st_size

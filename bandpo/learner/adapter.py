@@ -18,8 +18,8 @@ ALL_LINEAR = "all-linear"
 def add_adapter(lm: Any, config: LoraConfig) -> None:
     """Freezes a transformers model and gives its linear layers W + (alpha/rank)·B·A, with B = 0.
 
-    The embeddings and the head stay as they are. Raises UserError where peft is missing or a target
-    names no layer.
+    Embeddings and head stay as they are. Raises UserError where peft is missing or a target names
+    no layer.
     """
     try:
         import peft

@@ -3,13 +3,14 @@
 Flash attention takes the sequences' lengths. With SDPA sequences of one length share a call, which
 computes nothing across sequences and needs no mask: a block-diagonal mask over the row costs
 (Σn)² instead of Σn² (benchmarks/packing.py). There a prompt that several sequences of the row
-begin with stands in it once, and is repeated for the call alone. Other implementations get the
+begin with is stored once, and repeated only for the call. Other implementations get the
 mask from transformers, which finds the sequences by the restarts of their positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +23,47 @@ from bandpo.learner.layouts import Batch, PackedBatch, PaddedBatch, SharedPrompt
 from bandpo.model.features import refuse_dropped
 
 BY_SEQUENCE = "sdpa_by_sequence"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`index_select` by `places`, whose backward pass adds in a fixed order, and in float32.
+
+    PyTorch's own adds by atomics on a GPU: in the tensor's dtype, in another order every time.
+
+    order    `places` sorted by what they select
+    counts   [length]: how often each token is selected
+    """
+
+    places: Tensor
+    order: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, places: Tensor, length: int) -> Selection:
+        """The places [N] in tensors of `length` tokens."""
+        counts = places.new_zeros(length).scatter_add_(0, places, torch.ones_like(places))
+        return cls(places, places.argsort(stable=True), counts)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """tokens [length, …] → those at the places [N, …]."""
+        if not tokens.is_cuda:  # PyTorch's keeps the order, and is quicker
+            return tokens.index_select(0, self.places)
+        return _Selected.apply(tokens, self)  # type: ignore
+
+
+class _Selected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, selection: Selection) -> Tensor:
+        ctx.selection = selection
+        return tokens.index_select(0, selection.places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        order, counts = ctx.selection.order, ctx.selection.counts
+        received = grad.index_select(0, order).flatten(1).float()
+        summed = torch.segment_reduce(received, "sum", lengths=counts, unsafe=True)
+        return summed.to(grad.dtype).view(len(counts), *grad.shape[1:]), None
 
 
 def layout_for(attention: str, packing: bool) -> tuple[type[Batch], str]:
@@ -38,19 +80,22 @@ def packed_arguments(
     gather: Tensor | None = None,
     back: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What the model is told beside the tokens of a row (`bandpo.learner.layouts.Rows`).
+    """The model's arguments besides the tokens of a row (`bandpo.learner.layouts.Rows`).
 
-    Nothing where rows hold one sequence each.
+    Empty where every row holds one sequence.
     """
     if not lengths:
         return {}
     positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
     if implementation == BY_SEQUENCE:
+        one_after_another = {"position_ids": positions[None], "sequence_lengths": tuple(lengths)}
+        if gather is None or back is None:
+            return one_after_another
         return {
-            "position_ids": (positions if back is None else positions[back])[None],
-            "sequence_lengths": tuple(lengths),
-            "gather": gather,
-            "back": back,
+            **one_after_another,
+            "position_ids": positions[back][None],
+            "gather": Selection.of(gather, length=len(back)),
+            "back": Selection.of(back, length=len(gather)),
         }
     if "flash" not in implementation:
         return {"position_ids": positions[None]}
@@ -69,15 +114,15 @@ def sdpa_by_sequence(
     value: Tensor,
     attention_mask: Tensor | None,
     sequence_lengths: Sequence[int] = (),
-    gather: Tensor | None = None,
-    back: Tensor | None = None,
+    gather: Selection | None = None,
+    back: Selection | None = None,
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA for each sequence alone, causal; query [1, heads, L, size] → [1, L, …].
+    """transformers' causal SDPA within each sequence; query [1, heads, L, size] → [1, L, …].
 
     Neighbours of one length share a call. Without lengths every row is a sequence. Raises
-    UserError where a sliding window would have to cut one, or the scores are not the usual.
+    UserError where a sliding window is shorter than a sequence, or attention scores are capped.
     """
     refuse_dropped(
         settings,
@@ -97,7 +142,7 @@ def sdpa_by_sequence(
         return sdpa(module, query, key, value, None, **settings)
     tokens = [t[0].transpose(0, 1) for t in (query, key, value)]  # [L, heads, size]
     if gather is not None:
-        tokens = [t.index_select(0, gather) for t in tokens]
+        tokens = [gather(t) for t in tokens]
     runs = [(length, len(list(run))) for length, run in groupby(lengths)]
     sizes = [length * count for length, count in runs]
     pieces = zip(runs, *(t.split(sizes) for t in tokens), strict=True)
@@ -106,7 +151,7 @@ def sdpa_by_sequence(
         rows = [t.unflatten(0, (count, length)).transpose(1, 2) for t in piece]
         outputs.append(sdpa(module, *rows, None, **settings)[0].flatten(0, 1))
     output = torch.cat(outputs)
-    return (output if back is None else output.index_select(0, back))[None], None
+    return (output if back is None else back(output))[None], None
 
 
 AttentionInterface.register(BY_SEQUENCE, sdpa_by_sequence)

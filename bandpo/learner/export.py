@@ -13,12 +13,13 @@ from torch import Tensor
 
 from bandpo.batching import Sample
 from bandpo.config.schema import ModelConfig
+from bandpo.model.agreement import gap_between, own_logprobs
 from bandpo.model.tying import repeated_names, shares_head
 
 
 @contextmanager
 def _failing_as_a_write() -> Iterator[None]:
-    """Whatever a library finds wrong costs this folder and nothing more, like a full disk."""
+    """Any error of a library becomes an OSError: it costs this folder alone, like a full disk."""
     try:
         yield
     except OSError:
@@ -33,7 +34,7 @@ def write_policy(
     """Writes config, generation config, tokenizer and safetensors where `writes` is true.
 
     `weights` are all of `lm`, a stream that every rank exhausts under ZeRO 3. Raises OSError,
-    after that, for whatever goes wrong.
+    after that, for any error.
     """
     repeated = repeated_names(lm)
     kept = {
@@ -52,7 +53,7 @@ def write_policy(
 
 
 def write_settings(folder: Path, config: Any, generation_config: Any, tokenizer: Any) -> None:
-    """Writes what an exported policy has beside its weights.
+    """Writes the files of an exported policy besides its weights.
 
     The generation config is the base model's, whether or not transformers would save it.
     """
@@ -72,18 +73,16 @@ def prove_export(
     """Loads the folder and scores `samples` with it, on the CPU.
 
     `expected` are the learner's log-probabilities of their completions at temperature 1. Raises
-    OSError where the folder does not load, or where one differs by more than `tolerance`.
+    OSError where the folder does not load, or where they differ by more than `tolerance` (their
+    mean, `bandpo.model.agreement`).
     """
     with _failing_as_a_write(), torch.random.fork_rng(devices=[]):
         lm = _loaded(folder, model)
-        gaps = [
-            (_logprobs(lm, sample) - torch.tensor(row)).abs().max()
-            for sample, row in zip(samples, expected, strict=True)
-        ]
-    gap = float(torch.stack(gaps).max())  # NaN if one is
+        found = [own_logprobs(lm, sample.prompt_ids, sample.completion_ids) for sample in samples]
+    gap = gap_between(found, expected).mean
     if not gap <= tolerance:
         raise OSError(
-            f"what was written is another model than the learner's: log-probabilities differ by "
+            "the exported policy is another model than the learner's: log-probabilities differ by "
             f"{gap:.3g}, more than {tolerance:g}"
         )
 
@@ -99,10 +98,3 @@ def _loaded(folder: Path, model: ModelConfig) -> Any:
         use_safetensors=True,
     )
     return lm.eval()
-
-
-@torch.no_grad()
-def _logprobs(lm: Any, sample: Sample) -> Tensor:
-    ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
-    logits = lm(ids, use_cache=False).logits[0, len(sample.prompt_ids) - 1 : -1].float()
-    return logits.log_softmax(-1).gather(-1, ids[0, len(sample.prompt_ids) :, None]).squeeze(-1)

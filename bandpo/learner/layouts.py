@@ -22,12 +22,12 @@ class Rows:
     """Sequences laid out in rows, as the network takes them.
 
     input_ids        [rows, L]
-    places           for each sequence, where its tokens stand in the rows one after another
+    places           per sequence, the indices of its tokens in the concatenated rows
     lengths          of the sequences as attention takes them from a row; empty where each has a
                      row of its own
-    gather           [Σ lengths]: where in the row each token of those sequences stands; None where
-                     they are the row, one after another
-    back             [L]: which of those tokens each token of the row is, or one of them
+    gather           [Σ lengths]: the index in the row of each token of those sequences; None where
+                     the row is these sequences, one after another
+    back             [L]: the inverse, for each token of the row one of its indices in `gather`
     """
 
     input_ids: Tensor
@@ -41,10 +41,10 @@ class Rows:
 class Batch(ABC):
     """Samples as the network takes them; subclasses lay the sequences out in rows.
 
-    states           [B, T]: where, in the hidden states of all rows one after another, the state
-                     stands that predicts each completion token
+    states           [B, T]: the index, in the concatenated rows' hidden states, of the state that
+                     predicts each completion token
     targets, mask    [B, T]: the completion tokens, and 1 where there is one
-    input_ids, lengths, gather, back: as of `Rows`
+    input_ids, lengths, gather, back: as in `Rows`
     """
 
     samples: tuple[Sample, ...]
@@ -59,23 +59,23 @@ class Batch(ABC):
     @staticmethod
     @abstractmethod
     def size(samples: Sequence[Sample]) -> int:
-        """What these samples take of a micro-batch's token budget."""
+        """The tokens of a micro-batch's budget that these samples take."""
 
     @staticmethod
     @abstractmethod
     def rows(samples: Sequence[Sample]) -> Rows:
-        """Lays the sequences out."""
+        """The samples' sequences in rows."""
 
     @staticmethod
     def sort_key(sample: Sample) -> tuple[Any, ...]:
-        """Neighbours in this order go well together: the longest first."""
+        """The order in which neighbours share a micro-batch well: the longest first."""
         return (-len(sample),)
 
     @classmethod
     def of(
         cls, samples: Sequence[Sample], device: torch.device | str = "cpu", weightless: bool = False
     ) -> Batch:
-        """Lays samples out; a weightless batch has mask 0 and only keeps ranks in step."""
+        """The batch of some samples; a weightless one has mask 0 and only keeps ranks in step."""
         rows = cls.rows(samples)
         counts = torch.tensor([len(s.completion_ids) for s in samples])
         # Completions that are all empty leave a column that the mask hides.
@@ -88,7 +88,7 @@ class Batch(ABC):
             ]
         )
         targets = list(chain.from_iterable(s.completion_ids for s in samples))
-        # Positions without a token may point anywhere: the mask keeps them from being looked at.
+        # Positions without a token may point anywhere: the mask hides them.
         nowhere = torch.zeros(kept.shape, dtype=torch.long)
         tensors = {
             "input_ids": rows.input_ids,
@@ -103,7 +103,7 @@ class Batch(ABC):
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What the network is called with."""
+        """The arguments of the network's forward pass."""
         rows = (self.lengths, self.gather, self.back)
         return (self.input_ids, self.states, self.targets, self.mask, *rows)
 
@@ -120,7 +120,7 @@ class Batch(ABC):
         return all(getattr(sample, field) is not None for sample in self.samples)
 
     def token_batch(self, logp: Tensor, entropy: Tensor | None, step: int) -> TokenBatch:
-        """What the loss sees; `logp` and `entropy` are the old policy's too for on-policy samples.
+        """The loss's input; on-policy samples have `logp` and `entropy` as the old policy's too.
 
         Where the old log-probabilities are an engine's, the old policy's entropy is not known.
         """
@@ -144,14 +144,14 @@ class Batch(ABC):
 
 
 class PaddedBatch(Batch):
-    """A row a sequence, padded on the right.
+    """One row per sequence, padded on the right.
 
-    In causal attention nothing looks to the right, so that padding needs no attention mask.
+    Causal attention never looks to the right, so padding needs no attention mask.
     """
 
     @staticmethod
     def size(samples: Sequence[Sample]) -> int:
-        """Every sequence is as long as the longest."""
+        """The rows with their padding."""
         return len(samples) * max(map(len, samples), default=0)
 
     @staticmethod
@@ -171,7 +171,7 @@ class PackedBatch(Batch):
 
     @staticmethod
     def size(samples: Sequence[Sample]) -> int:
-        """Nothing but the sequences."""
+        """The sequences alone."""
         return sum(map(len, samples))
 
     @staticmethod
@@ -183,18 +183,18 @@ class PackedBatch(Batch):
 
 
 class SharedPromptBatch(Batch):
-    """One row without padding in which neighbours of one prompt have it once.
+    """One row without padding, in which neighbouring samples of one prompt share it.
 
-    A prompt's states do not depend on what follows, so that its group can share them. Attention
-    alone sees every sequence whole: `gather` puts the prompt before each of its completions.
+    A prompt's states do not depend on what follows, so its group can share them. Only attention
+    sees every sequence whole: `gather` puts the prompt before each of its completions.
     """
 
     @staticmethod
     def size(samples: Sequence[Sample]) -> int:
-        """The row, and a quarter for a token that only attention repeats.
+        """The row, and a quarter for every token that attention repeats.
 
-        It keeps that token's query, key, value and output: less than a quarter of what it keeps
-        of a token that passes through the whole layer.
+        Of such a token its query, key, value and output are kept: less than a quarter of the
+        activations of a token that passes through the whole layer.
         """
         row = sum(len(s.completion_ids) for s in samples)
         row += sum(len(prompt) for prompt, _ in groupby(samples, key=_prompt))
@@ -202,7 +202,7 @@ class SharedPromptBatch(Batch):
 
     @staticmethod
     def rows(samples: Sequence[Sample]) -> Rows:
-        """One row; attention takes the longest sequence first, those of one length together."""
+        """One row; attention takes the longest sequences first, those of one length together."""
         row: list[int] = []
         places = []
         for prompt, sharing in groupby(samples, key=_prompt):
@@ -220,7 +220,7 @@ class SharedPromptBatch(Batch):
 
     @staticmethod
     def sort_key(sample: Sample) -> tuple[Any, ...]:
-        """Samples of one prompt stand together."""
+        """Samples of one prompt are neighbours."""
         return (-len(sample.prompt_ids), sample.prompt_ids, -len(sample))
 
 
@@ -231,7 +231,7 @@ def _prompt(sample: Sample) -> tuple[int, ...]:
 def micro_batches(
     samples: Sequence[Sample], token_budget: int, layout: type[Batch]
 ) -> list[list[Sample]]:
-    """Samples that go well together, as many as the budget has room for as they are laid out.
+    """Samples in micro-batches of at most `token_budget` tokens, as the layout counts them.
 
     A sample longer than the budget gets a micro-batch of its own.
     """
@@ -244,7 +244,7 @@ def micro_batches(
 
 
 def split_to(batches: Sequence[list[Sample]], count: int) -> list[list[Sample]]:
-    """The micro-batches, the largest halved until there are `count` or none can be halved."""
+    """The micro-batches with the largest halved until there are `count` or none can be halved."""
     split = list(batches)
     while len(split) < count:
         largest = max(split, key=lambda batch: (len(batch) > 1, sum(map(len, batch))), default=[])

@@ -10,9 +10,9 @@ from bandpo.errors import UserError
 
 
 def use_liger(lm: Any) -> None:
-    """Puts the kernels in place of a transformers model's own modules.
+    """Replaces a transformers model's own modules by the kernels.
 
-    Its fused losses stay out: log-probabilities are ours (`bandpo.learner.logprobs`). Raises
+    The fused losses are not used: `bandpo.learner.logprobs` computes log-probabilities. Raises
     UserError without the package or without a GPU.
     """
     try:

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of chosen tokens without the logits of a batch ever existing."""
+"""Log-probabilities and entropies of given tokens without the logits of a whole batch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from bandpo.errors import UserError
 from bandpo.learner.attention import packed_arguments
+from bandpo.learner.fusion import fused
 from bandpo.model.logits import LogitTransform
 
 IDENTITY = LogitTransform()
@@ -40,13 +41,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         entropy, normaliser = torch.empty_like(logp), torch.empty_like(logp)
         for rows in _chunks(len(hidden), chunk):
-            logits = _logits(hidden[rows], weight, transform).div_(temperature)
-            normaliser[rows] = logits.logsumexp(-1)
-            chosen = logits.gather(-1, targets[rows, None]).squeeze(-1)
-            logp[rows] = chosen - normaliser[rows]
-            # H = log Z − Σ softmax · logits
-            shares = (logits - normaliser[rows, None]).exp_()
-            entropy[rows] = normaliser[rows] - shares.mul_(logits).sum(-1)
+            logp[rows], entropy[rows], normaliser[rows] = _statistics(
+                hidden[rows] @ weight.T, targets[rows], temperature, transform
+            )
         ctx.save_for_backward(hidden, weight, targets, normaliser)
         ctx.temperature, ctx.chunk, ctx.transform = temperature, chunk, transform
         ctx.mark_non_differentiable(entropy)
@@ -61,18 +58,13 @@ class _ChunkedLogprobs(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         for rows in _chunks(len(hidden), ctx.chunk):
-            logits = _logits(hidden[rows], weight, ctx.transform)
-            slope = ctx.transform.cap_slope(logits)
-            logits.div_(ctx.temperature)
-            scale = grad_logp[rows, None].float() * (ctx.transform.scale / ctx.temperature)
-            grad_logits = logits.sub_(normaliser[rows, None]).exp_().mul_(-scale)
-            grad_logits.scatter_add_(-1, targets[rows, None], scale)
-            if slope is not None:
-                grad_logits.mul_(slope)
-            grad_logits = grad_logits.to(weight.dtype)
-            grad_hidden[rows] = grad_logits @ weight
+            grad_product = _product_gradient(
+                *(hidden[rows] @ weight.T, targets[rows], normaliser[rows], grad_logp[rows]),
+                *(ctx.temperature, ctx.transform),
+            )
+            grad_hidden[rows] = grad_product @ weight
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[rows]
+                grad_weight += grad_product.T @ hidden[rows]
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None
@@ -82,8 +74,38 @@ def _chunks(length: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, transform: LogitTransform) -> Tensor:
-    return transform((hidden @ weight.T).float())
+@fused
+def _statistics(
+    product: Tensor, targets: Tensor, temperature: float, transform: LogitTransform
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of h Wᵀ [N, V]: log-probabilities of the targets, entropies and log-normalisers, [N]."""
+    logits = transform(product.float()).div_(temperature)
+    normaliser = logits.logsumexp(-1)
+    chosen = logits.gather(-1, targets[:, None]).squeeze(-1)
+    # H = log Z − Σ softmax · logits
+    shares = (logits - normaliser[:, None]).exp_()
+    return chosen - normaliser, normaliser - shares.mul_(logits).sum(-1), normaliser
+
+
+@fused
+def _product_gradient(
+    product: Tensor,
+    targets: Tensor,
+    normaliser: Tensor,
+    grad_logp: Tensor,
+    temperature: float,
+    transform: LogitTransform,
+) -> Tensor:
+    """∂ loss / ∂ (h Wᵀ) [N, V] in the product's dtype, where `grad_logp` is ∂ loss / ∂ logp."""
+    logits = transform(product.float())
+    slope = transform.cap_slope(logits)
+    logits = logits.div_(temperature)
+    scale = grad_logp[:, None].float() * (transform.scale / temperature)
+    gradient = logits.sub_(normaliser[:, None]).exp_().mul_(-scale)
+    gradient.scatter_add_(-1, targets[:, None], scale)
+    if slope is not None:
+        gradient.mul_(slope)
+    return gradient.to(product.dtype)
 
 
 def chunked_logprobs(
@@ -123,7 +145,7 @@ class LogprobHead(nn.Module):
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[None]:
-        """Scores at another temperature than that of sampling, for the duration."""
+        """Scores at another temperature than that of sampling within the block."""
         usual, self.temperature = self.temperature, temperature
         try:
             yield
@@ -135,7 +157,7 @@ class LogprobHead(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """hidden [N, H], targets [N] → log-probabilities and entropies [N].
 
-        Without targets hidden […, H] → hidden Wᵀ […, V], which the model makes its logits of.
+        Without targets hidden […, H] → hidden Wᵀ […, V], from which the model forms its logits.
         """
         if targets is None:
             return functional.linear(hidden, self.weight)
@@ -145,7 +167,7 @@ class LogprobHead(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """A causal language model as the learner sees it: sequences in, token values out."""
+    """A causal language model that maps sequences to their tokens' log-probabilities."""
 
     def __init__(self, lm: Any, temperature: float, chunk: int) -> None:
         """Raises UserError for a model whose body and head cannot be told apart."""
@@ -163,10 +185,10 @@ class PolicyNetwork(nn.Module):
         _drop_nothing(lm)
 
     def train(self, mode: bool = True) -> PolicyNetwork:
-        """Lets activations be recomputed, where that is on, and nothing else.
+        """Switches the recomputation of activations, where it is enabled, and nothing else.
 
-        What a model draws at random in training (dropout, layerdrop, a router's jitter) stays off:
-        an importance ratio would compare two draws instead of two policies.
+        Random draws in training (dropout, layerdrop, a router's jitter) stay off: an importance
+        ratio would compare two draws instead of two policies.
         """
         super().train(mode)
         for module in self.lm.modules():
@@ -183,7 +205,7 @@ class PolicyNetwork(nn.Module):
         gather: Tensor | None = None,
         back: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of each completion token, [B, T], 0 where mask is 0.
+        """Log-probability and entropy of each completion token, [B, T]; 0 where the mask is 0.
 
         The arguments are those of `bandpo.learner.layouts.Batch`. Hidden states of prompt and
         padding never reach the head.
@@ -194,7 +216,7 @@ class PolicyNetwork(nn.Module):
         hidden = self.lm.base_model(
             input_ids=input_ids, use_cache=False, **packed
         ).last_hidden_state.flatten(0, 1)
-        # A batch without tokens scores one position all the same: the ranks' collectives match.
+        # A batch without tokens scores one position, so that the ranks' collectives match.
         kept = mask.bool() if bool(mask.any()) else torch.ones_like(mask, dtype=torch.bool)
         logp, entropy = self.lm.get_output_embeddings()(
             hidden.index_select(0, states[kept]), targets[kept]
@@ -207,7 +229,7 @@ class PolicyNetwork(nn.Module):
 
 
 def _drop_nothing(lm: nn.Module) -> None:
-    """Sets probabilities of dropping to 0: layers that recompute know themselves in training."""
+    """Sets dropout probabilities to 0: layers that recompute activations are in training mode."""
     for module in lm.modules():
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):

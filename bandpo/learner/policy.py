@@ -1,4 +1,4 @@
-"""What DeepSpeed is given, and what comes of it: the policy's engine and the frozen reference."""
+"""The policy under DeepSpeed: its settings, the trained engine and the frozen reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bandpo.ranks.collectives import Ranks
 
 @dataclass(frozen=True)
 class PolicySource:
-    """A policy to be loaded, and how DeepSpeed is to hold it."""
+    """A policy to load, and the settings under which DeepSpeed holds it."""
 
     config: LearnerConfig
     model: ModelConfig
@@ -48,7 +48,7 @@ class PolicySource:
         return engine, optimizer
 
     def frozen(self) -> Any:
-        """The policy as it is loaded, for reference; sharded under ZeRO 3. Collective."""
+        """The policy before training, as the reference; sharded under ZeRO 3. Collective."""
         import deepspeed
 
         settings = _deepspeed_config(self.config, self.model, self.ranks)
@@ -114,8 +114,8 @@ def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -
         "steps_per_print": 2**31,
     }
     if bfloat16 and config.zero_stage >= 2:
-        # In bfloat16 a sum no longer grows once it is 256 times what is added. DeepSpeed cannot
-        # do this at stage 0, and at stage 1 takes an optimizer that has no offload.
+        # A bfloat16 sum stops growing at 256 times its terms. DeepSpeed cannot do this at stage
+        # 0, and at stage 1 takes an optimizer that has no offload.
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
 
@@ -136,10 +136,10 @@ def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
 
 
 def _undo_first_step(optimizer: Any) -> None:
-    """Takes back what DeepSpeed's bfloat16 optimizer of stage 0 does to allocate AdamW's state.
+    """Undoes the step by which DeepSpeed's bfloat16 optimizer of stage 0 allocates AdamW's state.
 
-    A step on gradients of zero counts: AdamW's correction of its means would take the first real
-    update for the second and make it a quarter shorter. And it decays the weights.
+    A step on zero gradients counts: AdamW's bias correction would take the first real update for
+    the second and make it a quarter shorter. And it decays the weights.
     """
     for state in optimizer.optimizer.state.values():
         state["step"].zero_()
@@ -149,10 +149,11 @@ def _undo_first_step(optimizer: Any) -> None:
 
 
 def warm_up(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
-    updates_of_a_rollout = config.updates_per_rollout * config.epochs_per_rollout
+    """The learning rate's linear warm-up, over rollouts, over updates, or the slower of both."""
+    updates_per_rollout = config.updates_per_rollout * config.epochs_per_rollout
 
     def share(update: int) -> float:
-        rollout = update // updates_of_a_rollout
+        rollout = update // updates_per_rollout
         return min(
             1.0,
             (rollout + 1) / (config.warmup_rollouts + 1),

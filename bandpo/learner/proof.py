@@ -1,4 +1,4 @@
-"""The proof, before anything is trained, that the learner computes the model and nothing else."""
+"""Proves, before training, that the learner computes the model as transformers does."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import torch
 
 from bandpo.batching import Sample
 from bandpo.errors import UserError
-from bandpo.model.agreement import largest_gap
+from bandpo.model.agreement import FEWEST, gap_between
 from bandpo.model.features import likely_settings, training_noise
 
 Logprobs = Callable[[Sequence[Sample]], list[list[float]]]
-# Two samples of one prompt, and another's: how their prompts and completions begin.
+# First tokens of prompt and completion: two samples of one prompt, and one of another.
 _BEGINNINGS = ((2, 7), (2, 9), (12, 7))
+# Tokens of a completion: as many as a mean needs.
+_LENGTH = FEWEST
 UNLIKELY = 8.0
-"""Nats from which on a log-probability is allowed a difference in proportion to itself."""
+"""Nats beyond which a log-probability may differ in proportion to its size."""
 
 
 def prove_network(
@@ -24,27 +26,27 @@ def prove_network(
 ) -> None:
     """Raises UserError where a sequence alone has other log-probabilities than the model's own.
 
-    They are scored as before an update, as in an update (twice, since noise differs from draw to
-    draw), and by transformers itself (`bandpo.model.agreement.own_logprobs`).
+    It is scored as before an update, as in an update (twice, since noise differs between draws),
+    and by transformers itself (`bandpo.model.agreement.own_logprobs`).
     """
     vocabulary = lm_config.get_text_config().vocab_size
     for sample in _probes(vocabulary):
         alone, wanted = logprobs([sample]), own([sample])
-        gap = largest_gap(wanted, alone)
+        gap = gap_between(wanted, alone).mean
         # Rounding grows with the logits, and these tokens may be unlikely ones.
         if not gap <= tolerance * max(1, max(map(abs, wanted[0])) / UNLIKELY):
             raise UserError(
                 "the learner's log-probabilities of this model are not those that transformers "
-                f"gives it (they differ by {gap:.3g}): it does more than model.attention, "
-                f"learner.packing or the learner's head know of. {likely_settings(lm_config)}. "
+                f"computes (they differ by {gap:.3g}): it has a feature that model.attention, "
+                f"learner.packing or the learner's head omits. {likely_settings(lm_config)}. "
                 "Try model.attention=eager with learner.packing=false, or choose another model"
             )
-        gap = max(largest_gap(in_training([sample]), alone) for _ in range(2))
+        gap = max(gap_between(in_training([sample]), alone).mean for _ in range(2))
         if not gap <= tolerance:
             noise = ", ".join(training_noise(lm_config)) or "a setting of its own"
             raise UserError(
-                "in training this model gives other log-probabilities than before it (they differ "
-                f"by {gap:.3g}), so that ratios would be of noise: {noise} in config.json cannot "
+                "this model gives other log-probabilities in training mode (they differ by "
+                f"{gap:.3g}), so importance ratios would be noise: {noise} in config.json cannot "
                 "be turned off from here; set it to 0 there"
             )
 
@@ -56,7 +58,7 @@ def prove_packing(logprobs: Logprobs, tolerance: float, vocabulary: int = 13) ->
     """
     samples = _probes(vocabulary)
     alone = [values for sample in samples for values in logprobs([sample])]
-    gap = largest_gap(logprobs(samples), alone)
+    gap = gap_between(logprobs(samples), alone).mean
     if not gap <= tolerance:
         raise UserError(
             "learner.packing=true: this model mixes the sequences of a row (log-probabilities "
@@ -68,9 +70,9 @@ def _probes(vocabulary: int) -> list[Sample]:
     return [
         Sample(
             (a % vocabulary, (a + 1) % vocabulary),
-            tuple(token % vocabulary for token in (b, 8, 9, 10)),
+            tuple(token % vocabulary for token in (b, *range(8, 7 + _LENGTH))),
             0.0,
-            torch.zeros(4),
+            torch.zeros(_LENGTH),
         )
         for a, b in _BEGINNINGS
     ]

@@ -1,5 +1,5 @@
-"""DeepSpeed's part of a checkpoint: written so that a full disk on one rank stops no other, and
-read by another number of ranks."""
+"""DeepSpeed's part of a checkpoint: a full disk on one rank stops no other, and another number of
+ranks can load it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,48 @@ from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
 
+ENGINE = "engine"
+"""The folder of a checkpoint that holds DeepSpeed's shards."""
+
+
+def save_engine(engine: Any, folder: Path, trained_only: bool) -> None:
+    """Writes weights, optimizer and schedule into `folder`; collective.
+
+    With `trained_only` without frozen weights. Raises OSError, when all ranks are done, on those
+    that could not write their part.
+    """
+    with _failing_last(engine):
+        engine.save_checkpoint(
+            str(folder), tag=ENGINE, save_latest=False, exclude_frozen_parameters=trained_only
+        )
+
+
+def load_engine(
+    engine: Any, folder: Path, ranks: Ranks, saved_ranks: int, trained_only: bool
+) -> None:
+    """Restores what `saved_ranks` ranks saved: bitwise on as many ranks, else up to rounding.
+
+    Collective. Raises UserError for a checkpoint that these ranks cannot load.
+    """
+    stage = engine.zero_optimization_stage()
+    reshape = saved_ranks != ranks.size and stage > 0
+    with _loadable(folder / ENGINE, ranks, reshape) as shards:
+        engine._config.load_universal_checkpoint = reshape
+        loaded, _ = engine.load_checkpoint(
+            str(shards.parent), tag=shards.name, load_module_strict=not trained_only
+        )
+    if loaded is None:
+        raise UserError(
+            f"{folder / ENGINE} cannot be loaded with {ranks.size} rank(s) and ZeRO stage "
+            f"{stage}; use the settings it was saved with"
+        )
+
 
 @contextmanager
-def failing_last(engine: Any) -> Iterator[None]:
+def _failing_last(engine: Any) -> Iterator[None]:
     """While DeepSpeed saves, a write that fails raises its OSError only at the end of the block.
 
-    Saving is collective: a rank that left in the middle would have the others wait for it.
+    Saving is collective: a rank that left in the middle would leave the others waiting.
     """
     writer = _Writer(engine.checkpoint_engine)
     usual, engine.checkpoint_engine = engine.checkpoint_engine, writer
@@ -38,7 +74,7 @@ def failing_last(engine: Any) -> Iterator[None]:
 
 
 class _Writer:
-    """DeepSpeed's checkpoint engine, but for what happens when a write fails."""
+    """DeepSpeed's checkpoint engine, which keeps the first error of a write instead of raising."""
 
     def __init__(self, usual: Any) -> None:
         self._usual = usual
@@ -66,8 +102,10 @@ class _Writer:
 
 
 class _ShardFile:
-    """A file that swallows what comes after the first error: torch's writer, which is C++, would
-    turn it into a RuntimeError without the cause."""
+    """A file that discards everything after its first error.
+
+    torch's C++ writer would turn the error into a RuntimeError without the cause.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -95,8 +133,8 @@ class _ShardFile:
 
 
 @contextmanager
-def loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
-    """The shards of a saved engine as this job's ranks can load them; collective.
+def _loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
+    """The shards of a saved engine in the form that this job's ranks can load; collective.
 
     With `reshape`, for another number of ranks than saved them, that is DeepSpeed's universal
     checkpoint, made by the first rank beside the checkpoint and removed afterwards. Raises
@@ -105,15 +143,15 @@ def loadable(engine: Path, ranks: Ranks, reshape: bool) -> Iterator[Path]:
     if not reshape:
         yield engine
         return
-    target = engine.parent.with_name(f".{engine.parent.name}.universal") / "engine"
+    target = engine.parent.with_name(f".{engine.parent.name}.universal") / ENGINE
     try:
         ranks.on_first(lambda: _convert(engine, target))
         yield target
         ranks.barrier()
     except OSError as error:
         raise UserError(
-            f"{engine} could not be converted for another number of ranks: {error}; use as many "
-            "ranks as it was saved with"
+            f"{engine} could not be converted for another number of ranks: {error}; use the number "
+            "of ranks that it was saved with"
         ) from None
     finally:
         if ranks.is_first:
@@ -132,5 +170,5 @@ def _convert(engine: Path, target: Path) -> None:
     command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise OSError((said or "no message").splitlines()[-1])
+        output = done.stderr.decode(errors="replace").strip() or "no message"
+        raise OSError(output.splitlines()[-1])

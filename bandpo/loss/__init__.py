@@ -1,6 +1,6 @@
 """Probability-aware trust regions for policy gradients: loss = ratio × bounds × surrogate.
 
-Plain torch: nothing here knows of transformers, vLLM, DeepSpeed or a configuration.
+Plain torch: nothing here knows transformers, vLLM, DeepSpeed or a configuration.
 """
 
 from bandpo.loss.aggregate import (

@@ -1,4 +1,4 @@
-"""How per-token values become one number: linear weights over the tokens of an optimizer batch."""
+"""Aggregation of per-token values: linear weights over the tokens of an optimizer batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bandpo.types import BatchTotals
 
 
 def batch_totals(mask: Tensor) -> BatchTotals:
-    """The counts of one batch that is a whole optimizer batch: sequences with a token, tokens.
+    """Counts of a batch that is a whole optimizer batch: sequences with a token, and tokens.
 
     Reads the counts on the host; a learner that splits its batch adds them up itself.
     """

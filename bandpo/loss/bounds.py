@@ -1,4 +1,4 @@
-"""Trust regions: intervals [low, high] of the ratio, seen from the old policy alone."""
+"""Trust regions: intervals [low, high] of the ratio that depend on the old policy alone."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ class Interval(NamedTuple):
 
 
 class Bounds(ABC):
-    """A rule that gives each token its ratio interval; see `Interval` for what it promises."""
+    """A rule that gives each token its ratio interval, with the contract of `Interval`."""
 
     @abstractmethod
     def __call__(self, old_logp: Tensor) -> Interval:
         """The interval for log π_old(token) of any shape, in nats."""
 
     def for_batch(self, batch: TokenBatch) -> Bounds:
-        """These bounds with everything taken from the batch that is not old_logp: the default,
-        self, fits all bounds that look at nothing else."""
+        """These bounds with all that they need of the batch besides old_logp; by default self."""
         return self
 
 
@@ -95,7 +94,7 @@ class Band(Bounds):
         delta = (log_p.new_ones(()) * self.delta).to(log_p.dtype)
         if torch.compiler.is_compiling() or not log_p.is_cpu:
             return self._solve(log_p, delta)
-        # The solver holds a dozen temporaries: block by block they stay in a processor's cache.
+        # The solver holds a dozen temporaries: in blocks they fit a processor's cache.
         interval = Interval(log_p.new_empty(log_p.shape), log_p.new_empty(log_p.shape))
         log_ps, lows, highs = (tensor.flatten().split(BLOCK) for tensor in (log_p, *interval))
         deltas = delta.expand_as(log_p).flatten().split(BLOCK) if delta.ndim else repeat(delta)

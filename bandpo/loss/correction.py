@@ -1,7 +1,7 @@
 """Importance weights for the gap between the sampling engine and the learner's old policy.
 
-Engine and learner compute the same policy with other kernels and precision, so samples come from
-π_rollout while ratios are taken against π_old; w = π_old/π_rollout mends the expectation.
+Engine and learner compute the same policy with different kernels and precision, so samples come
+from π_rollout while ratios are taken against π_old; w = π_old/π_rollout corrects the expectation.
 Source: Your Efficient RL Framework Secretly Brings You Off-Policy RL Training (truncated
 importance sampling); When Speed Kills Stability (sequence level and masks).
 """
@@ -71,7 +71,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Discard:
-    """w where low <= w <= high, else 0: samples that the engine drew too differently are dropped.
+    """w where low <= w <= high, else 0: samples with too large a mismatch are discarded.
 
     Raises UserError unless 0 <= low <= 1 <= high.
     """

@@ -1,4 +1,4 @@
-"""What a trust region did to a batch, by old probability and by the sign of the advantage."""
+"""The effect of a trust region on a batch, by old probability and the advantage's sign."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EDGES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99)
 BINS = tuple(f"{low:g}_{high:g}" for low, high in itertools.pairwise((0.0, *EDGES, 1.0)))
 SIGNS = ("negative", "zero", "positive")
 RARE_BINS = EDGES.index(0.1) + 1
-# Whatever method a run has, its ratios are held against these two upper bounds as well.
+# Whatever a run's method, its ratios are compared with these two upper bounds too.
 CANONICAL_HIGH = 1.2
 BAND = Capped(BandKL(0.05), 10.0)
 BLOCK = 1 << 14
 
-# What is summed over the tokens of each bin and sign. A value that a batch may lack comes with the
-# number of tokens that had it.
+# Sums over the tokens of each bin and sign. A value that a batch may lack comes with the number of
+# tokens that have it.
 STATISTICS = (
     *("tokens", "binding_high", "binding_low", "mass", "mass_removed", "low", "high"),
     *("above_high", "above_canonical", "above_band", "ratio", "kl_old"),
@@ -58,12 +58,12 @@ class LossDiagnostics:
         self.maxima = torch.maximum(self.maxima, extremes.double())
 
     def merge(self, other: LossDiagnostics) -> None:
-        """Adds the tokens that `other` has seen."""
+        """Adds the tokens of `other`."""
         self.sums += other.sums
         self.maxima = torch.maximum(self.maxima, other.maxima)
 
     def table(self) -> list[dict[str, str | float]]:
-        """A row for each bin × sign that has tokens: counts, clipped shares, bounds, entropy."""
+        """One row per bin × sign that has tokens: counts, clipped shares, bounds, entropy."""
         rows: list[dict[str, str | float]] = []
         for i, j in itertools.product(range(len(BINS)), range(len(SIGNS))):
             sums = _named(self.sums[i, j])
@@ -76,7 +76,7 @@ class LossDiagnostics:
 
         `clip/high_frac` and `clip/low_frac` count tokens whose gradient the bounds removed,
         `clip/dual_frac` those that the dual clip did, all as shares of all tokens (of the bin's
-        tokens in `clip/bin_*`). `reach/*` tells whether a wider bound can matter in this run: of
+        tokens in `clip/bin_*`). `reach/*` shows whether a wider bound can matter in this run: of
         the rare tokens (p < 0.1) with positive advantage, the shares whose ratio passed the
         method's upper bound, the canonical 1.2, and Band-KL's bound for δ = 0.05 capped at 10.
         """
@@ -113,7 +113,7 @@ class LossDiagnostics:
 
 
 def cell_index(batch: TokenBatch) -> Tensor:
-    """The index [B, T] of each token's bin and sign: that of the bin · 3 + that of the sign."""
+    """The cell [B, T] of each token: index of its bin · 3 + index of its sign."""
     bins = torch.bucketize(batch.old_logp.float(), _log_edges(batch.old_logp.device), right=True)
     return bins * len(SIGNS) + batch.advantages.sign().long() + 1
 
@@ -124,7 +124,7 @@ def _log_edges(device: torch.device) -> Tensor:
 
 
 def _columns(output: LossOutput) -> dict[str, Tensor]:
-    """The statistics of each token, [B, T]; masked positions are left out by the caller."""
+    """The statistics of each token, [B, T]; the caller skips masked positions."""
     batch, interval = output.batch, output.interval
     ones, zeros = torch.ones_like(batch.mask), torch.zeros_like(batch.mask)
     binding = output.binding_high | output.binding_low
@@ -158,8 +158,8 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
 def _sum_by_cell(values: Tensor, cell: Tensor, mask: Tensor) -> Tensor:
     """Sums values [statistics, tokens] over the unmasked tokens of each cell, in float64.
 
-    By matmuls with one-hot rows: on a GPU a scatter-add would sum in another order every time.
-    The blocks fit a processor's cache.
+    By matmuls with one-hot rows: a scatter-add on a GPU sums in another order every time. The
+    blocks fit a processor's cache.
     """
     cells = torch.arange(len(BINS) * len(SIGNS), device=cell.device)[:, None]
     sums = values.new_zeros(len(cells), len(values), dtype=torch.float64)

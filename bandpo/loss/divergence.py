@@ -234,7 +234,7 @@ BISECTION_STEPS, POLISH_STEPS, LOGIT_LIMIT = 24, 2, 700.0
 
 
 def _bracketed_root(divergence: Divergence, a: Tensor, b: Tensor, delta: Tensor) -> Tensor:
-    """Solves h(x) = δ for ln x over z = logit(1 − x), in which h rises; see the module's text."""
+    """Solves h(x) = δ for ln x over z = logit(1 − x), in which h rises (see the module)."""
     shrinking, growing = a.double().clamp(min=1e-300), b.double().clamp(min=1e-300)
     odds, target = shrinking / growing, delta.double()
     low, high = torch.full_like(odds, -LOGIT_LIMIT), torch.full_like(odds, LOGIT_LIMIT)
@@ -250,7 +250,7 @@ def _bracketed_root(divergence: Divergence, a: Tensor, b: Tensor, delta: Tensor)
         slope = divergence.derivative(grown) - divergence.derivative(x)
         slope = shrinking * slope * x * torch.sigmoid(z)
         z = torch.where(slope > 0, z - (value - target) / slope, z).clamp(low, high)
-    # At the edge all mass is in one part; beside f(1/b) ≈ growth/b an f may overflow.
+    # At the edge all mass is in one part, where f(1/b) ≈ growth/b may overflow.
     at_one = torch.where(growing < 1e-100, divergence.growth, growing * divergence.f(1 / growing))
     edge = shrinking * divergence.at_zero + at_one
     y = torch.where(edge <= target, -math.inf, logsigmoid(-z))

@@ -81,10 +81,10 @@ class ReferenceKL:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of a micro-batch and the per-token values that diagnostics read, all [B, T].
+    """The loss of a micro-batch and the per-token values for diagnostics, all [B, T].
 
     loss          scalar with gradient: this micro-batch's share of the optimizer batch's loss
-    batch         the batch as the loss saw it: float32 or float64, neutral where masked
+    batch         the batch as the loss used it: float32 or float64, 0 where masked
     ratio         the importance ratio
     interval      the trust region
     binding_high  bool: gradient removed, the ratio is too large
@@ -106,13 +106,13 @@ class PolicyLoss:
     """−Σ weight·(correction·objective − β·KL) over a batch's tokens; a value, so methods compose.
 
     ratio         TokenRatio or SequenceRatio
-    surrogate     what the trust region does: Clip, Mask, DualClip, TruncatedWeight, …
+    surrogate     the objective under the trust region: Clip, Mask, DualClip, TruncatedWeight, …
     aggregate     TokenMean, SequenceMeanTokenMean, SequenceMeanTokenSum or ConstantNorm
     reference_kl  pulls towards a frozen reference policy
     correction    weights for the gap between sampling engine and learner
     max_weight    truncated importance sampling, for samples of an older policy: an objective whose
                   importance weight w exceeds it counts max_weight/w of itself (IMPALA, section
-                  4.1); w is the ratio, or what the surrogate has made of it (TruncatedWeight)
+                  4.1); w is the ratio, or the surrogate's weight (TruncatedWeight)
 
     Raises UserError for max_weight < 1.
     """

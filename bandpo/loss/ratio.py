@@ -1,4 +1,4 @@
-"""Importance ratios between the policy being trained and the one that wrote the rollout."""
+"""Importance ratios between the policy being trained and the policy of the rollout."""
 
 from __future__ import annotations
 

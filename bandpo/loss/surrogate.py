@@ -1,4 +1,4 @@
-"""Per-token objectives: what a trust region does to the gradient of ratio × advantage."""
+"""Per-token objectives: ratio × advantage under a trust region."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Models: where their weights are, what their files say, and whether they can be computed here."""
+"""Models: their weights and files, their settings, and whether bandpo can compute them."""

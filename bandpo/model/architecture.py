@@ -15,7 +15,7 @@ from bandpo.model import embedded
 from bandpo.model.source import embedded_recipe
 from bandpo.model.tying import as_its_files_are, shares_head
 
-# What the config.json of the paper's models says, so that a plan needs no network.
+# From the config.json of the paper's models, so that a plan needs no network access.
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": False}
 KNOWN: dict[str, dict[str, Any]] = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
@@ -59,10 +59,11 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a network; `kv_width` and `attention_width` are heads × size of a head.
+    """The sizes of a network.
 
-    `matmul_parameters` are those that every token is multiplied with: all but an input embedding
-    that is not the output's as well.
+    `attention_width` is heads × size of a head, `kv_width` the numbers per token and layer in the
+    KV cache. `matmul_parameters` are those that every token is multiplied with: all but an input
+    embedding that is not the head too.
     """
 
     parameters: int
@@ -70,11 +71,12 @@ class Shape:
     vocabulary: int
     layers: int
     hidden: int
+    intermediate: int
     attention_width: int
     kv_width: int
 
     def forward_flops(self, length: float) -> float:
-        """Floating-point operations a token of a causal sequence of `length` tokens.
+        """Floating-point operations per token of a causal sequence of `length` tokens.
 
         2 · matmul_parameters, and 4 · width · layers for each of the length/2 tokens that it
         attends to on average.
@@ -83,15 +85,27 @@ class Shape:
         return 2 * self.matmul_parameters + attention
 
     def kv_bytes(self, width: int) -> int:
-        """Bytes of a token in the KV cache at `width` bytes a number."""
+        """Bytes of a token in the KV cache at `width` bytes per number."""
         return self.layers * self.kv_width * width
+
+    def layer_bytes(self, width: int) -> int:
+        """Bytes that a layer's forward pass keeps per token for the backward pass.
+
+        At `width` bytes per number, n of hidden, a of attention and i of the feed-forward layer:
+        two RMS norms that keep a float32 and a scaled input, n (4 + width) each; the inputs of
+        the projections, 2 n; queries, keys, values and the result of fused attention, 2 a + kv;
+        and of a gated feed-forward layer both halves, the activation and the product, 4 i.
+        """
+        norms = 2 * self.hidden * (4 + width)
+        attention = 2 * self.hidden + 2 * self.attention_width + self.kv_width
+        return norms + width * (attention + 4 * self.intermediate)
 
 
 def shape_of(model: ModelConfig) -> Shape:
     """Sizes from the model's config alone; weights are neither read nor made.
 
-    The network is asked only about models that neither are a folder nor in `KNOWN`. Raises
-    UserError where no config can be read.
+    The hub is asked only about models that are neither a folder nor in `KNOWN`. Raises UserError
+    where no config can be read.
     """
     if recipe := embedded_recipe(model.path, model.seed):
         return _shape(embedded.build_model(recipe, len(embedded.build_tokenizer())))
@@ -100,7 +114,6 @@ def shape_of(model: ModelConfig) -> Shape:
 
 @lru_cache(maxsize=16)
 def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if path in KNOWN:
@@ -118,8 +131,6 @@ def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
 
 def _shape(network: Any) -> Shape:
     config = network.config
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     parameters = sum(parameter.numel() for parameter in network.parameters())
     embedding = 0 if shares_head(network) else config.vocab_size * config.hidden_size
     return Shape(
@@ -128,15 +139,23 @@ def _shape(network: Any) -> Shape:
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        attention_width=heads * head_size,
-        kv_width=2 * head_size * (getattr(config, "num_key_value_heads", None) or heads),
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        attention_width=config.num_attention_heads * _head_size(config),
+        kv_width=_kv_width(config),
     )
+
+
+def _head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _kv_width(config: Any) -> int:
+    """Numbers per token that a layer keeps: keys and values of all their heads."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * heads * _head_size(config)
 
 
 def token_bytes(model_config: Any, dtype: str) -> int:
     """Bytes of a token's keys and values in all layers of a transformers model."""
     config = model_config.get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * config.num_hidden_layers * kv_heads * size * getattr(torch, dtype).itemsize
+    return config.num_hidden_layers * _kv_width(config) * getattr(torch, dtype).itemsize

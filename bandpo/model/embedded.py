@@ -1,12 +1,12 @@
 """The embedded policy: a small Qwen2 that a laptop trains in minutes.
 
-It knows two ways to answer the embedded task (`bandpo.data.arithmetic`): mostly the bare answer,
-which takes mental arithmetic that it does badly, and rarely the worked solution, which it does
-well. What reinforcement learning then has to find is a strategy that the policy holds at a low
-probability: the situation that BandPO's bounds are about.
+It knows two ways to answer the embedded task (`bandpo.data.arithmetic`): usually the bare answer,
+by mental arithmetic that is mostly wrong, and rarely a worked solution, which is mostly right.
+Reinforcement learning has to find a strategy of low probability: the case that BandPO's bounds are
+made for.
 
-The default one ships with the package, so that every machine starts from the same bits. Others are
-made at first use by `bandpo.model.warm_up`, and proved to be what their recipe says.
+The default policy ships with the package, so that every machine starts from the same bits. Others
+are made at first use by `bandpo.model.warm_up`, and proved to have their recipe's properties.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Recipe:
 def build_tokenizer() -> Any:
     r"""A byte-level tokenizer of 262 entries: every byte, `\boxed{`, and the chat markers.
 
-    Of the class that transformers makes of the saved files of any Qwen2 model, with all of its
-    special tokens named: it would add the ones that it missed, beyond the model's vocabulary.
+    It is of the class that transformers makes from the saved files of a Qwen2 model, and names all
+    special tokens of that class: missing ones would be added beyond the model's vocabulary.
     """
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer

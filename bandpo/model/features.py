@@ -1,12 +1,15 @@
-"""Settings of config.json that a computation of one's own may leave out without an error."""
+"""Settings of config.json that another implementation of the model may omit without an error."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from bandpo.config.schema import Config, longest_sequence
 from bandpo.errors import UserError
+from bandpo.model.files import refuse_quantised
 
 _NOISE = re.compile(r"drop|jitter|noise")
 # A classifier's head, which a language model has not.
@@ -15,7 +18,25 @@ _LIKELY = re.compile(r"soft_?cap|logit|multiplier|scal|alibi|sink|window|chunk|c
 _UNLIKELY = re.compile(r"rope|scaling_factor|router|max_window_layers|use_sliding_window")
 SOFTCAPS = ("attn_logit_softcapping", "attention_logits_soft_cap", "attn_logit_soft_cap")
 SETTINGS = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks"}
-"""Arguments that transformers' attention layers pass on, and what makes them do so."""
+"""Arguments that transformers' attention layers pass on, and the features that they stand for."""
+
+
+def examine(path: str | Path, lm_config: Any, config: Config) -> list[str]:
+    """Notes on a model to report to the user; raises UserError for one that cannot be trained.
+
+    `lm_config` is transformers' configuration of the model at `path`.
+    """
+    refuse_quantised(path, lm_config)
+    refuse_softcap(lm_config, config.model.attention)
+    refuse_chunks(lm_config, longest_sequence(config))
+    noise = training_noise(lm_config)
+    if not noise:
+        return []
+    settings = ", ".join(f"{name}={value:g}" for name, value in noise.items())
+    return [
+        "dropout stays off in updates, or ratios would compare two draws: config.json has "
+        + settings
+    ]
 
 
 def settings_of(config: Any) -> Iterator[tuple[str, Any]]:
@@ -32,7 +53,7 @@ def _flat(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 
 def training_noise(config: Any) -> dict[str, float]:
-    """What draws at random while a model trains (dropout, layerdrop, jitter): settings above 0."""
+    """Settings above 0 that draw at random in training: dropout, layerdrop, jitter."""
     return {
         name: value
         for name, value in settings_of(config)
@@ -45,28 +66,28 @@ def _is_positive(value: Any) -> bool:
 
 
 def likely_settings(config: Any) -> str:
-    """The settings that make a model differ from the usual, in words: what to look at first."""
+    """A model's settings that other implementations omit most often, for an error message."""
     found = [
         f"{name}={value}"
         for name, value in settings_of(config)
         if _LIKELY.search(name) and not _UNLIKELY.search(name) and value not in (None, False, 1)
     ]
     found.sort(key=lambda text: "softcap" not in text and "logit" not in text)
-    told = ", ".join(found[:6]) or "none of its settings is known for it"
-    return f"{config.model_type}'s config.json: {told}"
+    suspects = ", ".join(found[:6]) or "no setting that is known to be omitted"
+    return f"{config.model_type}'s config.json: {suspects}"
 
 
 def softcap_of(config: Any) -> str | None:
-    """The setting that caps attention scores, which SDPA cannot; None where there is none."""
+    """The setting that caps attention scores, which SDPA cannot do; None where there is none."""
     caps = (f"{name}={value}" for name, value in settings_of(config) if name in SOFTCAPS and value)
     return next(caps, None)
 
 
 def refuse_softcap(config: Any, attention: str) -> None:
-    """Raises UserError for capped attention scores under an implementation that leaves them out."""
+    """Raises UserError for capped attention scores under an implementation that omits the cap."""
     if (cap := softcap_of(config)) and "sdpa" in attention:
         raise UserError(
-            f"config.json has {cap}, which model.attention=sdpa leaves out: set "
+            f"config.json has {cap}, which model.attention=sdpa omits: set "
             "model.attention=eager and learner.packing=false, or model.attention=flash_attention_2"
         )
 
@@ -78,8 +99,8 @@ def refuse_chunks(config: Any, longest: int) -> None:
     in_chunks = "chunked_attention" in (getattr(text, "layer_types", None) or ())
     if chunk and in_chunks and longest > chunk:
         raise UserError(
-            f"config.json has attention_chunk_size={chunk}, which is not supported beyond so many "
-            f"tokens; data.max_prompt_tokens and the longest completion make {longest}"
+            f"config.json has attention_chunk_size={chunk}: longer sequences are not supported, "
+            f"but data.max_prompt_tokens and the longest completion add up to {longest} tokens"
         )
 
 
@@ -87,4 +108,4 @@ def refuse_dropped(settings: Mapping[str, Any], where: str, instead: str) -> Non
     """Raises UserError for an argument of attention that an implementation would ignore."""
     for name, meaning in SETTINGS.items():
         if settings.get(name) is not None:
-            raise UserError(f"{where} leaves out this model's {meaning}; {instead}")
+            raise UserError(f"{where} omits this model's {meaning}; {instead}")

@@ -1,4 +1,4 @@
-"""A transformers model from its files, none of it drawn at random."""
+"""Loads a transformers model from its files, with no weight drawn at random."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch
 from safetensors import SafetensorError
 
 from bandpo.cpu import separate_compile_caches
-from bandpo.errors import UserError
+from bandpo.errors import UserError, listed
 from bandpo.model.tying import as_its_files_are
 
-NAMED = 5
-"""How many tensors a message names."""
 _COMPUTED = ("masked_bias", "inv_freq", "position_ids")
-"""Ends of the names under which old files hold what is now computed."""
+"""Suffixes of tensors in old files that models now compute."""
 
 
 def load_causal_lm(
@@ -24,9 +22,9 @@ def load_causal_lm(
 ) -> Any:
     """A causal language model whose every weight is read from the files.
 
-    What a file lacks, transformers would draw at random: another draw for the policy than for its
-    reference. Raises UserError naming the tensors that are missing, have another shape than
-    config.json says, or belong to a layer that has no place for them.
+    transformers would draw missing weights at random: differently for the policy and its reference.
+    Raises UserError that names the tensors that are missing, have another shape than config.json
+    says, or belong to a layer that has no place for them.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -66,7 +64,9 @@ def _require_shapes(path: str | Path, mismatched: Iterable[tuple[str, Any, Any]]
         for name, found, wanted in sorted(mismatched)
     ]
     if wrong:
-        raise UserError(f"model.path={path}: config.json is of another model: {_some(wrong, '; ')}")
+        raise UserError(
+            f"model.path={path}: config.json is of another model: {listed(wrong, separator='; ')}"
+        )
 
 
 def _require_whole(path: str | Path, lm: Any, missing: Iterable[str]) -> None:
@@ -81,13 +81,13 @@ def _require_whole(path: str | Path, lm: Any, missing: Iterable[str]) -> None:
         else ""
     )
     raise UserError(
-        f"model.path={path}: the weights lack {_some(lacking)}, which would be drawn at random: "
-        f"the checkpoint is not whole, or not of the model that config.json describes{hint}"
+        f"model.path={path}: the weights lack {listed(lacking)}, which would be drawn at random: "
+        f"the checkpoint is incomplete, or not of the model that config.json describes{hint}"
     )
 
 
 def _require_a_place(path: str | Path, lm: Any, unexpected: Iterable[str]) -> None:
-    """Tensors of other modules (a value head, further layers) are transformers' to report."""
+    """Refuses tensors of the model's own layers; transformers reports those of other modules."""
     modules = {name for name, _ in lm.named_modules()}
     buffers = {name for name, _ in lm.named_buffers()}
     foreign = [
@@ -99,12 +99,7 @@ def _require_a_place(path: str | Path, lm: Any, unexpected: Iterable[str]) -> No
     ]
     if foreign:
         raise UserError(
-            f"model.path={path}: the weights hold {_some(foreign)}, for which the model that "
+            f"model.path={path}: the weights contain {listed(foreign)}, for which the model that "
             "config.json describes has no place: without them it computes something else (weights "
             "quantised without quantization_config, a bias that config.json turns off)"
         )
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more

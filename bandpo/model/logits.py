@@ -1,4 +1,4 @@
-"""What a model does to the product of its hidden states and its head before it calls it logits."""
+"""How a model turns the product of hidden states and head into logits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class LogitTransform:
 
     @classmethod
     def of(cls, config: Any) -> LogitTransform:
-        """What transformers' config.json says; the identity for most models."""
+        """The transform of a transformers config; the identity for most models."""
         text = config.get_text_config()
         scale = 1.0
         for name in _FACTORS:
             scale *= _number(text, name) or 1.0
         for name in _DIVISORS:
             divisor = _number(text, name) or 1.0
-            # HyperCLOVA X multiplies by what has Granite's name.
+            # HyperCLOVA X multiplies by the setting that divides in Granite.
             scale *= divisor if text.model_type.startswith("hyperclovax") else 1 / divisor
         caps = [cap for name in _CAPS if (cap := _number(text, name))]
         return cls(scale, caps[0] if caps else None)

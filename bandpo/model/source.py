@@ -1,4 +1,4 @@
-"""Which weights a user means, and what identifies them."""
+"""The weights that a user's `model.path` means, and their identity."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from pydantic import TypeAdapter, ValidationError
 from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.model import embedded
-from bandpo.model.files import check_files, refuse_pointers, weight_files
-from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.files import (
+    PICKLES,
+    check_files,
+    refuse_pointers,
+    weight_files,
+    weights_fingerprint,
+)
 from bandpo.model.warm_up import ensure
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -37,9 +42,9 @@ class ModelSource:
         return re.sub(r"[^\w.-]+", "_", self.spec).strip("_.") or "model"
 
     def identity(self) -> dict[str, Any]:
-        """What a summary says about the weights: the path, and a fingerprint or commit.
+        """The weights' identity in a summary: the path, and a fingerprint or commit.
 
-        Raises `UserError` where a hub id does not lead to a commit: it would be equal to any other.
+        Raises UserError where a hub id leads to no commit: it would equal any other.
         """
         folder = Path(self.path)
         if folder.is_dir():
@@ -47,7 +52,7 @@ class ModelSource:
         return {"path": self.spec, "weights": self._commit()}
 
     def _commit(self) -> str:
-        """The commit of a hub repository that transformers reads, from where its cache lies."""
+        """The commit of a hub repository that transformers reads, from the path in its cache."""
         from transformers.utils import cached_file
 
         try:
@@ -57,13 +62,13 @@ class ModelSource:
         commit = re.search(r"snapshots/([0-9a-f]+)/", Path(found or "").as_posix())
         if commit is None:
             raise UserError(
-                f"model={self.spec}: no commit says which weights these are; download them into a "
-                "folder and name that"
+                f"model={self.spec}: no commit identifies these weights; download them into a "
+                "folder and use its path"
             )
         return commit[1]
 
     def config(self, trust_remote_code: bool = False) -> Any:
-        """transformers' configuration; raises `UserError` if it cannot be loaded."""
+        """transformers' configuration; raises UserError if it cannot be loaded."""
         from transformers import AutoConfig
 
         try:
@@ -75,11 +80,11 @@ class ModelSource:
 def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSource:
     """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
 
-    Of a run the newest checkpoint with an hf/ folder is taken. `embedded` ships with the
-    package; with another `seed`, or as `embedded:worked_share=0.9,openings=0.1/0.05`, it is a
-    variant (`bandpo.model.embedded.Recipe`), made on first use.
-    Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
-    makes a copy in the cache. Raises `UserError` if there is nothing of the kind.
+    A run stands for its newest checkpoint with an hf/ folder. `embedded` ships with the package;
+    with another `seed`, or as `embedded:worked_share=0.9,openings=0.1/0.05`, it is a variant
+    (`bandpo.model.embedded.Recipe`), made on first use. Weights are read from safetensors alone;
+    where a folder has them as pickles, `allow_pickle` makes a copy in the cache. Raises UserError
+    where `spec` is none of these.
     """
     if recipe := embedded_recipe(spec, seed):
         return ModelSource(spec, str(ensure(recipe)))
@@ -103,7 +108,7 @@ def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSou
 def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
     """The recipe of an embedded policy that `spec` means; None where it means something else.
 
-    Raises `UserError` for a setting that the recipe does not have.
+    Raises UserError for a setting that the recipe does not have.
     """
     name, _, settings = spec.partition(":")
     if name != "embedded":
@@ -124,8 +129,8 @@ def embedded_recipe(spec: str, seed: int = 0) -> embedded.Recipe | None:
 
 
 def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
-    """The folder itself, or its copy with weights that are not pickles."""
-    pickles = sorted(p for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    """The folder itself, or its copy with weights as safetensors."""
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
     if weight_files(folder):
         check_files(folder)
         return folder
@@ -143,7 +148,7 @@ def _with_safetensors(folder: Path, allow_pickle: bool) -> Path:
         weights: dict[str, Any] = {}
         for path in pickles:
             weights |= _read_pickle(path)
-        pickled = shutil.ignore_patterns("*.bin", "*.pt", "*.pth")
+        pickled = shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES))
         with made_aside(copy) as aside:
             shutil.copytree(folder, aside, ignore=pickled, dirs_exist_ok=True)
             save_torch_state_dict(weights, str(aside))
@@ -155,19 +160,19 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors and is not read: {str(error).splitlines()[0]}"
+            f"{path} contains more than tensors and is not read: {str(error).splitlines()[0]}"
         ) from None
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
-    """The model's tokenizer; raises `UserError` if it cannot be loaded."""
+    """The model's tokenizer; raises UserError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise _unloadable(source, "tokenizer", error) from None
-    # Where a folder has no files of it, transformers makes an empty one without a word.
+    # Where a folder has no tokenizer files, transformers makes an empty one without a warning.
     if not tokenizer("1 + 1")["input_ids"]:
         raise UserError(f"model={source.spec}: no tokenizer (tokenizer.json) in this folder")
     return tokenizer

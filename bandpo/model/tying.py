@@ -1,7 +1,7 @@
-"""Whether a model's head is its input embedding: by its parameters, and by files not yet loaded.
+"""Whether a model's head is its input embedding, by its parameters or by its files.
 
-A config that says `tie_word_embeddings` may lie: where the files hold another head, transformers
-keeps it apart and vLLM drops it.
+A config's `tie_word_embeddings` may be wrong: where the files hold another head, transformers keeps
+it apart and vLLM drops it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 HEADS = ("lm_head.weight", "embed_out.weight")
-_EMBEDDINGS = ("emb", "wte")  # are in the names of all of them
+_EMBEDDINGS = ("emb", "wte")  # one of them is part of every embedding's name
 
 
 def shares_head(lm: Any) -> bool:
-    """Whether one parameter is both, under every ZeRO stage."""
+    """Whether head and embedding are one parameter, under every ZeRO stage."""
     return lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
 
 
 def repeated_names(lm: nn.Module) -> frozenset[str]:
-    """Checkpoint names of parameters that an earlier name has already: a tied head's."""
+    """Checkpoint names of parameters that have an earlier name too: a tied head's."""
     seen: set[int] = set()
     repeated: set[str] = set()
     for name, parameter in lm.named_parameters(remove_duplicate=False):
@@ -34,9 +34,10 @@ def repeated_names(lm: nn.Module) -> frozenset[str]:
 
 
 def as_its_files_are(path: str | Path, model_config: Any) -> dict[str, bool]:
-    """The setting that corrects a config which calls tied what the weights hold apart; else none.
+    """The setting that corrects a config which calls a head tied that the files hold apart.
 
-    It is for `from_pretrained`, which under ZeRO 3 sees no weights to compare, and for engines.
+    Empty where the config is right. It is for `from_pretrained`, which under ZeRO 3 sees no weights
+    to compare, and for engines.
     """
     if not getattr(model_config, "tie_word_embeddings", False):
         return {}
@@ -44,7 +45,7 @@ def as_its_files_are(path: str | Path, model_config: Any) -> dict[str, bool]:
 
 
 def _holds_two(path: str) -> bool:
-    """Whether the files hold a head and an embedding that differ."""
+    """Whether the files hold a head that differs from every embedding."""
     from safetensors import safe_open
 
     places: dict[str, Path] = {}

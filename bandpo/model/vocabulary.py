@@ -1,4 +1,4 @@
-"""What a tokenizer says to a model: tokens that the model has, and how a completion ends."""
+"""Whether a tokenizer fits its model: its tokens, and the ends of completions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bandpo.errors import UserError
+from bandpo.errors import UserError, listed
 from bandpo.types import Prompt
 
-NAMED = 5
-_ANSWER = "7316"  # an assistant's turn to find the end of
+_ANSWER = "7316"  # an assistant's turn, to find its end in the rendered chat
 
 
 def examine_tokenizer(
     path: str | Path, config: Any, tokenizer: Any, prompts: Iterable[Prompt]
 ) -> list[str]:
-    """Raises UserError where prompts hold tokens that the model at `path` has not, or nothing ends
-    its completions; what else to know of it.
+    """Notes on a tokenizer to report to the user; `config` is transformers' of the model.
 
-    `config` is transformers' configuration of the model.
+    Raises UserError where prompts contain tokens that the model at `path` does not have, or where
+    no token ends its completions.
     """
     extra = extra_tokens(tokenizer, config)
     require_known_tokens(prompts, extra)
@@ -36,15 +35,15 @@ def extra_tokens(tokenizer: Any, config: Any) -> dict[str, int]:
 
 
 def require_known_tokens(prompts: Iterable[Prompt], extra: dict[str, int]) -> None:
-    """Raises UserError where a prompt holds a token that the model's embedding has no row for."""
+    """Raises UserError where a prompt contains a token that the embedding has no row for."""
     ids = set(extra.values())
     for prompt in prompts if ids else ():
         if found := ids & set(prompt.token_ids):
             names = [f"{name!r} ({i})" for name, i in extra.items() if i in found]
             raise UserError(
-                f"the prompt of problem {prompt.problem.id!r} holds {_some(names)}: the tokenizer "
-                "has tokens that the model has not. Use the tokenizer that the model was saved "
-                "with, or give its embedding rows for them (resize_token_embeddings)"
+                f"the prompt of problem {prompt.problem.id!r} contains {listed(names)}, which the "
+                "model does not have. Use the tokenizer that the model was saved with, or give its "
+                "embedding rows for them (resize_token_embeddings)"
             )
 
 
@@ -52,7 +51,7 @@ def end_tokens(path: str | Path, config: Any, tokenizer: Any) -> dict[int, str]:
     """The ids that end a completion, with their tokens, as engines read them.
 
     They are the tokenizer's and those of generation_config.json, or without that file of
-    config.json. Ids that the model cannot give do not count.
+    config.json. Ids beyond the model's vocabulary do not count.
     """
     ids = [tokenizer.eos_token_id, *_as_list(_generation_ends(path, config))]
     rows = config.get_text_config().vocab_size
@@ -74,26 +73,27 @@ def _as_list(ids: Any) -> Sequence[Any]:
 
 
 def require_end(ends: dict[int, str], path: str | Path, extra: dict[str, int]) -> None:
-    """Raises UserError for a model of which no completion would end before its limit."""
+    """Raises UserError for a model whose completions would never end before their limit."""
     if ends:
         return
-    beyond = f" (beyond the model's vocabulary: {_some(list(extra))})" if extra else ""
+    beyond = f" (beyond the model's vocabulary: {listed(list(extra))})" if extra else ""
     raise UserError(
         f"model.path={path}: no token ends a completion: neither eos_token of "
         "tokenizer_config.json nor eos_token_id of generation_config.json or config.json is "
-        f"one{beyond}, so that all would run to rollout.max_tokens and be taken for cut off. Set "
-        "eos_token_id in generation_config.json to the id of the token that ends the model's turn"
+        f"one{beyond}, so every completion would run to rollout.max_tokens and count as truncated. "
+        "Set eos_token_id in generation_config.json to the id of the token that ends the model's "
+        "turn"
     )
 
 
 def turn_note(tokenizer: Any, ends: dict[int, str]) -> str | None:
-    """What to know where the chat template ends a turn with no token that ends a completion."""
+    """A note where the chat template ends a turn with a token that ends no completion."""
     try:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": _ANSWER}],
             tokenize=False,
         )
-    except Exception:  # a template is a program of the model's own; prompts will show its error
+    except Exception:  # a template is the model's own program; building prompts shows its error
         return None
     _, found, ending = text.rpartition(_ANSWER)
     ids = tokenizer.encode(ending, add_special_tokens=False) if found else []
@@ -111,13 +111,8 @@ def turn_note(tokenizer: Any, ends: dict[int, str]) -> str | None:
 
 
 def extra_note(extra: dict[str, int]) -> str | None:
-    """What to know of tokens that the model has not and no prompt holds."""
+    """A note on tokens that the model does not have and no prompt contains."""
     if not extra:
         return None
-    names = _some([repr(token) for token in extra])
-    return f"the tokenizer has {len(extra)} token(s) that the model has not: {names}; none is used"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    names = listed([repr(token) for token in extra])
+    return f"the tokenizer has {len(extra)} token(s) that the model lacks: {names}; none is used"

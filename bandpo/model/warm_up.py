@@ -1,7 +1,7 @@
-"""Makes an embedded policy: supervised learning that goes on until its proof holds.
+"""Makes an embedded policy: supervised learning until its proof holds.
 
-Hundreds of steps turn the rounding of a machine into another policy, so that no number of steps
-gives the same one everywhere. What every machine can have is a policy with the same properties.
+Over hundreds of steps a machine's rounding leads to another policy, so that no number of steps
+gives the same one everywhere. Every machine can reach a policy with the same properties.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from bandpo.model.embedded import Recipe, build_model, build_tokenizer
 SHIPPED = Path(__file__).parent / "shipped"
 """The folder of the default policy, `Recipe()`, made by `scripts/make_embedded_policy.py`."""
 REVISION = 2
-"""Raised when another policy is made of the same recipe, so that the cache makes it anew."""
+"""Increased when the same recipe makes another policy, so that cached ones are made again."""
 PROBED = 200
 """Held-out problems that a policy is proved on."""
 LEAST_RIGHT = 0.85
 """Share of the worked solutions that must be right."""
 SKILLED = 0.97
-"""The same before bare answers are learned beside them, which costs some of it."""
+"""The same before bare answers are learned too, which costs some of it."""
 CHECK_EVERY = 50
 BLOCK = 600
-"""Steps of a block in which both ways are learned."""
+"""Steps of a block in which both kinds of answer are learned."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What a policy does on held-out problems, in exact probabilities.
+    """A policy's answers to held-out problems, in exact probabilities.
 
     worked_share    of its answers that do not begin with the box
     worked_right    of those, the share that is a right solution, every step of it
@@ -52,11 +52,11 @@ class Proof:
     accuracy: float
 
     def holds_for(self, recipe: Recipe) -> bool:
-        """Whether the policy is what the recipe says.
+        """Whether the policy has the recipe's properties.
 
         At least 85% of the worked solutions are right, they are given half to twice as often as
-        asked, and the accuracy lies between half the share asked for and 0.2 above it (0.1 to 0.4
-        of the default).
+        the recipe asks, and the accuracy lies between half that share and 0.2 above it (0.1 to 0.4
+        for the default).
         """
         share = recipe.worked_share
         return (
@@ -68,7 +68,7 @@ class Proof:
     def __str__(self) -> str:
         return (
             f"{self.worked_share:.0%} of the answers are worked out, {self.worked_right:.0%} of "
-            f"these rightly; accuracy {self.accuracy:.3f}"
+            f"these correctly; accuracy {self.accuracy:.3f}"
         )
 
 
@@ -78,7 +78,7 @@ Report = Callable[[int, Proof], None]
 def ensure(recipe: Recipe) -> Path:
     """The folder of an embedded policy, made on first use and complete whenever it exists.
 
-    Raises `UserError` where the warm-up does not come to what the recipe says.
+    Raises UserError where the warm-up does not reach the recipe's properties.
     """
     if recipe == Recipe():
         return SHIPPED
@@ -96,12 +96,12 @@ def ensure(recipe: Recipe) -> Path:
 
 
 def warm_up(recipe: Recipe, report: Report = lambda step, proof: None) -> Any:
-    """A policy that is proved to be what the recipe says, in float32.
+    """A policy that is proved to have the recipe's properties, in float32.
 
     Worked solutions come first, at a high learning rate until a third of them are right, then at
     one that falls to a tenth: a policy drilled on bare answers learns the steps much later. Blocks
-    of both ways follow until the proof holds. `report` is called with the step and its proof.
-    Raises `UserError` where that takes more than `recipe.max_steps`.
+    of both kinds follow until the proof holds. `report` is called with each proof and its step.
+    Raises UserError where that takes more than `recipe.max_steps`.
     """
     run = WarmUp(recipe, report)
     lr, proof = recipe.lr, run.prove()
@@ -124,7 +124,7 @@ def warm_up(recipe: Recipe, report: Report = lambda step, proof: None) -> Any:
 
 
 class WarmUp:
-    """The state of a warm-up, which takes steps and proves what has come of them."""
+    """A warm-up in progress, which takes steps and proves the policy."""
 
     def __init__(self, recipe: Recipe, report: Report) -> None:
         self._recipe, self._report = recipe, report
@@ -147,14 +147,14 @@ class WarmUp:
         self._optimizer.zero_grad()
 
     def prove(self) -> Proof:
-        """What has come of it; raises `UserError` after more steps than the recipe allows."""
+        """The policy's proof; raises UserError after more steps than the recipe allows."""
         proof = prove(self.model, self._tokenizer, self._openings)
         self._report(self._steps, proof)
         if self._steps > self._recipe.max_steps and not proof.holds_for(self._recipe):
             raise UserError(
                 f"no embedded policy after {self._steps} warm-up steps: {proof}, where at least "
                 f"{LEAST_RIGHT:.0%} right and a share of about {self._recipe.worked_share:.0%} are "
-                "wanted; choose another model.seed, a larger network or a higher "
+                "needed; choose another model.seed, a larger network or a higher "
                 "model.path=embedded:max_steps=…"
             )
         return proof
@@ -177,11 +177,11 @@ class WarmUp:
 
 @torch.no_grad()
 def prove(model: Any, tokenizer: Any, openings: Sequence[str] = ("",)) -> Proof:
-    """Reads off the probabilities of right answers instead of sampling them.
+    """Computes the probabilities of right answers instead of sampling answers.
 
-    π(answer | problem) = Π π(token | what stands before it): one pass over every right way to
-    answer gives the accuracy at temperature 1 without an error of sampling. A worked solution that
-    errs and still ends at the right number counts as wrong.
+    π(answer | problem) = Π π(token | prefix): one pass over each right answer gives the accuracy at
+    temperature 1 without sampling error. A worked solution with an error that still ends at the
+    right number counts as wrong.
     """
     problems = [p.id for p in arithmetic.problems("heldout", PROBED, seed=1)]
     terms = [arithmetic.terms_of(id.removeprefix("arithmetic-")) for id in problems]
@@ -191,11 +191,11 @@ def prove(model: Any, tokenizer: Any, openings: Sequence[str] = ("",)) -> Proof:
     for way in ways:
         ids, labels = _padded([_encoded(tokenizer, t, way(t)) for t in terms])
         logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
-        told = labels[:, 1:] != -100
-        tokens = logp.gather(-1, ids[:, 1:, None]).squeeze(-1) * told
+        in_answer = labels[:, 1:] != -100
+        tokens = logp.gather(-1, ids[:, 1:, None]).squeeze(-1) * in_answer
         probabilities.append(tokens.sum(-1).exp())
         if way is arithmetic.direct_solution:
-            first = told.int().argmax(-1, keepdim=True)
+            first = in_answer.int().argmax(-1, keepdim=True)
             boxed = tokens.gather(-1, first).squeeze(-1).exp()
     right, worked = sum(probabilities), 1 - boxed
     return Proof(

@@ -1,21 +1,26 @@
-"""What a run takes on a cluster, and which settings would make it fit."""
+"""Memory and time of a run on a cluster, and the settings under which it would fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import Cluster
-from bandpo.planning.memory import Memory, card_memory
-from bandpo.planning.time import PROMPT_TOKENS, Rates, Workload, run_hours, step_seconds
+from bandpo.planning.memory import Memory, gpu_memory
+from bandpo.planning.time import run_hours, step_seconds
+from bandpo.planning.workload import PROMPT_TOKENS, Workload
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run takes on a cluster; `shortage` says why it does not fit and what to change."""
+    """A run on a cluster; `shortage` says why it does not fit and what to change.
+
+    `seconds` are those of a step by phase, `hours` those of the run.
+    """
 
     cluster: Cluster
     work: Workload
@@ -26,56 +31,66 @@ class Forecast:
 
     @property
     def step(self) -> float:
-        """Seconds."""
+        """Seconds of a step."""
         return sum(self.seconds.values())
 
 
 def forecast(
-    config: Config, shape: Shape, cluster: Cluster, rates: Rates, mean_tokens: float | None = None
+    config: Config, shape: Shape, cluster: Cluster, mean_tokens: float | None = None
 ) -> Forecast:
     """Memory and time of a run; `mean_tokens` is the expected completion, None: the longest."""
-    memory = card_memory(config, shape, cluster)
+    memory = gpu_memory(config, shape, cluster)
     shortage = memory.shortage(longest_sequence(config))
     if shortage:
         shortage = f"{shortage}; {remedies(config, shape, cluster)}"
     slots = int(config.rollout.engine.get("max_num_seqs", 256))
     live = PROMPT_TOKENS + (mean_tokens or config.rollout.max_tokens)
     work = Workload.of(config, mean_tokens, min(slots, int(memory.sequences(live))))
-    seconds = step_seconds(shape, work, cluster, rates)
-    hours = run_hours(config, shape, work, cluster, rates)
+    seconds = step_seconds(shape, work, cluster)
+    hours = run_hours(config, shape, work, cluster)
     return Forecast(cluster, work, memory, seconds, hours, shortage)
 
 
 def remedies(config: Config, shape: Shape, cluster: Cluster) -> str:
     """Overrides under which the run would fit, the cheapest first; or that none was found."""
-    chosen: dict[str, Any] = {}
-    for key, value in _candidates(config):
-        section, _, name = key.partition(".")
-        changed = _changed(config, section, name, value)
-        if changed == config:
-            continue
-        config = changed
-        chosen[key] = value
-        if card_memory(config, shape, cluster).shortage(longest_sequence(config)) is None:
-            words = " ".join(f"{key}={str(value).lower()}" for key, value in chosen.items())
+    for choice in _choices(config):
+        changed = config
+        for key, value in choice.items():
+            changed = _changed(changed, key, value)
+        if gpu_memory(changed, shape, cluster).shortage(longest_sequence(config)) is None:
+            words = " ".join(f"{key}={str(value).lower()}" for key, value in choice.items())
             return f"it would fit with {words}"
-    return "no setting was found under which it fits: take more or larger cards"
+    return "no setting was found under which it fits: take more or larger GPUs"
 
 
-def _candidates(config: Config) -> Iterator[tuple[str, Any]]:
-    yield "model.gradient_checkpointing", True
-    yield "learner.zero_stage", 3
-    tokens = config.learner.micro_batch_on("cuda")
-    while tokens // 2 >= longest_sequence(config):
-        tokens //= 2
-        yield "learner.micro_batch_tokens", tokens
-    for tenths in range(9, 1, -1):  # as much as fits, for the KV cache's sake
-        yield "rollout.engine.gpu_memory_utilization", tenths / 10
-    yield "learner.offload", "optimizer"
-    yield "learner.offload", "parameters"
+def _choices(config: Config) -> Iterator[dict[str, Any]]:
+    """Settings to change together; what costs more time changes later, the KV cache's share first.
+
+    The share falls in steps of a tenth: as much as fits, for the KV cache's sake.
+    """
+    model, learner = config.model, config.learner
+    batches = [learner.micro_batch_on("cuda")]
+    while batches[-1] // 2 >= longest_sequence(config):
+        batches.append(batches[-1] // 2)
+    share = float(config.rollout.engine.get("gpu_memory_utilization", 0.9))
+    settings: dict[str, list[Any]] = {  # the outermost last
+        "rollout.engine.gpu_memory_utilization": [
+            share,
+            *(tenths / 10 for tenths in range(9, 1, -1) if tenths / 10 != share),
+        ],
+        "model.gradient_checkpointing": sorted({model.gradient_checkpointing, True}),
+        "learner.zero_stage": sorted({learner.zero_stage, 3}),
+        "learner.micro_batch_tokens": batches,
+        "learner.offload": list(dict.fromkeys([learner.offload, "optimizer", "parameters"])),
+    }
+    present = {key: values[0] for key, values in settings.items()}
+    for values in product(*reversed(list(settings.values()))):
+        choice = dict(zip(settings, reversed(values), strict=True))
+        yield {key: value for key, value in choice.items() if value != present[key]}
 
 
-def _changed(config: Config, section: str, name: str, value: Any) -> Config:
+def _changed(config: Config, key: str, value: Any) -> Config:
+    section, _, name = key.partition(".")
     part = getattr(config, section)
     if name.startswith("engine."):
         update: dict[str, Any] = {"engine": {**part.engine, name.removeprefix("engine."): value}}

@@ -1,8 +1,4 @@
-"""How long a step takes on given cards, and what of their memory it fills: a stated model.
-
-Rates are either a card's data sheet or fitted to the one log of the paper's setup that was
-published (`RELEASE_LOG`); docs/cost-model.md says which, and what the model can be trusted with.
-"""
+"""GPU memory of a run by part: a stated model (docs/cost-model.md)."""
 
 from __future__ import annotations
 
@@ -15,40 +11,48 @@ from hydra.utils import get_object
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import BYTES, GIB, RESERVED, Cluster
-from bandpo.planning.time import needs_reference
+from bandpo.planning.workload import needs_reference
 
-# --------------------------------------------------------------------------- time
-
-
-# --------------------------------------------------------------------------- memory
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed reduces at once (`reduce_bucket_size`, its default)."""
+MOST_GATHERED = 1_000_000_000
+"""Parameters that ZeRO 3 keeps gathered (`stage3_max_live_parameters`, its default)."""
+ENGINE_TOKENS = 8192
+"""Tokens that vLLM computes at once unless `max_num_batched_tokens` says otherwise."""
+GRAPHS_GIB = 1.0
+"""vLLM's CUDA graphs; its own estimate for models of 1 to 8 billion parameters is about this."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated GiB of one card by part, when the learner works and when the engine does."""
+    """Estimated GiB of one GPU by part, while the learner works and while the engine does.
+
+    `resident` is the learner's part that stays while the engine generates, `usable` the GPU's
+    memory that may be filled, `kv_bytes` the bytes of a token in the KV cache.
+    """
 
     learner: Mapping[str, float]
     engine: Mapping[str, float]
     resident: float
-    card: float
+    usable: float
     kv_bytes: int
 
     @property
     def peak(self) -> float:
-        """Of the two phases; a sleeping engine holds nothing."""
+        """GiB of the larger of the two phases; a sleeping engine holds nothing."""
         return max(sum(self.learner.values()), self.resident + sum(self.engine.values()))
 
     def sequences(self, tokens: float) -> float:
-        """How many sequences of so many tokens the engine's KV cache holds."""
+        """How many sequences of `tokens` tokens the engine's KV cache holds."""
         return self.engine["KV cache"] * GIB / (tokens * self.kv_bytes)
 
     def shortage(self, longest: int) -> str | None:
-        """Why a run whose longest sequence has so many tokens does not fit; None where it does."""
+        """Why a run with sequences of up to `longest` tokens does not fit; None where it does."""
         learner = sum(self.learner.values())
-        usable = f"of {self.card:.0f} GiB usable"
-        if learner > self.card:
+        usable = f"of {self.usable:.0f} GiB usable"
+        if learner > self.usable:
             return f"the learner needs {learner:.0f} {usable}"
-        if self.peak > self.card:
+        if self.peak > self.usable:
             return (
                 f"while the engine generates, {self.peak:.0f} {usable} are taken, "
                 f"{self.resident:.0f} of them by the learner"
@@ -59,7 +63,7 @@ class Memory:
 
 
 def trained_parameters(config: Config, shape: Shape) -> float:
-    """Parameters that have a gradient and optimizer state.
+    """The number of parameters that have a gradient and optimizer state.
 
     With LoRA of rank r on every linear layer about 2·r/hidden of the layers' own: an adapter of a
     matrix [o, i] has r·(o + i) of them instead of o·i.
@@ -78,19 +82,22 @@ def learner_memory(
 
     Weights, gradients and AdamW's two moments (with a float32 master copy under bfloat16) are
     sharded as the ZeRO stage says; with LoRA they are the adapters', and the reference is the
-    model without them. Activations: 34 bytes a hidden number and token of bfloat16
-    (Korthikanti et al., Reducing Activation Recomputation, without attention's own, which
-    fused kernels do not keep) in every layer, or one hidden state a layer and one layer's worth
-    where they are recomputed. Logits are those of one chunk, three times in float32.
+    model without them. Activations are those of `Shape.layer_bytes` in every layer, or one hidden
+    state per layer and one layer's worth where they are recomputed. Logits are those of one chunk,
+    three times in float32; the head's gradient is summed over chunks in float32, beside a chunk's
+    product and the sum in the weights' type. Buffers are DeepSpeed's: a bucket of gradients, and
+    under ZeRO 3 the gathered weights that it keeps.
     """
     learner, width = config.learner, BYTES[config.model.dtype]
     stage, trained = learner.zero_stage, trained_parameters(config, shape)
     master = 4 if config.model.dtype == "bfloat16" else 0
-    in_layer = 17 * shape.hidden * width
+    in_layer = shape.layer_bytes(width)
+    gathered = min(shape.parameters, MOST_GATHERED) if stage == 3 else 0
     recomputed = config.model.gradient_checkpointing
     kept = shape.layers * (shape.hidden * width if recomputed else in_layer)
     tokens = max(learner.micro_batch_on(device), longest_sequence(config))
     on_gpu = learner.offload == "none"
+    head = shape.vocabulary * shape.hidden
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
         # In shards they are added up in float32.
@@ -98,6 +105,8 @@ def learner_memory(
         "optimizer": on_gpu * trained * (8 + master) / (ranks if stage >= 1 else 1),
         "activations": tokens * (kept + (in_layer if recomputed else 0)),
         "logits": 3 * 4 * min(learner.logits_chunk, tokens) * shape.vocabulary,
+        "head's gradient": 0.0 if learner.lora.rank else (4 + 2 * width) * head,
+        "buffers": (min(trained, BUCKET) * (stage >= 1) + gathered) * width,
     }
     if learner.offload == "parameters":
         parts["weights"] = 0.0
@@ -106,33 +115,43 @@ def learner_memory(
     return {name: size / GIB for name, size in parts.items()}
 
 
-def card_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
-    """The memory of one of the cluster's cards, learner and engine taking turns on it.
+def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
+    """The memory of one of the cluster's GPUs, on which learner and engine take turns.
 
-    The engine takes `gpu_memory_utilization` of the card: its weights and, with all the rest, its
-    KV cache. Servers are taken to have as many cards of their own, free of the learner.
+    The engine takes `gpu_memory_utilization` of the GPU: its weights, a pass's activations and the
+    logits of a token of every sequence, CUDA graphs, and with all the rest its KV cache. The probe
+    is a pass of the learner beside that. Servers are taken to have as many GPUs of their own, free
+    of the learner.
     """
     learner = learner_memory(config, shape, cluster.count, "cuda")
     engine = config.rollout.engine
     share = float(engine.get("gpu_memory_utilization", 0.9))
     shards = int(engine.get("tensor_parallel_size", 1))
-    weights = shape.parameters * BYTES[config.model.dtype] / GIB / shards
+    width = BYTES[config.model.dtype]
+    weights = shape.parameters * width / GIB / shards
+    passes = int(engine.get("max_num_batched_tokens") or ENGINE_TOKENS)
+    live = passes * (2 * shape.intermediate + 4 * shape.hidden) * width
+    live += int(engine.get("max_num_seqs", 256)) * shape.vocabulary * 12
+    graphs = 0.0 if engine.get("enforce_eager") else GRAPHS_GIB
     apart = getattr(get_object(engine["_target_"]), "samples_apart", False)
     kept = () if apart else ("weights", "gradients", "optimizer", "reference")
     return Memory(
         learner=learner,
         engine={
             "engine weights": weights,
-            "KV cache": share * cluster.card.memory_gib - weights,
+            "engine activations": live / GIB,
+            "CUDA graphs": graphs,
+            "KV cache": share * cluster.gpu.memory_gib - weights - live / GIB - graphs,
+            "probe": 0.0 if apart else 2 / 3 * learner["logits"],
         },
         resident=sum(learner.get(part, 0.0) for part in kept),
-        card=cluster.card.memory_gib * (1 - RESERVED),
-        kv_bytes=shape.kv_bytes(BYTES[config.model.dtype]),
+        usable=cluster.gpu.memory_gib * (1 - RESERVED),
+        kv_bytes=shape.kv_bytes(width),
     )
 
 
 def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memory:
-    """One rank's part of a machine without cards, where learner and engine stay side by side.
+    """One rank's part of a machine without GPUs, where learner and engine stay side by side.
 
     The KV cache is that of all concurrent sequences at full length.
     """
@@ -147,13 +166,13 @@ def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memo
             "KV cache": cache / GIB,
         },
         resident=sum(learner.values()),
-        card=gib / ranks,
+        usable=gib / ranks,
         kv_bytes=shape.kv_bytes(width),
     )
 
 
 def checkpoint_gib(config: Config, shape: Shape) -> float:
-    """The checkpoints that a run keeps: what is trained, its optimizer, and hf/."""
+    """GiB of the checkpoints that a run keeps: trained weights, optimizer state, and hf/."""
     width = BYTES[config.model.dtype]
     master = 4 if config.model.dtype == "bfloat16" else 0
     own = trained_parameters(config, shape) * (width + 8 + master)

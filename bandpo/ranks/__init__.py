@@ -1,1 +1,1 @@
-"""Processes that work on one job, and what they exchange; imports nothing by itself."""
+"""The processes of one job and their exchanges; this file must import nothing."""

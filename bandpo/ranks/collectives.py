@@ -1,4 +1,4 @@
-"""The processes of a job: who we are, and the few collectives that the loop needs."""
+"""The processes of a job: this one's rank, and the few collectives that the loop needs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bandpo.ranks.joining import PATIENCE, _announce_single_process, _device, _join
+from bandpo.ranks.joining import TIMEOUT, announce_single_process, join, own_device
 from bandpo.ranks.shared_memory import remove_stale_buffers
 
 T = TypeVar("T")
-
-"""How long ranks wait for the slowest one; DeepSpeed's own 10 minutes are less than a server takes
-to be given up (`rollout.engine.timeout_s`), or the first rank to download a model."""
-"""In the environment: the process that announced itself for want of a launcher, and its port.
-
-A launcher that such a process starts announces another port: what it says counts again."""
 
 
 class Ranks:
@@ -29,17 +23,17 @@ class Ranks:
 
     def __init__(self) -> None:
         """Joins the job that a launcher (torchrun, deepspeed, SLURM) announced, or makes one."""
-        _announce_single_process()
+        announce_single_process()
         remove_stale_buffers(int(os.environ["RANK"]))
-        self.device = _device()
-        _join(self.device)
+        self.device = own_device()
+        join(self.device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._group: dist.ProcessGroup | None = None  # all of them
 
     def apart(self) -> Ranks:
-        """The same processes with collectives of their own, on the CPU, for a thread of its own."""
+        """The same processes with a process group of their own on the CPU, for another thread."""
         others = copy(self)
-        others._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        others._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         others.device = torch.device("cpu")
         return others
 
@@ -52,8 +46,8 @@ class Ranks:
         """This rank's part of a list that all ranks hold: every size-th item."""
         return list(items[self.rank :: self.size])
 
-    def unshare(self, items: Sequence[T]) -> list[T]:
-        """The list that `share` cut up, whole on every rank."""
+    def gather_interleaved(self, items: Sequence[T]) -> list[T]:
+        """The inverse of `share`: the whole list, in its order, on every rank."""
         parts = self.gather(items)
         rounds = range(max(map(len, parts)))
         return [part[index] for index in rounds for part in parts if index < len(part)]
@@ -79,15 +73,15 @@ class Ranks:
         return tensor
 
     def any(self, here: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether `here` is true on any rank."""
         if self.size == 1:
             return here
         return bool(self.max(torch.tensor(float(here), device=self.device)))
 
     def agree(self, action: Callable[[], T]) -> list[T]:
-        """Takes an action that may meet a full disk; every rank's result, on every rank.
+        """Runs an action that may find the disk full; every rank's result, on every rank.
 
-        Raises OSError on all ranks where it was raised on any, with the first of the messages.
+        Raises OSError on all ranks if any rank's action did, with the first of the messages.
         """
         result: Any = None
         problem: str | None = None
@@ -101,11 +95,11 @@ class Ranks:
         return [result for result, _ in outcomes]
 
     def on_first(self, action: Callable[[], T]) -> T:
-        """The result, on every rank, of an action that the first alone takes; else as `agree`."""
+        """The result, on every rank, of an action that only the first runs; errors as `agree`."""
         return self.agree(lambda: action() if self.is_first else None)[0]  # type: ignore
 
     def raise_any(self, failure: Exception | None) -> None:
-        """Raises on every rank what the first of those that failed has to say."""
+        """Raises the first failed rank's error on every rank."""
         for found in self.gather(failure):
             if found is not None:
                 raise found
@@ -122,7 +116,7 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         # After an error this could wait for ranks that never come, and would make the others fail
-        # before this one has said why.
+        # before this one has reported why.
         if error is None or self.size == 1:
             self.close()
 
@@ -130,3 +124,17 @@ class Ranks:
         """Leaves the job."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+class Alone(Ranks):
+    """A process by itself, which joins no job; its collectives return at once."""
+
+    def __init__(self) -> None:
+        self.rank, self.size, self.device = 0, 1, torch.device("cpu")
+
+    def apart(self) -> Ranks:
+        """Itself."""
+        return self
+
+    def close(self) -> None:
+        """Nothing: a process group that there may be is not its own."""

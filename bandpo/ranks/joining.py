@@ -1,4 +1,4 @@
-"""How a process finds its place among the ranks, with a launcher or without."""
+"""Joins a process to its job, with a launcher or without."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ import torch
 import torch.distributed as dist
 
 from bandpo.disk.cache import cache_dir
+from bandpo.environment import unusable_gpus
+from bandpo.errors import UserError
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
+"""How long ranks wait for the slowest one.
+
+DeepSpeed's own 10 minutes are shorter than the wait for a lost server (`rollout.engine.timeout_s`)
+or the first rank's download of a model.
+"""
 ALONE = "BANDPO_ALONE"
+"""Environment variable: the process that announced itself for want of a launcher, and its port.
+
+A launcher that such a process starts announces another port, and that announcement counts.
+"""
 
 
-def _announce_single_process() -> None:
-    """Takes the launcher's place where there is none.
+def announce_single_process() -> None:
+    """Sets what a launcher would set, where there is none.
 
-    What a single process announces is for itself: one that it starts has a job of its own.
+    The announcement is for this process alone: a process that it starts has a job of its own.
     """
     process, _, port = os.environ.get(ALONE, "").partition(" ")
     inherited = port and port == os.environ.get("MASTER_PORT") and process != str(os.getpid())
@@ -37,8 +48,11 @@ def _announce_single_process() -> None:
     os.environ[ALONE] = f"{os.getpid()} {port}"
 
 
-def _device() -> torch.device:
+def own_device() -> torch.device:
+    """This rank's GPU, made the current one, or the CPU where there is none."""
     if not torch.cuda.is_available():
+        if problem := unusable_gpus():
+            raise UserError(problem)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
@@ -46,20 +60,20 @@ def _device() -> torch.device:
 
 
 def _operators_folder() -> Path:
-    """Where DeepSpeed's CPU operator is built: a folder of this environment's own.
+    """The folder of DeepSpeed's CPU operator for this Python environment.
 
-    In PyTorch's common one it would be built again whenever another environment was there last.
+    In PyTorch's default folder environments would rebuild each other's operator again and again.
     """
     environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
     return cache_dir() / "operators" / environment
 
 
-def _build_operators(folder: Path) -> None:
+def build_operators(folder: Path) -> None:
     """Builds DeepSpeed's CPU operator, one process at a time, always with the same ninja.
 
     PyTorch's own lock is a file, which a process that is killed while it compiles leaves behind:
-    every later one would wait for it forever. And it takes the first ninja of PATH: another
-    release (an environment that is not activated, beside a system's own) builds all again.
+    every later one would wait for it forever. And PyTorch takes the first ninja of PATH, where
+    another release of it rebuilds everything.
     """
     from deepspeed.comm.torch import build_shm_op
 
@@ -76,14 +90,15 @@ def _build_operators(folder: Path) -> None:
             os.environ["PATH"] = path
 
 
-def _join(device: torch.device) -> None:
+def join(device: torch.device) -> None:
+    """Makes the job's process group, NCCL on GPUs and gloo on CPUs; collective."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         own = _operators_folder()
         if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own)) == str(own):
-            _build_operators(own)
+            build_operators(own)
     import deepspeed
 
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(backend, verbose=False, timeout=PATIENCE)
+        deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""The ranks of one machine keep an eye on each other: none outlives a crash of another for long."""
+"""Ranks watch each other: none outlives a crash of another, or the loss of a machine, for long."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from types import TracebackType
 import psutil
 
 from bandpo.errors import RunHalted
+from bandpo.ranks import heartbeat
 from bandpo.ranks.collectives import Ranks
 
 POLL_S = 0.5
 NOTICE_S = 1.0
-"""How long a rank that fails looks for another one that failed before it and was the cause."""
+"""How long a failing rank looks for another that failed before it and was the cause."""
 LAUNCHER_S = 3.0
 """How long a rank outlives a dead one, so that the launcher reports the first failure alone."""
 
 
 class Neighbours:
-    """Ends this process when another rank of this machine has died; a context manager.
+    """Ends this process when another rank of this machine, or another machine, has died.
 
-    A rank may wait for a dead one in a collective that never returns (NCCL), or fail over it with
-    an error that hides the cause (gloo). Leaving the context without an error is collective, so
-    that a rank that has finished is not taken for a dead one.
+    A context manager. The first rank of a machine watches the other machines. A rank may wait for
+    a dead one in a collective that never returns (NCCL), or fail in it with an error that hides
+    the cause (gloo). Leaving the context without an error is collective, so that a rank that has
+    finished is not taken for dead.
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        """Learns the processes of all ranks; collective."""
+        """Finds the processes of all ranks; collective."""
         self._ranks = ranks
-        here = (socket.gethostname(), _namespace())
+        here = _machine()
         processes = ranks.gather((here, os.getpid()))
+        machines = list(dict.fromkeys(machine for machine, _ in processes))
+        first = next(rank for rank, (machine, _) in enumerate(processes) if machine == here)
+        self._hosts = [host for host, _ in machines]
+        self._heartbeat: heartbeat.Heartbeat | None = None
+        if len(machines) > 1 and ranks.rank == first:
+            self._heartbeat = heartbeat.Heartbeat(machines.index(here), len(machines))
         self._others = {
             rank: psutil.Process(pid)
             for rank, (machine, pid) in enumerate(processes)
@@ -48,7 +56,7 @@ class Neighbours:
         return [rank for rank, process in self._others.items() if _has_ended(process)]
 
     def __enter__(self) -> Neighbours:
-        if self._others:
+        if self._others or self._heartbeat:
             self._thread.start()
         return self
 
@@ -61,6 +69,8 @@ class Neighbours:
             time.sleep(LAUNCHER_S)
             self._end(error)
         self._left.set()
+        if self._heartbeat:
+            self._heartbeat.end()
 
     def _died_within(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -76,16 +86,19 @@ class Neighbours:
                 if not self._left.wait(LAUNCHER_S):
                     self._end()
                 return
+            if self._heartbeat and (silent := self._heartbeat.silent()):
+                lost = ", ".join(self._hosts[machine] for machine in silent)
+                self._exit(f"machine {lost} has been silent for {heartbeat.LOST_S:.0f} s")
 
     def _end(self, error: BaseException | None = None) -> None:
-        """Ends the process without waiting for anything: what it waits for may be the dead rank."""
+        """Ends the process at once: a normal exit could wait for the dead rank."""
         dead = ", ".join(map(str, self.dead))
-        told = f" ({str(error).splitlines()[0][:200]})" if error and str(error) else ""
-        print(
-            f"rank {self._ranks.rank} ends because rank {dead} died first{told}",
-            file=sys.stderr,
-            flush=True,
-        )
+        detail = f" ({str(error).splitlines()[0][:200]})" if error and str(error) else ""
+        self._exit(f"rank {dead} died first{detail}")
+
+    def _exit(self, cause: str) -> None:
+        text = f"rank {self._ranks.rank} ends because {cause}"
+        print(text, file=sys.stderr, flush=True)
         os._exit(1)
 
 
@@ -96,9 +109,9 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def _namespace() -> int:
-    """Process ids mean the same within one of these only."""
+def _machine() -> tuple[str, int]:
+    """The host, and the namespace within which process ids mean the same."""
     try:
-        return os.stat("/proc/self/ns/pid").st_ino
+        return socket.gethostname(), os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        return 0
+        return socket.gethostname(), 0

@@ -1,4 +1,4 @@
-"""Segments of shared memory that DeepSpeed leaves behind when a run on CPUs is killed."""
+"""Shared-memory segments that DeepSpeed leaves behind when a run on CPUs is killed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SETTLED_S = 60.0
 def remove_stale_buffers(rank: int) -> list[Path]:
     """Removes this user's DeepSpeed buffers for this rank number that no live process has open.
 
-    Every rank looks after its own number, before DeepSpeed makes its buffer: so none removes what
-    another rank of the same job has just made. The name that this job is about to use goes
-    whatever its age, since DeepSpeed would take over its old contents.
+    Each rank handles its own number, before DeepSpeed makes its buffer, so that none removes what
+    another rank of the same job has just made. The name that this job will use is removed whatever
+    its age, since DeepSpeed would keep its old contents.
     """
     job = f"{os.environ.get('MASTER_ADDR')}_{os.environ.get('MASTER_PORT')}"
     mine = f"{PREFIX}_{os.getuid()}"
@@ -39,9 +39,9 @@ def remove_stale_buffers(rank: int) -> list[Path]:
 
 
 def _open_files(prefix: str) -> set[str]:
-    """Files of /dev/shm with this prefix that a process holds open; DeepSpeed's do to their end.
+    """Files of /dev/shm with this prefix that a process holds open, as DeepSpeed does to its end.
 
-    Only processes of this user, or of root, can hold them; those of others cannot be looked into.
+    Only processes of this user, or of root, can hold them; others' cannot be inspected.
     """
     opened = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):

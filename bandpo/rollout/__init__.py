@@ -1,1 +1,1 @@
-"""Rollout engines: vLLM in process, vLLM servers, and transformers as a fallback."""
+"""Sampling groups: engines (vLLM in process or in servers, transformers) and their scoring."""

@@ -1,4 +1,4 @@
-"""How many tokens a model takes, and whether what is asked of it fits."""
+"""The context length of a model, and whether prompts and completions fit it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from bandpo.errors import UserError
 from bandpo.types import Prompt
 
-# What models call it; the smallest holds.
+# Its names in the configurations of models; the smallest value holds.
 _NAMES = (
     *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "seq_len"),
     *("max_sequence_length", "max_seq_length", "max_target_positions"),
 )
-# Their max_position_embeddings is that of the stretched positions already.
+# With these, max_position_embeddings already counts the stretched positions.
 _STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
 def context_length(model_config: Any) -> int | None:
-    """Tokens of the longest sequence that a transformers model takes; None where it has no limit.
+    """Tokens of the longest sequence that a transformers model takes; None without a limit.
 
     As vLLM derives it: the smallest of the config's limits, times the factor of a linear or dynamic
     scaling of rotary positions.
@@ -49,34 +49,34 @@ class Demand:
     """The longest prompt of a kind and the longest completion that may follow it, in tokens."""
 
     prompts: str
-    """Which they are."""
+    """What they are, for messages."""
     prompt: int
     setting: str
-    """The key that bounds completions."""
+    """The configuration key that bounds completions."""
     completion: int
 
     @classmethod
     def of(cls, kind: str, prompts: Sequence[Prompt], setting: str, completion: int) -> Demand:
-        """That of these prompts."""
+        """The demand of these prompts, followed by completions of up to `completion` tokens."""
         longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
         return cls(kind, longest, setting, completion)
 
     @property
     def tokens(self) -> int:
-        """Of both."""
+        """Tokens of prompt and completion together."""
         return self.prompt + self.completion
 
 
 def require_context(model: str, limit: int | None, demands: Iterable[Demand]) -> None:
-    """Raises UserError that names everything that `model` is too short for; `limit` may be None."""
+    """Raises UserError with every demand beyond `limit` tokens; None is no limit."""
     problems = [
         f"{demand.prompts}: the longest prompt has {demand.prompt} tokens, with "
-        f"{demand.setting}={demand.completion} they are {demand.tokens}; {_remedy(demand, limit)}"
+        f"{demand.setting}={demand.completion} that makes {demand.tokens}; {_remedy(demand, limit)}"
         for demand in demands
         if limit is not None and demand.tokens > limit
     ]
     if problems:
-        raise UserError.join(f"{model} takes {limit} tokens, which do not suffice:", problems)
+        raise UserError.join(f"{model} takes {limit} tokens, which is too few:", problems)
 
 
 def _remedy(demand: Demand, limit: int) -> str:

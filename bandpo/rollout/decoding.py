@@ -1,4 +1,4 @@
-"""Sampled tokens to the text that is judged and kept."""
+"""Decodes sampled tokens to the text that is scored and saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _TAG = re.compile(r"<(/?)([A-Za-z]\w*)>")
 _REASONING = re.compile("think|thought|reason", re.IGNORECASE)
 _SYSTEM = {"role": "system", "content": "s"}
-# The middle turn is past: templates write the reasoning of the last one, if of any.
+# The assistant turn is not the last: templates keep the reasoning of the last one, if of any.
 _TURNS = [
     {"role": "user", "content": "u"},
     {"role": "assistant", "content": "a"},
@@ -19,12 +19,11 @@ _TURNS = [
 
 
 class Decoder:
-    """Decodes completions without the special tokens that frame them, and with all others.
+    """Decodes completions without the special tokens that frame them, but with all others.
 
-    Left out are the tokenizer's named special tokens (end, padding, …), those that its chat
-    template writes around turns, and the special token that ended a completion. Tags, `<x>` with
-    `</x>`, and whatever is called thinking or reasoning are never taken for framing: the verifier
-    must see where the reasoning ends.
+    Dropped are the tokenizer's named special tokens (end, padding, …), those that its chat template
+    writes around turns, and the special token that ended a completion. Tags, `<x>` with `</x>`, and
+    tokens named after thinking or reasoning are kept: the verifier must see where reasoning ends.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -46,7 +45,7 @@ class Decoder:
 
 
 def _special_tokens(tokenizer: Any) -> dict[int, str]:
-    """Token id → text of everything that transformers would leave out as special."""
+    """Token id → text of every token that transformers would skip as special."""
     decoder = getattr(tokenizer, "added_tokens_decoder", {})  # Mistral's own has none
     added = {token: str(entry) for token, entry in decoder.items() if entry.special}
     named = tokenizer.all_special_ids
@@ -62,7 +61,7 @@ def _framing(tokenizer: Any, special: Mapping[int, str]) -> frozenset[int]:
 
 
 def _is_content(text: str, special: set[str]) -> bool:
-    """Whether a special token belongs to the content: a tag with its partner, or reasoning."""
+    """Whether a special token is content: a tag that has a partner, or a mark of reasoning."""
     if _REASONING.search(text):
         return True
     match = _TAG.fullmatch(text)
@@ -70,7 +69,7 @@ def _is_content(text: str, special: set[str]) -> bool:
 
 
 def _template_tokens(tokenizer: Any) -> Iterator[int]:
-    """What the chat template writes for an exchange, with and without a system turn."""
+    """The tokens that the chat template writes for a dialogue with and without a system turn."""
     if not getattr(tokenizer, "chat_template", None):
         return
     for turns in ([_SYSTEM, *_TURNS], _TURNS):

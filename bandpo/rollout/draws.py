@@ -1,4 +1,4 @@
-"""What a step trains on: its prompts, drawn until enough of their groups are worth training on."""
+"""The prompts of a step, drawn until enough of their groups are worth training on."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import verifier_counts
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """The groups of all ranks that a step trains on, and metrics of all that were drawn for it."""
+    """The groups of all ranks that a step trains on, and metrics of all groups drawn for it."""
 
-    groups: list[JudgedGroup]
+    groups: list[ScoredGroup]
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-_FILTERS: Mapping[Any, Callable[[JudgedGroup], bool]] = {
+_FILTERS: Mapping[Any, Callable[[ScoredGroup], bool]] = {
     False: lambda item: True,
     "accuracy": lambda item: item.usable and item.is_mixed,
     "reward": lambda item: item.usable and item.has_spread,
@@ -37,11 +37,11 @@ _FILTERS: Mapping[Any, Callable[[JudgedGroup], bool]] = {
 
 
 class Draws:
-    """The prompts of one step and their groups, the same on every rank whatever their number.
+    """The prompts of one step and their groups: equal on all ranks, whatever the number of ranks.
 
-    With `rollout.filter_groups` batches are drawn until as many of their groups as a step has are
-    worth training on, or `rollout.max_refills` batches were added (DAPO, section 3.2, dynamic
-    sampling); what is still lacking is taken from the others.
+    With `rollout.filter_groups` batches are drawn until enough groups pass the filter, or
+    `rollout.max_refills` batches were added (DAPO, section 3.2, dynamic sampling); if there are
+    still too few, other groups fill the step up.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class Draws:
         self._settings, self._sampler = settings, sampler
         self._seeds, self._ranks = seeds, ranks
         self._batches = 0
-        self._drawn: list[JudgedGroup] = []  # of all ranks, in the order of the prompts
+        self._drawn: list[ScoredGroup] = []  # of all ranks, in the order of the prompts
 
     @property
-    def kept(self) -> list[JudgedGroup]:
-        """The groups so far that the filter leaves, in the order in which they were drawn."""
-        is_worth_it = _FILTERS[self._settings.filter_groups]
-        return [item for item in self._drawn if is_worth_it(item)]
+    def kept(self) -> list[ScoredGroup]:
+        """The groups so far that pass the filter, in the order in which they were drawn."""
+        passes = _FILTERS[self._settings.filter_groups]
+        return [item for item in self._drawn if passes(item)]
 
     @property
     def lacking(self) -> int:
-        """How many groups there are too few."""
+        """How many groups are missing."""
         return max(0, self._settings.prompts_per_step - len(self.kept))
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is lacking, or no further batch may be drawn."""
+        """Whether no group is missing, or no further batch may be drawn."""
         return self._batches > 0 and (
             self.lacking == 0 or self._batches > self._settings.max_refills
         )
 
     def next_prompts(self) -> list[Prompt]:
-        """This rank's share of the next batch, with seeds; none whose group is kept already."""
+        """This rank's share of the next batch, with seeds; none whose group is already kept."""
         kept = {item.group.problem.id for item in self.kept}
         prompts = self._sampler.next(self._settings.prompts_per_step, without=kept)
         seeds = [self._seeds.take(prompt.problem.id, self._batches) for prompt in prompts]
@@ -80,20 +80,20 @@ class Draws:
             [dataclasses.replace(p, seed=seed) for p, seed in zip(prompts, seeds, strict=True)]
         )
 
-    def add(self, judged: Sequence[JudgedGroup]) -> None:
-        """Takes this rank's judged groups of the batch; collective."""
-        self._drawn += self._ranks.unshare(judged)
+    def add(self, scored: Sequence[ScoredGroup]) -> None:
+        """Adds this rank's scored groups of the batch; collective."""
+        self._drawn += self._ranks.gather_interleaved(scored)
 
     def notes(self) -> list[str]:
-        """What a user should know of a step that found too few groups, or none, to learn from."""
+        """Messages for the user about a step with too few groups, or none, to learn from."""
         found = []
         settings = self._settings
         if self.lacking and settings.filter_groups:
-            sought = {"accuracy": "right and wrong answers", "reward": "different rewards"}
+            wanted = {"accuracy": "right and wrong answers", "reward": "different rewards"}
             found.append(
                 f"{len(self.kept)} of {settings.prompts_per_step} groups had "
-                f"{sought[settings.filter_groups]} after {settings.max_refills} refills "
-                f"(rollout.filter_groups={settings.filter_groups}); others fill the step up"
+                f"{wanted[settings.filter_groups]} after {settings.max_refills} refills "
+                f"(rollout.filter_groups={settings.filter_groups}); other groups fill the step up"
             )
         if not any(map(_FILTERS["reward"], self._drawn)):
             found.append(
@@ -103,7 +103,7 @@ class Draws:
         return found
 
     def rollout(self) -> Rollout:
-        """What was drawn, so far as it is trained on."""
+        """The groups to train on, with metrics of all that were drawn."""
         chosen = {item.group.problem.id: item for item in self.kept}
         for item in reversed(self._drawn):  # a problem that was drawn again counts once
             chosen.setdefault(item.group.problem.id, item)
@@ -113,12 +113,12 @@ class Draws:
 
 
 def rollout_metrics(
-    drawn: Sequence[JudgedGroup], kept: Sequence[JudgedGroup] | None = None
+    drawn: Sequence[ScoredGroup], kept: Sequence[ScoredGroup] | None = None
 ) -> dict[str, float]:
     """Rewards, lengths and the verifier's verdicts of all groups drawn for a step.
 
-    So that methods that filter and methods that do not can be compared. The same of the groups
-    that a filter has `kept` come as `kept/…`.
+    All of them, so that methods with and without a filter can be compared; the same metrics of
+    the groups that a filter has `kept` are named `kept/…`.
     """
     trained = drawn if kept is None else kept
     tokens = {
@@ -137,16 +137,16 @@ def rollout_metrics(
     }
 
 
-def _rewards_and_lengths(judged: Sequence[JudgedGroup]) -> dict[str, float]:
-    scores = [score for item in judged for score in item.scores]
-    completions = [completion for item in judged for completion in item.group.completions]
+def _rewards_and_lengths(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    scores = [score for item in scored for score in item.scores]
+    completions = [completion for item in scored for completion in item.group.completions]
     rewards = [score.value for score in scores]
     lengths = [len(completion.token_ids) for completion in completions]
     return {
         "reward/mean": fmean(rewards),
         "reward/std": pstdev(rewards),
         "reward/correct_frac": fmean(score.correct for score in scores),
-        "reward/zero_std_groups": float(sum(not item.has_spread for item in judged)),
+        "reward/zero_std_groups": float(sum(not item.has_spread for item in scored)),
         "length/mean": fmean(lengths),
         "length/max": float(max(lengths)),
         "length/tokens": float(sum(lengths)),
@@ -155,17 +155,17 @@ def _rewards_and_lengths(judged: Sequence[JudgedGroup]) -> dict[str, float]:
 
 
 # Earlier checkpoints kept the groups alone.
-_PART: TypeAdapter[Rollout | list[JudgedGroup]] = TypeAdapter(Rollout | list[JudgedGroup])
+_PART: TypeAdapter[Rollout | list[ScoredGroup]] = TypeAdapter(Rollout | list[ScoredGroup])
 
 
 def write_rollout(folder: Path, ranks: Ranks, rollout: Rollout) -> None:
-    """Keeps this rank's share of the groups, exactly as they are, in `rollout-rank….json`."""
+    """Writes this rank's share of the groups, without any loss, to `rollout-rank….json`."""
     own = Rollout(ranks.share(rollout.groups), rollout.metrics)
     (folder / f"rollout-rank{ranks.rank}.json").write_bytes(_PART.dump_json(own))
 
 
 def read_rollout(folder: Path) -> Rollout | None:
-    """What all ranks have kept, in its order; None without any."""
+    """The rollout that all ranks wrote, in its order; None if there is none."""
     count = len(list(folder.glob("rollout-rank*.json")))
     files = [folder / f"rollout-rank{rank}.json" for rank in range(count)]
     parts = [_PART.validate_json(file.read_bytes()) for file in files]

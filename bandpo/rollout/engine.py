@@ -1,21 +1,48 @@
-"""What the training loop and the evaluation ask of a generation engine."""
+"""Generation engines: what they are made of, and what training and evaluation ask of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
+from hydra.utils import instantiate
 from torch import Tensor
 
+from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.types import Completion, Group, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """The policy to serve and the processes that share the work: every engine's first argument.
+
+    An engine's other arguments are the settings of `rollout.engine`.
+    """
+
+    model_path: str
+    """Folder with the model's configuration, weights and tokenizer."""
+    dtype: str = "float32"
+    """Of the engine's weights."""
+    seed: int = 0
+    """Of the run; samples depend on their prompts' seeds alone."""
+    trust_remote_code: bool = False
+    max_model_len: int = 2048
+    """Tokens of the longest prompt with its completion."""
+    threads: int = 1
+    """CPU threads of this rank."""
+    ranks: Ranks = field(default_factory=Alone)
+    """The processes that construct an engine together, each with this spec."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How completions are drawn.
 
-    `n` samples a prompt; `top_p = 1` and `top_k = 0` sample the full distribution, which
+    `n` samples per prompt; `top_p = 1` and `top_k = 0` sample the full distribution, which
     importance ratios need; `max_tokens` bounds the completion.
     """
 
@@ -35,18 +62,18 @@ class RolloutEngine(Protocol):
     """How many times the weights have been replaced."""
 
     samples_apart: bool
-    """Whether it samples in other processes, so that a thread can wait for it (rollout.lag)."""
+    """Whether it samples in other processes, as `rollout.lag` needs: a thread can wait for it."""
 
     is_shared: bool
-    """Whether other ranks hold parts of it: all of them generate to the end together."""
+    """Whether ranks hold it together: then all must call `generate` and exhaust it."""
 
     @property
     def replicas(self) -> int:
-        """Copies of the weights; as many completions, over all ranks, probe every one."""
+        """Copies of the weights; as many completions, over all ranks, probe each of them."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yields one group of `sampling.n` completions a prompt, in the order they finish."""
+        """Yields one group of `sampling.n` completions per prompt, in the order they finish."""
         ...
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
@@ -68,3 +95,16 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Ends the engine and its processes."""
         ...
+
+
+def start_engine(settings: Mapping[str, Any], spec: EngineSpec) -> RolloutEngine:
+    """The engine that `_target_` names, with the further settings; collective over `spec.ranks`.
+
+    Settings that are the spec's have no effect, and a warning names them.
+    """
+    taken = settings.keys() & {part.name for part in fields(spec)}
+    if taken:
+        logger.warning("no effect in rollout.engine: %s", ", ".join(sorted(taken)))
+    own = {name: value for name, value in settings.items() if name not in taken}
+    engine: RolloutEngine = instantiate(own, spec)
+    return engine

@@ -1,8 +1,7 @@
 """Generation with a transformers model alone, for places without vLLM; chosen with `rollout=hf`.
 
-All groups of a wave advance together, a token a forward pass. A prompt is computed once for its
-group, which shares its keys and values; those of its samples grow in place, and samples that have
-ended leave the batch. A wave is as many groups as the cache has room for.
+As many groups as the cache has room for (a wave) decode together, one token of each sample per
+forward pass; samples that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -13,64 +12,47 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from bandpo.errors import UserError
-from bandpo.model.agreement import TOLERANCE, largest_gap, own_logprobs
+from bandpo.model.agreement import TOLERANCE, gap_between, own_logprobs
 from bandpo.model.architecture import token_bytes
 from bandpo.model.features import likely_settings, softcap_of
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import Sampling
-from bandpo.rollout.hf_cache import CACHED, _Block, _Cache, _cached_attention
+from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.hf_cache import CACHED, Block, Cache
 from bandpo.types import Completion, Group, Problem, Prompt
-
-"""The share of a block's samples that may have ended before they are taken out: it is a copy."""
 
 
 class HFGenerate:
-    """An engine that keeps its own copy of the model, and keys and values of up to `cache_gib`."""
+    """An engine with its own copy of the model and up to `cache_gib` GiB of keys and values."""
 
     name = "hf"
     replicas = 1
     samples_apart = False
     is_shared = False
 
-    def __init__(
-        self,
-        model_path: str,
-        *,
-        dtype: str = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        max_model_len: int = 2048,
-        cache_gib: float = 1.0,
-        threads: int = 1,
-    ) -> None:
-        """Raises UserError for a model with state that is not keys and values of attention."""
+    def __init__(self, spec: EngineSpec, *, cache_gib: float = 1.0) -> None:
+        """Raises UserError for a model whose state is more than attention's keys and values."""
         from transformers import AutoConfig, AutoTokenizer
 
-        del seed, max_model_len, threads  # prompts carry their seeds; room is made as it is needed
         self.weight_version = 0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        refuse_quantised(model_path, config)
+        path, trusted = spec.model_path, {"trust_remote_code": spec.trust_remote_code}
+        config = AutoConfig.from_pretrained(path, **trusted)
+        refuse_quantised(path, config)
         if cap := softcap_of(config):
             raise UserError(f"rollout=hf: config.json has {cap}; use rollout=vllm_local")
-        self._model: Any = load_causal_lm(
-            model_path, dtype=dtype, attention=CACHED, trust_remote_code=trust_remote_code
-        )
+        self._model: Any = load_causal_lm(path, dtype=spec.dtype, attention=CACHED, **trusted)
         self._model.to(self._device).eval()
-        self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, dtype))
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            model_path, trust_remote_code=trust_remote_code
-        )
+        self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, spec.dtype))
+        self._tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
         self._decode = Decoder(self._tokenizer)
-        self._prove_cache(TOLERANCE[dtype])
+        self._prove_cache(TOLERANCE[spec.dtype])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yields the groups of a wave, shorter prompts first, when all of them have ended."""
+        """Yields the groups of each wave when all have ended; shorter prompts first."""
         wave: list[Prompt] = []
         taken = 0
         for prompt in sorted(prompts, key=lambda prompt: len(prompt.token_ids)):
@@ -85,7 +67,7 @@ class HFGenerate:
 
     @torch.no_grad()
     def _wave(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
-        cache = _Cache()
+        cache = Cache()
         logits = [
             self._prefill(cache, [prompt.token_ids for prompt in same], sampling)
             for _, same in groupby(prompts, key=lambda prompt: len(prompt.token_ids))
@@ -120,13 +102,13 @@ class HFGenerate:
         ]
 
     def _prefill(
-        self, cache: _Cache, prompts: Sequence[tuple[int, ...]], sampling: Sampling
+        self, cache: Cache, prompts: Sequence[tuple[int, ...]], sampling: Sampling
     ) -> Tensor:
-        """Computes prompts of one length; the scores of each sample's first token."""
+        """Prefills prompts of one length; the logits of each sample's first token."""
         ids = torch.tensor(prompts, device=self._device)
         count = len(prompts) * sampling.n
         rows = torch.arange(cache.count, cache.count + count, device=self._device)
-        block = _Block(rows.view(len(prompts), sampling.n), sampling.max_tokens)
+        block = Block(rows.view(len(prompts), sampling.n), sampling.max_tokens)
         scores = self._model(ids, use_cache=False, logits_to_keep=1, cache=block).logits[:, -1]
         if len(block.prompts) != self._model.config.get_text_config().num_hidden_layers:
             raise UserError(
@@ -163,17 +145,18 @@ class HFGenerate:
         return {token for token in (*ends, self._tokenizer.eos_token_id) if token is not None}
 
     def _prove_cache(self, tolerance: float) -> None:
-        """Raises UserError where a token's log-probability is not that of the model's own pass.
+        """Raises UserError unless a sample's log-probabilities are those of a full forward pass.
 
-        Models that keep other state than keys and values would lose it without an error, and so
-        would those whose attention is not the usual.
+        Models with other state than keys and values, or another attention, would otherwise be
+        sampled wrongly without an error.
         """
         ids = tuple(i % self._model.config.get_text_config().vocab_size for i in (1, 2, 3))
         prompt = Prompt(Problem("probe", "", ""), "", ids)
         (group,) = self._wave([prompt], Sampling(n=1, max_tokens=4))
         (completion,) = group.completions
         own = own_logprobs(self._model, ids, completion.token_ids)
-        gap = largest_gap([own, own], [completion.logprobs, *self.logprobs(prompt, [completion])])
+        scored = [completion.logprobs, *self.logprobs(prompt, [completion])]
+        gap = gap_between([own, own], scored).mean
         if not gap <= tolerance:
             raise UserError(
                 "rollout=hf: this model keeps more than keys and values from token to token, or "
@@ -206,18 +189,18 @@ class HFGenerate:
         self.weight_version = version
 
     def sleep(self) -> None:
-        """Nothing: the copy stays where it is."""
+        """Does nothing: the model stays on its device."""
 
     def wake(self) -> None:
-        """Nothing: the copy stays where it is."""
+        """Does nothing: the model stays on its device."""
 
     def close(self) -> None:
-        """Drops the model."""
+        """Frees the model."""
         self._model = None
 
 
 class _Draw:
-    """Draws tokens; what a prompt's samples get depends on its seed and their scores alone."""
+    """Draws tokens; a prompt's samples depend on its seed and their logits alone."""
 
     def __init__(
         self, prompts: Sequence[Prompt], sampling: Sampling, vocabulary: int, device: torch.device
@@ -235,10 +218,10 @@ class _Draw:
         self._uniform = torch.empty(shape, dtype=torch.float64, device=device)
 
     def __call__(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A token for each of these rows and its log-probability as it was drawn from.
+        """A token for each row and its log-probability in the distribution it was drawn from.
 
-        It is the first at which the distribution function exceeds a uniform number, in float64:
-        float32 has not room for the tail of a large vocabulary.
+        Inverse transform sampling: the first token whose cumulative probability exceeds a uniform
+        number, in float64, since float32 cannot resolve the tail of a large vocabulary.
         """
         scores = scores.float()
         if self._temperature == 0:
@@ -252,9 +235,6 @@ class _Draw:
             uniform.uniform_(generator=generator)
         below = logp.exp().cumsum(-1, dtype=torch.float64)
         level = self._uniform.flatten()[rows, None] * below[:, -1:]
-        # Rounded up to the total it would be beyond the last token.
+        # A level that rounds up to the total would lie beyond the last token.
         chosen = torch.searchsorted(below, level, right=True).clamp_(max=below.shape[-1] - 1)
         return chosen.squeeze(-1), logp.gather(-1, chosen).squeeze(-1)
-
-
-AttentionInterface.register(CACHED, _cached_attention)

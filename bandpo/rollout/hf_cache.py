@@ -1,4 +1,14 @@
-"""The key-value cache of `rollout=hf`: prompts once, completions in place."""
+"""The key-value cache of `rollout=hf`, and the attention implementation that reads it.
+
+A wave of groups decodes together, one token of each sample per forward pass. The cache stores a
+prompt's keys and values once for all samples of its group, and theirs in place: memory grows with
+P·(prompt + G·completion) tokens instead of P·G·(prompt + completion). Prompts of one length form a
+`Block`, which needs no padding and no mask; a `Cache` is all blocks of a wave.
+
+Importing this module registers `cached_attention` with transformers under the name `CACHED`. A
+model loaded with it takes a `Block` (prefill) or a `Cache` (decoding) as `cache=…` of its forward
+pass; without one it attends causally to the sequences it is given.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +19,33 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 
 from bandpo.errors import UserError
 from bandpo.model.features import refuse_dropped
 
 CACHED = "sdpa_cached"
+"""The name of `cached_attention` among transformers' attention implementations."""
 MOST_ENDED = 0.25
+"""Share of a block's samples that may have ended before they are removed, which copies the rest."""
 
 
 @dataclass
-class _Block:
-    """Keys and values, by layer, of prompts of one length and of what their samples have added.
+class Block:
+    """Keys and values, by layer, of prompts of one length and of their samples' tokens.
 
-    Every prompt has as many samples in the batch. Where more of its own have ended than of
-    another's, some of those that have stay with it.
+    Every prompt keeps equally many samples in the batch: where more of its samples have ended than
+    of another prompt's, some ended ones stay.
     """
 
     rows: Tensor
-    """Which of the wave's samples these are, [prompts, samples]."""
+    """Indices of these samples in the wave, [prompts, samples]."""
     room: int
-    """For tokens of a sample."""
+    """Tokens that a sample may have."""
     prompts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """[prompts, kv heads, length, size]"""
+    """Keys and values of each layer, [prompts, kv heads, length, size]."""
     samples: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """[prompts · samples, kv heads, room, size]"""
+    """Keys and values of each layer, [prompts · samples, kv heads, room, size]."""
 
     @property
     def prompt_length(self) -> int:
@@ -42,7 +55,10 @@ class _Block:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
     ) -> Tensor:
-        """The prompts themselves, causal; query [prompts, heads, L, size] → [prompts, L, …]."""
+        """Prefill: causal attention, query [prompts, heads, L, size] → [prompts, L, heads, size].
+
+        Stores the layer's keys and values. Raises UserError for a prompt beyond the window.
+        """
         if query.shape[2] > window:
             raise UserError(
                 f"rollout=hf: {query.shape[2]} tokens at once are more than the model's attention "
@@ -67,17 +83,17 @@ class _Block:
         scale: float,
         window: int,
     ) -> Tensor:
-        """The token at `place` of each sample; query [samples, heads, 1, size] → the same.
+        """Decoding: the token at `place` of each sample, query [samples, heads, 1, size] → same.
 
-        What the samples of a prompt ask of it are rows of one matrix product: its keys and values
-        are read once. Query heads that share a key stand there like further samples. For one
-        token matrix products are quicker than the fused attention.
+        The queries of a prompt's samples are the rows of one matrix product, so that the prompt's
+        keys and values are read once; query heads that share a key head are further rows. For
+        single tokens matrix products are faster than fused attention.
         """
         prompts, m = self.rows.shape
         heads = key.shape[1]
         keys, values = self.samples[layer]
         keys[:, :, place], values[:, :, place] = key[:, :, 0], value[:, :, 0]
-        first = max(0, self.prompt_length + place + 1 - window)  # that the window still sees
+        first = max(0, self.prompt_length + place + 1 - window)  # within the window
         own = slice(max(0, first - self.prompt_length), place + 1)
         keys, values = (t[:, :, own].flatten(0, 1) for t in (keys, values))
         prompt_keys, prompt_values = (t[:, :, first:] for t in self.prompts[layer])
@@ -98,14 +114,14 @@ class _Block:
         return torch.baddbmm(output, of_own, values).view(query.shape)
 
     def drop(self, ended: Tensor) -> Tensor:
-        """Takes out samples that have ended, once they are many; which of the batch are kept."""
+        """Removes samples that have ended, once they are many; the batch indices that are kept."""
         prompts, m = self.rows.shape
-        going_on = ~ended[self.rows]
-        most = int(going_on.sum(1).max())
-        left = going_on.any(1).nonzero().flatten()
+        unfinished = ~ended[self.rows]
+        most = int(unfinished.sum(1).max())
+        left = unfinished.any(1).nonzero().flatten()
         if len(left) * most >= (1 - MOST_ENDED) * prompts * m:
             return torch.arange(prompts * m, device=ended.device)
-        order = going_on[left].int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        order = unfinished[left].int().argsort(dim=1, descending=True, stable=True)[:, :most]
         kept = (left[:, None] * m + order).flatten()
         self.rows = self.rows.flatten()[kept].view(len(left), most)
         self.prompts = [(keys[left], values[left]) for keys, values in self.prompts]
@@ -113,25 +129,25 @@ class _Block:
         return kept
 
 
-class _Cache:
-    """The blocks of a wave, which advance together."""
+class Cache:
+    """The blocks of a wave, which decode together."""
 
     def __init__(self) -> None:
-        self.length = 0  # tokens that every sample has beside its prompt
-        self.blocks: list[_Block] = []
+        self.length = 0  # tokens of every sample after its prompt
+        self.blocks: list[Block] = []
 
     @property
     def count(self) -> int:
-        """Samples so far."""
+        """Samples of all blocks."""
         return sum(block.rows.numel() for block in self.blocks)
 
     @property
     def rows(self) -> Tensor:
-        """The samples in the batch, in its order."""
+        """Indices in the wave of the samples in the batch, in its order."""
         return torch.cat([block.rows.flatten() for block in self.blocks])
 
     def positions(self) -> Tensor:
-        """Where the tokens that come next stand in their sequences, [samples, 1]."""
+        """Positions of the next tokens in their sequences, [samples, 1]."""
         places = [
             torch.full_like(block.rows.flatten(), block.prompt_length + self.length)
             for block in self.blocks
@@ -139,7 +155,7 @@ class _Cache:
         return torch.cat(places)[:, None]
 
     def drop(self, ended: Tensor) -> Tensor:
-        """As every block does, those of which nothing is left too; which of the batch are kept."""
+        """`Block.drop` on every block, and empty blocks removed; the batch indices kept."""
         kept, start = [], 0
         for block in self.blocks:
             size = block.rows.numel()
@@ -151,7 +167,7 @@ class _Cache:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
     ) -> Tensor:
-        """A token of each sample; query [samples, heads, 1, size] → [samples, 1, heads, size]."""
+        """Decoding: query [samples, heads, 1, size] → [samples, 1, heads, size]."""
         sizes = [block.rows.numel() for block in self.blocks]
         pieces = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
         outputs = [
@@ -161,22 +177,28 @@ class _Cache:
         return torch.cat(outputs).transpose(1, 2)
 
 
-def _cached_attention(
+def cached_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    cache: _Block | _Cache | None = None,
+    cache: Block | Cache | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA on whole sequences without padding, or on what a cache holds of them."""
+    """An attention implementation of transformers: SDPA without padding, over a cache or not.
+
+    Raises UserError for settings that it would ignore.
+    """
     refuse_dropped(settings, "rollout=hf", "use rollout=vllm_local")
     del attention_mask  # transformers makes none for an implementation it does not know
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sys.maxsize if sliding_window is None else sliding_window
-    cache = _Block(torch.empty(0, 0), 0) if cache is None else cache
+    cache = Block(torch.empty(0, 0), 0) if cache is None else cache
     layer: Any = module.layer_idx
     return cache.attend(layer, query, key, value, scale, window), None
+
+
+AttentionInterface.register(CACHED, cached_attention)

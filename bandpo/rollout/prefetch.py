@@ -1,4 +1,4 @@
-"""The rollout of every step in turn, sampled when it is asked for or one step ahead."""
+"""The rollout of each step in turn, sampled on demand or prefetched during the step before."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bandpo.rollout.draws import Rollout
 from bandpo.rollout.scoring import RewardFailed
 
 Collect = Callable[[int], Rollout]
-"""Samples and judges the groups of a step, of all ranks."""
+"""Samples and scores the groups of a step, of all ranks."""
 
 
 class Rollouts:
     """The rollout of each step, one step off policy with `lag` 1.
 
-    With lag 0 a step's rollout is sampled when `next` asks for it, by the newest weights. With
-    lag 1, handing out step k's starts step k+1's on a thread of its own: the engine samples it with
-    the weights of step k−1 while the learner makes those of step k, and `settle` waits for what is
-    left of it before the engine takes these.
+    With lag 0 a step's rollout is sampled when `next` asks for it, with the newest weights. With
+    lag 1, `next` returns step k's rollout and starts step k+1's on a thread: the engine samples it
+    with the weights of step k−1 while the learner makes those of step k, and `settle` waits for the
+    rest of it before the engine loads them.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Rollouts:
         lag: int = 0,
         waiting: Rollout | None = None,
     ) -> None:
-        """`waiting` is what a checkpoint kept of the first step; `last` is the last step.
+        """`waiting` is the first step's rollout where a checkpoint holds it; `last` the last step.
 
-        `version` tells that of the engine's weights.
+        `version` returns the version of the engine's weights.
         """
         self._version, self._collect, self._last, self._lag = version, collect, last, lag
         self._coming: Future[Rollout] | None = None
@@ -44,11 +44,11 @@ class Rollouts:
 
     @property
     def waiting(self) -> Rollout | None:
-        """The settled rollout of the next step, which a checkpoint must keep; None with lag 0."""
+        """The next step's rollout once settled, which a checkpoint must hold; None with lag 0."""
         return self._waiting
 
     def next(self, step: int) -> Rollout:
-        """The judged groups of a step; the steps are asked for in turn."""
+        """The rollout of a step; steps must be asked for in turn."""
         self.settle()
         if self._failure is not None:
             raise self._failure
@@ -74,23 +74,26 @@ class Rollouts:
             self._seconds = time.perf_counter() - begun
 
     def settle(self) -> None:
-        """Waits for the rollout under way, so that the engine is idle."""
+        """Waits for the rollout in progress, so that the engine is idle."""
         if self._coming is None:
             return
         begun = time.perf_counter()
         wait([self._coming])
         coming, self._coming = self._coming, None
         if isinstance(failure := coming.exception(), RewardFailed):
-            self._failure = failure  # the step that goes on without it comes to its end first
+            self._failure = (
+                failure  # raised by `next`: the current step, which does not need it, ends first
+            )
             return
         self._waiting = coming.result()
         waited = time.perf_counter() - begun
         self._metrics["rollout/overlap_s"] = max(0.0, self._seconds - waited)
 
     def metrics(self) -> dict[str, float]:
-        """Of the step handed out last.
+        """Metrics of the step that `next` returned last.
 
-        `rollout/lag`: weight syncs between its samples and the policy that learns from them, mean;
-        `rollout/overlap_s`, lag 1: seconds of the next rollout that the learner did not wait for.
+        `rollout/lag`: mean number of weight syncs between the sampling of its tokens and the policy
+        that learns from them; `rollout/overlap_s` (lag 1): seconds of the next rollout that the
+        learner did not wait for.
         """
         return self._metrics

@@ -1,7 +1,8 @@
-"""Generation and scoring, overlapped: groups are judged while the engine samples others."""
+"""Generation and scoring, overlapped: groups are scored while the engine samples others."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -15,20 +16,20 @@ from bandpo.types import Group, Prompt
 
 
 class EngineDied(Exception):
-    """The engine cannot generate any more; its error is the cause."""
+    """The engine can no longer generate; its error is the cause."""
 
 
 class RewardDied(Exception):
-    """The reward cannot score any more; its error is the cause."""
+    """The reward can no longer score; its error is the cause."""
 
 
 class RewardFailed(UserError):
-    """The reward gives no scores that could be trained on, and would not if it were asked again."""
+    """The reward gives no scores that could be trained on, and a retry would not help."""
 
 
 @dataclass(frozen=True)
-class JudgedGroup:
-    """A group with one score a completion, in the group's order."""
+class ScoredGroup:
+    """A group with one score per completion, in the group's order."""
 
     group: Group
     scores: tuple[Score, ...]
@@ -54,21 +55,21 @@ class JudgedGroup:
         return has_spread(self.rewards)
 
 
-def judged_groups(
+def scored_groups(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
-) -> Iterator[JudgedGroup]:
-    """Yields groups as soon as they are judged, in no particular order.
+) -> Iterator[ScoredGroup]:
+    """Yields groups as soon as they are scored, in no particular order.
 
-    Without prompts too the engine is asked: it may need this rank for those of others. Raises
-    EngineDied or RewardDied from the error of the one or the other, and RewardFailed for what is
-    not one finite score a completion.
+    The engine is called without prompts too: it may need this rank for those of others. Raises
+    EngineDied or RewardDied from the error of the one or the other, and RewardFailed unless the
+    reward gives one finite score per completion.
     """
     waiting: dict[Future[list[Score]], Group] = {}
 
-    def judged(future: Future[list[Score]]) -> JudgedGroup:
+    def scored(future: Future[list[Score]]) -> ScoredGroup:
         group = waiting.pop(future)
         with _scoring(reward, group):
-            return JudgedGroup(group, checked(future.result(), reward, group))
+            return ScoredGroup(group, checked(future.result(), reward, group))
 
     groups = engine.generate(prompts, sampling)
     try:
@@ -76,14 +77,14 @@ def judged_groups(
             with _scoring(reward, group):
                 waiting[_submitted(reward, group)] = group
             for future in [future for future in waiting if future.done()]:
-                yield judged(future)
+                yield scored(future)
     except (RewardDied, RewardFailed):
         while getattr(engine, "is_shared", False) and _next(groups) is not None:
             """Other ranks wait for this one in the engine until all groups are there."""
         raise
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield judged(future)
+            yield scored(future)
 
 
 def _submitted(reward: Reward, group: Group) -> Future[list[Score]]:
@@ -102,12 +103,26 @@ def _next(groups: Iterator[Group]) -> Group | None:
     except UserError:
         raise
     except Exception as error:
+        _without_frames(error)
         raise EngineDied(f"{type(error).__name__}: {error}") from error
+
+
+def _without_frames(error: BaseException) -> None:
+    """Replaces the tracebacks of an error and its causes by a note with their text.
+
+    Their frames and closures hold the engine's memory, and no other engine could start meanwhile.
+    """
+    text = "".join(traceback.format_exception(error))
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    error.add_note(text)
 
 
 @contextmanager
 def _scoring(reward: Reward, group: Group) -> Iterator[None]:
-    """Raises RewardFailed for what the user can mend, and RewardDied for everything else."""
+    """Raises RewardFailed for errors that the user can fix, and RewardDied for all others."""
     try:
         yield
     except UserError as error:
@@ -132,7 +147,7 @@ def try_reward(reward: Reward, group: Group) -> None:
 
 def rollout(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
-) -> list[JudgedGroup]:
-    """All groups, judged, in the order of the prompts whatever the order they finished in."""
-    judged = {j.group.problem.id: j for j in judged_groups(engine, reward, prompts, sampling)}
-    return [judged[prompt.problem.id] for prompt in prompts]
+) -> list[ScoredGroup]:
+    """All groups, scored, in the order of the prompts whatever the order they finished in."""
+    scored = {j.group.problem.id: j for j in scored_groups(engine, reward, prompts, sampling)}
+    return [scored[prompt.problem.id] for prompt in prompts]

@@ -1,4 +1,4 @@
-"""What a vLLM server must be before anything is asked of it; every fault in one message."""
+"""Checks vLLM servers before anything is asked of them; every fault in one message."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bandpo.rollout.servers import Server, ServerLost
 log = logging.getLogger(__name__)
 
 GENERATE = "/inference/v1/generate"
-_LOCAL = "it is the trainer's; start the server with --model {}, or say rollout.engine.model={}"
+_LOCAL = "serve the trainer's model with --model {}, or set rollout.engine.model={}"
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the trainer needs of every server.
+    """The properties that every server must have.
 
     A server that was lost while it took weights may be paused: taking weights resumes it.
     """
@@ -36,7 +36,7 @@ class Requirements:
 
 
 def normalised(urls: Sequence[str]) -> list[str]:
-    """The URLs without trailing slashes; raises UserError for what is not one or comes twice.
+    """The URLs without trailing slashes; raises UserError for a malformed or repeated one.
 
     Warns of addresses that the whole internet may reach: vLLM asks for no key where weights are
     replaced.
@@ -56,7 +56,7 @@ def normalised(urls: Sequence[str]) -> list[str]:
         if _is_public(parsed.host):
             log.warning(
                 "%s is not a private address: anyone who reaches it can replace its weights, "
-                "since vLLM's API key does not guard these endpoints",
+                "since vLLM's API key does not protect these endpoints",
                 url,
             )
     return cleaned
@@ -66,12 +66,12 @@ def _is_public(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:
-        return False  # said by the check that connects
+        return False  # reported by the check that connects
     return not all(ipaddress.ip_address(str(entry[4][0])).is_private for entry in found)
 
 
 async def check_servers(servers: Sequence[Server], required: Requirements) -> None:
-    """Learns each server's slots; raises UserError with all that is wrong with all of them."""
+    """Sets each server's slots; raises UserError with the faults of all servers."""
     faults = [
         f"{server.url}: {fault}"
         for server in servers
@@ -79,12 +79,12 @@ async def check_servers(servers: Sequence[Server], required: Requirements) -> No
     ]
     if faults:
         raise UserError.join(
-            "rollout.engine.urls: servers as docs/servers.md describes are needed", faults
+            "rollout.engine.urls: the servers must be started as docs/servers.md describes", faults
         )
 
 
 async def faults_of(server: Server, required: Requirements) -> list[str]:
-    """What has to be mended on a server, in words; learns its slots."""
+    """What must be fixed on a server, in words; sets its slots."""
     try:
         models = await server.request("GET", "/v1/models")
         if models.status_code == 401:

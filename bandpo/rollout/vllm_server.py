@@ -1,8 +1,8 @@
 """vLLM in processes of its own: one or several API servers, on this machine or on others.
 
 The user starts the servers (docs/servers.md). Requests go to vLLM's tokens-in, tokens-out
-endpoint: unlike the OpenAI-compatible one it takes vLLM's sampling parameters as they are, leaves
-out the decoding of text, and says with which weights every token was sampled.
+endpoint: unlike the OpenAI-compatible one it takes vLLM's sampling parameters unchanged, skips the
+decoding of text, and reports with which weights every token was sampled.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch.distributed as dist
 from anyio.from_thread import start_blocking_portal
 from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.server_check import (
     GENERATE,
     Requirements,
@@ -32,7 +31,7 @@ from bandpo.rollout.server_check import (
     faults_of,
     normalised,
 )
-from bandpo.rollout.servers import Fleet, Server, ServerLost, ServerPool
+from bandpo.rollout.servers import Server, ServerLost, ServerPool
 from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt
 
@@ -40,20 +39,18 @@ logger = logging.getLogger(__name__)
 
 API_KEY_VARIABLE = "VLLM_API_KEY"
 UNTOUCHED = "default"
-"""How vLLM labels the weights that it was started with."""
-_NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON has not
-
-T = TypeVar("T")
+"""vLLM's label for the weights that it was started with."""
+_NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON lacks
 
 
 class VLLMServer:
     """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
 
-    `urls` are the servers'; `model` is what they call the model where that is not the trainer's
-    `model_path`; a request that takes longer than `timeout_s` counts its server as lost. Weights
-    travel as `transfer` says: `folder`, which the servers and the first rank share and `exchange`
-    names (null: shared memory), or `nccl` or `ipc` between GPUs.
-    The API key, if the servers want one, is read from the variable VLLM_API_KEY.
+    `model` is the servers' name of the model where it is not the spec's `model_path`; a server
+    whose reply takes longer than `timeout_s` is lost. `transfer` is the way of the weights:
+    `folder`, through the folder `exchange` that the servers and the first rank share (null: shared
+    memory), or `nccl` or `ipc` between GPUs. An API key is read from the environment variable
+    VLLM_API_KEY.
     """
 
     name = "vllm_server"
@@ -62,64 +59,53 @@ class VLLMServer:
 
     def __init__(
         self,
-        model_path: str,
+        spec: EngineSpec,
         *,
         urls: Sequence[str],
         model: str | None = None,
         transfer: Literal["folder", "nccl", "ipc"] = "folder",
         exchange: str | None = None,
         timeout_s: float = 1800.0,
-        dtype: str = "float32",
-        seed: int = 0,
-        trust_remote_code: bool = False,
-        max_model_len: int = 2048,
-        threads: int = 1,
     ) -> None:
-        """Checks every server; raises UserError that says what to mend, in one go."""
+        """Checks every server; raises UserError with all that must be fixed."""
         from transformers import AutoConfig, AutoTokenizer
 
-        del seed, threads  # the prompts carry their seeds; threads are the servers'
+        path, ranks = spec.model_path, spec.ranks
         self.weight_version = 0
         self._label = UNTOUCHED
-        self._rank, self._ranks = 0, 1
-        if dist.is_initialized():
-            self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._ranks = ranks
         self._exchange: WeightExchange
         if transfer == "folder":
             # Only the first rank writes; other nodes may lack the folder.
-            self._exchange = FolderExchange(model_path, exchange if self._rank == 0 else None)
+            self._exchange = FolderExchange(path, exchange if ranks.is_first else None)
         else:
-            self._exchange = DeviceExchange(model_path, transfer, self._rank)
+            self._exchange = DeviceExchange(path, transfer, ranks.rank)
         urls = normalised(urls)
-        start = self._rank % len(urls)  # each rank prefers another server where loads are equal
+        start = ranks.rank % len(urls)  # ranks prefer different servers where loads are equal
         api_key = os.environ.get(API_KEY_VARIABLE)
         self._open = ExitStack()
-        self._portal = self._open.enter_context(start_blocking_portal())
-        # A rollout that nobody waits for any more is given up.
-        self._open.callback(self._portal.call, self._portal.stop, True)
+        portal = self._open.enter_context(start_blocking_portal())
+        # Abandons a rollout that nobody waits for.
+        self._open.callback(portal.call, portal.stop, True)
         servers = [Server(url, api_key, timeout_s) for url in urls[start:] + urls[:start]]
-        self._pool = ServerPool(servers)
-        self._open.callback(self._portal.call, self._pool.close)
         # Weights are sent once, whatever the number of ranks.
-        self._fleet = Fleet(self._portal, self._pool, speaks=self._rank == 0)
-        self._required = Requirements(model or model_path, dtype, max_model_len, transfer)
+        self._pool = ServerPool(servers, portal, commands=ranks.is_first)
+        self._open.callback(self._pool.close)
+        self._required = Requirements(model or path, spec.dtype, spec.max_model_len, transfer)
         try:
-            self._portal.call(check_servers, servers, self._required)
+            portal.call(check_servers, servers, self._required)
         except BaseException:
             self._open.close()
             raise
-        self._decode = Decoder(
-            AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        )
-        read = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-        if as_its_files_are(model_path, read):
+        trusted = {"trust_remote_code": spec.trust_remote_code}
+        self._decode = Decoder(AutoTokenizer.from_pretrained(path, **trusted))
+        if as_its_files_are(path, AutoConfig.from_pretrained(path, **trusted)):
             logger.warning(
-                "%s calls its head tied, but its weights hold another, which servers drop unless "
-                """they are started with --hf-overrides '{"tie_word_embeddings": false}'""",
-                model_path,
+                "%s is configured with a tied head, but its weights have a separate one, which "
+                """servers ignore without --hf-overrides '{"tie_word_embeddings": false}'""",
+                path,
             )
-        if dist.is_initialized():  # no rank sends weights while another still looks around
-            dist.barrier()
+        ranks.barrier()  # no rank sends weights while another still checks the servers
 
     @property
     def replicas(self) -> int:
@@ -134,7 +120,8 @@ class VLLMServer:
         most = min(server.slots for server in self._pool.alive)
         if sampling.n > most:
             raise UserError(
-                f"{sampling.n} samples a prompt need servers with --max-num-seqs >= it, not {most}"
+                f"{sampling.n} samples per prompt need servers started with --max-num-seqs >= "
+                f"{sampling.n}, not {most}"
             )
         parameters = {
             "n": sampling.n,
@@ -152,23 +139,19 @@ class VLLMServer:
             for future in as_completed(waiting):
                 yield self._group(waiting.pop(future), future.result())
         finally:
-            for future in waiting:  # the consumer gave up: vLLM aborts what nobody waits for
+            for future in waiting:  # the consumer stopped early: vLLM aborts what nobody waits for
                 future.cancel()
 
     def _submit(
         self, token_ids: Sequence[int], parameters: dict[str, Any], first: Server | None = None
     ) -> Future[Any]:
-        """Starts a request; its future gives the reply once it is known to be of our weights."""
+        """Starts a request; its future returns a reply that was sampled with our weights."""
         body = {
             "token_ids": list(token_ids),
             "sampling_params": parameters | {"detokenize": False},
         }
         label, samples = self._label, parameters.get("n", 1)
-
-        def read(reply: dict[str, Any]) -> dict[str, Any]:
-            return _of_weights(label, reply)
-
-        return self._portal.start_task_soon(self._pool.ask, GENERATE, body, samples, read, first)
+        return self._pool.submit(GENERATE, body, samples, partial(_of_weights, label), first)
 
     def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
@@ -191,8 +174,8 @@ class VLLMServer:
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1.
 
-        The completions of all ranks are dealt over the servers in turn: as many as there are
-        servers reach every one of them.
+        The completions of all ranks go to the servers in turn: as many as there are servers reach
+        all of them.
         """
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         start = len(prompt.token_ids)
@@ -201,7 +184,7 @@ class VLLMServer:
             self._submit(
                 prompt.token_ids + completion.token_ids,
                 parameters,
-                servers[(self._rank + index * self._ranks) % len(servers)],
+                servers[(self._ranks.rank + index * self._ranks.size) % len(servers)],
             )
             for index, completion in enumerate(completions)
         ]
@@ -218,35 +201,35 @@ class VLLMServer:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replaces the weights of every server and drops their prefix caches.
 
-        Servers that were lost and are back take part, and get prompts from now on. Collective over
-        the ranks: the first sends, the others take part in gathering the stream and wait. Raises
-        UserError when no server is left, RuntimeError for a faulty stream.
+        Lost servers that are back take part, and get prompts from now on. Collective: the first
+        rank sends, the others take part in gathering the stream and wait. Raises UserError when no
+        server is left, RuntimeError for an incomplete stream.
         """
-        # Says whose weights they are too: another run that uses the same servers is noticed.
+        # Unique to this run, so that another run on the same servers is noticed.
         label = f"{socket.gethostname()}/{os.getpid()}/{version}"
         required = replace(self._required, may_be_paused=True)
-        self._fleet.readmit(partial(faults_of, required=required))
-        self._exchange.send(weights, self._fleet, label)
-        if not all(reply["success"] for reply in self._fleet.tell("/reset_prefix_cache")):
+        self._pool.readmit(partial(faults_of, required=required))
+        self._exchange.send(weights, self._pool, label)
+        if not all(reply["success"] for reply in self._pool.post_all("/reset_prefix_cache")):
             raise RuntimeError("a vLLM server did not reset its prefix cache")
-        self._fleet.tell("/resume")
-        self._label, slots = _of_first_rank((label, self._pool.slots))
+        self._pool.post_all("/resume")
+        self._label, slots = self._ranks.gather((label, self._pool.slots))[0]
         self._pool.use_only(slots)
         self.weight_version = version
 
     def sleep(self) -> None:
-        """Nothing: the servers have devices of their own."""
+        """Does nothing: the servers have devices of their own."""
 
     def wake(self) -> None:
-        """Nothing: the servers have devices of their own."""
+        """Does nothing: the servers have devices of their own."""
 
     def close(self) -> None:
-        """Closes the connections; the servers stay."""
+        """Closes the connections; the servers keep running."""
         self._open.close()
 
 
 def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
-    """The reply, if all its tokens were sampled to the end by the weights labelled so."""
+    """The reply; raises ServerLost unless these weights sampled all of it, to the end."""
     for choice in reply["choices"]:
         found = {span["version"] for span in choice["weight_versions"] or ()}
         if choice["token_ids"] and found != {label}:
@@ -260,19 +243,10 @@ def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities of the sampled tokens; raises RuntimeError where there is none."""
+    """Log-probabilities of the sampled tokens; raises RuntimeError where one is missing."""
     entries = choice["logprobs"]["content"]
     logprobs = tuple(entry["logprob"] for entry in entries)
     lowest = min(logprobs, default=0.0)
     if len(logprobs) != len(choice["token_ids"]) or lowest <= _NO_LOGPROB:
         raise RuntimeError("vLLM sampled a token without a log-probability: NaN in the model?")
     return logprobs
-
-
-def _of_first_rank(value: T) -> T:
-    """The first rank's value, which the others wait for."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]

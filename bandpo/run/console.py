@@ -1,4 +1,4 @@
-"""The process's own output, which a run must outlive; the standard library alone."""
+"""stdout and stderr that a run outlives; imports the standard library alone."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from contextlib import suppress
 from typing import Any
 
 
-class _Expendable(io.FileIO):
-    """A descriptor to which a write never fails: what it refuses is lost.
+class _Lossy(io.FileIO):
+    """A descriptor whose writes never fail: data that it does not take is lost.
 
     Its reader may have gone (`| head`), its disk may be full, its terminal closed.
     """
 
     def write(self, data: Any) -> int:
         try:
-            while (written := super().write(data)) is None:  # full, and it does not block
+            while (written := super().write(data)) is None:  # full, and non-blocking
                 select.select([], [self], [])
             return written
         except OSError:
             return memoryview(data).nbytes
 
 
-def secure_streams() -> None:
-    """Makes stdout and stderr streams that raise nothing, whatever is behind them.
+def protect_output() -> None:
+    """Replaces stdout and stderr by streams that raise nothing, whatever is behind them.
 
     Characters that their encoding lacks are written as escapes. A descriptor that was closed
-    (`>&-`) leads to nowhere: else the next file that is opened would get its number, and what
-    libraries print. A stream that somebody has put in place is left alone.
+    (`>&-`) is opened on /dev/null: else the next file opened would get its number, and all that
+    libraries print. A stream that someone else has replaced is left alone.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
     for number, name in ((1, "stdout"), (2, "stderr")):
         usual = getattr(sys, f"__{name}__")
         if getattr(sys, name) is usual:
-            setattr(sys, name, _secured(number, usual))
+            setattr(sys, name, _protected(number, usual))
 
 
-def _secured(number: int, usual: io.TextIOWrapper | None) -> io.TextIOWrapper:
+def _protected(number: int, usual: io.TextIOWrapper | None) -> io.TextIOWrapper:
     if usual is not None:
         with suppress(OSError):
             usual.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Expendable(number, "w", closefd=False)),
+        io.BufferedWriter(_Lossy(number, "w", closefd=False)),
         encoding=usual.encoding if usual else "utf-8",
         errors="backslashreplace",
         line_buffering=usual.line_buffering if usual else False,

@@ -1,4 +1,4 @@
-"""What follows when an update is refused because its loss or gradient is not finite."""
+"""Ends a run whose updates are skipped again and again, since loss or gradient is nonfinite."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from bandpo.learner.learner import UpdateResult
 from bandpo.ranks.collectives import Ranks
 
 NAMED = 8
-"""How many samples a message names; the bundle has them all."""
+"""Samples that a message names; the bundle has them all."""
 METRIC_LINES = 100
 VALUES = ("advantage", "rollout_logp", "old_logp", "ref_logp", "entropy")
 
 
-class Refusals:
-    """Tells of refused updates, and ends the run after `limit` in a row with a bundle to look into.
+class NonfiniteGuard:
+    """Reports updates that were skipped as nonfinite, and ends the run after `limit` in a row.
 
-    The weights are those of the last update that was taken, and the last checkpoint stays.
+    It leaves a bundle to look into (`write_bundle`); the last checkpoint stays as it is.
     """
 
     def __init__(self, limit: int, run: Path, ranks: Ranks, say: Callable[[str], None]) -> None:
         self._limit, self._run, self._ranks, self._say = limit, run, ranks, say
         self._in_a_row = 0
 
-    def note(self, result: UpdateResult | None, samples: Sequence[Sample], step: int) -> None:
-        """Takes note of an update; raises RunHalted on every rank when it is one too many."""
-        if result is None:
-            return
-        self._in_a_row = self._in_a_row + 1 if result.refused else 0
+    def check(self, result: UpdateResult, samples: Sequence[Sample], step: int) -> None:
+        """Counts an update on these samples; raises RunHalted on every rank at the limit."""
         if not result.refused:
+            self._in_a_row = 0
             return
+        self._in_a_row += 1
         what = "gradient" if math.isfinite(result.loss) else "loss"
-        self._say(f"step {step}: update skipped, its {what} is not finite; {_blame(result.sick)}")
+        cause = _cause(result.sick)
+        self._say(f"step {step}: update skipped, since its {what} is nonfinite; {cause}")
         if self._in_a_row < self._limit:
             return
         folder = self._run / "diagnostics" / f"step_{step:06d}"
         write_bundle(folder, self._run, result, samples, self._ranks)
         raise RunHalted(
             f"step {step}: {self._in_a_row} update(s) in a row were skipped because loss or "
-            f"gradient was not finite; {_blame(result.sick)}. {folder} holds the samples of the "
-            "last of them with their tokens and log-probabilities. The last checkpoint is as it "
-            "was: mend the cause (a lower learner.lr, a reward that gives NaN, …) and start again"
+            f"gradient was nonfinite; {cause}. {folder} holds the samples of the last one with "
+            "their tokens and log-probabilities. The last checkpoint is unchanged: fix the cause "
+            "(a lower learner.lr, a reward that gives NaN, …) and start again"
         )
 
 
-def _blame(names: Sequence[str]) -> str:
+def _cause(names: Sequence[str]) -> str:
     if not names:
-        return "the values of every sample are finite, so that it overflowed on the way"
+        return "the values of every sample are finite: it overflowed on the way"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"samples with values that are not: {', '.join(names[:NAMED])}{more}"
+    return f"samples with nonfinite values: {', '.join(names[:NAMED])}{more}"
 
 
 def write_bundle(
     folder: Path, run: Path, result: UpdateResult, samples: Sequence[Sample], ranks: Ranks
 ) -> None:
-    """Writes what a refused update saw; collective, a file of samples a rank.
+    """Writes what a skipped update saw; collective.
 
-    samples-rank<r>.jsonl   tokens, advantage, log-probabilities and entropy of each sample, and
-                            whether it is at fault
-    update.json             loss, gradient norm, learning rate, the samples at fault
-    config.yaml, run.json   of the run: settings and versions
+    samples-rank<r>.jsonl   one line per sample of a rank: tokens, advantage, log-probabilities,
+                            entropy, and whether any of them is nonfinite
+    update.json             loss, gradient norm, learning rate, the nonfinite samples
+    config.yaml, run.json   settings and versions of the run
     metrics.jsonl           its last lines
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"samples-rank{ranks.rank}.jsonl").open("w", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps(_record(sample, result)) + "\n")
+    lines = [json.dumps(_record(sample, result)) + "\n" for sample in samples]
+    file = folder / f"samples-rank{ranks.rank}.jsonl"
+    file.write_text("".join(lines), encoding="utf-8")
     if ranks.is_first:
         text = json.dumps(asdict(result), indent=2) + "\n"
         (folder / "update.json").write_text(text, encoding="utf-8")

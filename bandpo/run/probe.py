@@ -1,4 +1,4 @@
-"""The proof that weights arrived: engine and learner give tokens the same log-probabilities."""
+"""Proves that weights arrived: engine and learner give tokens the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from bandpo.batching import samples_of
 from bandpo.errors import UserError
 from bandpo.learner.learner import DeepSpeedLearner
-from bandpo.model.agreement import largest_gap
+from bandpo.model.agreement import Gap, gap_between
 from bandpo.model.features import likely_settings
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.engine import RolloutEngine
@@ -30,38 +30,41 @@ def prove_weights(
     ranks: Ranks,
     tolerance: float,
     context: int = sys.maxsize,
-) -> float:
-    """The largest difference, on any rank, over a few completions of a group; collective.
+) -> Gap:
+    """The gap of the worst rank, over a few completions of a group; collective.
 
-    There is at least one completion for each copy of the weights; `context` are the tokens that
-    the engine takes. Where the difference exceeds `tolerance`, raises RuntimeError; after the first
-    sync, of weights that the engine had read from the same files, UserError.
+    There is at least one completion for each copy of the weights; the engine takes `context`
+    tokens. Where the gap's mean exceeds `tolerance`, raises UserError after the first sync, of
+    weights that the engine had read from the same files, and RuntimeError after a later one.
     """
     count = max(SAMPLES, math.ceil(engine.replicas / ranks.size))
     # vLLM scores a sequence while it generates one token more, which must fit as well.
     shown = probed(group, count, context - 1)
     theirs = engine.logprobs(shown.prompt, shown.completions)
     ours = learner.logprobs(samples_of(shown, [0.0] * count))
-    gap = float(ranks.max(torch.tensor(largest_gap(theirs, ours), device=ranks.device)))
-    if gap > tolerance and engine.weight_version == 1:
+    here = torch.tensor(dataclasses.astuple(gap_between(theirs, ours)), device=ranks.device)
+    gap = Gap(*ranks.max(here).tolist())
+    if gap.mean > tolerance and engine.weight_version == 1:
         raise UserError(
             f"before any update the log-probabilities of engine {engine.name} differ from the "
-            f"learner's by {gap:.3g}, more than {tolerance:g}: it computes this model otherwise, "
-            f"or the weights did not arrive. {likely_settings(learner.lm.config)}. Choose another "
-            "engine (rollout=…) or model; rollout.probe_tolerance is for differences of rounding"
+            f"learner's by {gap.mean:.3g}, more than {tolerance:g}: it computes this model "
+            "differently, or the weights did not arrive. "
+            f"{likely_settings(learner.lm.config)}. In float32 on a GPU its kernels may multiply "
+            "in a lower precision (Triton's do unless TRITON_F32_DEFAULT=ieee). Choose another "
+            "engine (rollout=…) or model; rollout.probe_tolerance is for rounding alone"
         )
-    if gap > tolerance:
+    if gap.mean > tolerance:
         raise RuntimeError(
             f"after weight sync {engine.weight_version} the engine's log-probabilities differ from "
-            f"the learner's by {gap:.3g}, more than {tolerance:g}: the weights did not arrive"
+            f"the learner's by {gap.mean:.3g}, more than {tolerance:g}: the weights did not arrive"
         )
     return gap
 
 
 def probed(group: Group, count: int, most: int) -> Group:
-    """`count` beginnings of completions, after as much of the prompt's end as `most` tokens allow.
+    """`count` first parts of completions, after as much of the prompt's end as `most` allows.
 
-    What is left out of a prompt changes what the probe compares, and not whether it is equal.
+    A shortened prompt changes the values that are compared, not whether they are equal.
     """
     room = max(1, min(TOKENS, most - 1))
     completions = tuple(_cut(c, room) for c in islice(cycle(group.completions), count))

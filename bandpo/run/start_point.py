@@ -1,4 +1,4 @@
-"""Where a run begins: at its first step, or after the checkpoint that `trainer.resume` names."""
+"""Where a run starts: at its first step, or after the checkpoint that `trainer.resume` names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bandpo.ranks.collectives import Ranks
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """The checkpoint to go on from, None for a new run, and what the user should know of it."""
+class StartPoint:
+    """The checkpoint to resume from, None for a new run, its state, and notes for the user."""
 
     config: Config
     checkpoint: Checkpoint | None
@@ -27,19 +27,19 @@ class Beginning:
 
     @property
     def step(self) -> int:
-        """The last step that is done with."""
+        """The last step that is done."""
         return int(self.state["step"])
 
     @property
     def tracker_ids(self) -> dict[str, str]:
-        """The runs that trackers go on with."""
+        """The runs that trackers resume."""
         return dict(self.state["trackers"])
 
     def prepare_folder(self) -> str | None:
-        """Makes the run folder ready; says where what it held is kept. For the first rank alone.
+        """Clears the run folder, on the first rank alone; returns a note if files were moved.
 
-        Steps that are written again are cut. What is not goes to `previous/<number>/`: all that
-        another run has left here, or what comes after the step where a run goes back on purpose.
+        Steps that will be written again are cut. Another run's files, and later steps of a run
+        that returns to an earlier checkpoint, move to `previous/<number>/`.
         """
         folder = Path(self.config.run.dir)
         if self._is_the_run_of(folder):
@@ -50,46 +50,46 @@ class Beginning:
             kept = set_aside(folder) if holds_a_run(folder) else None
         if kept is None:
             return None
-        return f"what {folder} held beyond this run's beginning is kept in {kept}"
+        return f"files in {folder} from before this start are kept in {kept}"
 
     def _is_the_run_of(self, folder: Path) -> bool:
-        """Whether what a folder holds is this run's own past, which it may write again."""
+        """Whether a folder holds this run's own past, which it may write again."""
         if self.checkpoint is not None:
             return self.checkpoint.folder.resolve().parent == (folder / "checkpoints").resolve()
         try:
             before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return False
-        goes_on = self.config.trainer.resume == "auto" and isinstance(before, dict)
-        return goes_on and not any(changes(before, self.config))
+        resumes = self.config.trainer.resume == "auto" and isinstance(before, dict)
+        return resumes and not any(changes(before, self.config))
 
 
-def find_beginning(config: Config, ranks: Ranks) -> Beginning:
-    """Chooses the checkpoint and compares its settings; collective, and touches nothing.
+def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
+    """Chooses the checkpoint and compares its settings; collective, and writes nothing.
 
-    Raises UserError where a setting was changed that would make another run of it.
+    Raises UserError where a changed setting would make it another run.
     """
     checkpoint, notes = find_checkpoint(Path(config.run.dir), config.trainer.resume, ranks)
     if checkpoint is None:
-        # The first sync makes version 1 of weights that no update has touched.
+        # The first sync sends version 1: weights before any update.
         fresh = {"step": 0, "weight_version": 1, "ranks": ranks.size, "trackers": {}}
-        return Beginning(config, None, fresh, tuple(notes))
+        return StartPoint(config, None, fresh, tuple(notes))
     state = checkpoint.state()
     changed = changes(checkpoint.settings(), config)
     if changed.determining:
         raise UserError.join(
-            f"{config.run.dir} cannot go on from {checkpoint.folder.name} with other settings, "
-            "which would make another run of it. Put them back, choose another run.dir (with "
-            "model.path=<a checkpoint's hf/> to begin with its weights), or begin anew with "
-            "trainer.resume=never. What changed (was → is):",
+            f"{config.run.dir} cannot resume from {checkpoint.folder.name}: changed settings "
+            "would make it another run. Restore them, choose another run.dir (with "
+            "model.path=<a checkpoint's hf/> to start from its weights), or start anew with "
+            "trainer.resume=never. Changed (was → is):",
             changed.determining,
         )
     rounding = list(changed.rounding)
     if state["ranks"] != ranks.size:
-        rounding.append(f"ranks: {state['ranks']} → {ranks.size} (they share out minibatches anew)")
+        rounding.append(f"ranks: {state['ranks']} → {ranks.size} (minibatches are divided anew)")
     if rounding:
         notes.append(
-            "changed since the checkpoint: " + ", ".join(rounding) + "; the run goes on "
-            "with other floating-point rounding, so no longer bitwise as it would have been"
+            f"changed since the checkpoint: {', '.join(rounding)}; floating-point rounding "
+            "differs, so the run is no longer bitwise the same"
         )
-    return Beginning(config, checkpoint, state, tuple(notes))
+    return StartPoint(config, checkpoint, state, tuple(notes))

@@ -16,18 +16,18 @@ from bandpo.ranks.collectives import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TIME_IS_UP = 1
-"""In place of a signal's number, and below those in use: a signal is named first."""
+"""Stands for the time limit among signal numbers; below those in use, so that signals win."""
 ECHO_S = 1.0
-"""Signals this soon after the first are the same request: launchers pass on what the terminal has
-already sent to the whole process group."""
+"""Signals this soon after the first are the same request: launchers forward a signal that the
+terminal has already sent to the whole process group."""
 
 
 class Stops:
-    """Requests to stop, heard at any moment and granted between two steps; a context manager.
+    """Requests to stop, received at any moment and met between two steps; a context manager.
 
     The first SIGTERM or SIGINT lets the step finish, a second one ends the process at once, even
-    while the main thread is deep in a generation or waits for another rank. `max_hours` after
-    `started` (seconds since the epoch; now, if not given) its time is up.
+    while the main thread generates or waits for another rank. The time is up `max_hours` after
+    `started` (seconds since the epoch; default now).
     """
 
     def __init__(
@@ -41,15 +41,14 @@ class Stops:
         limit = float("inf") if max_hours is None else 3600 * max_hours
         self._deadline = (time.time() if started is None else started) + limit
         self._max_hours = max_hours
-        self._asked: signal.Signals | None = None
-        self._asked_at = 0.0
+        self._received: signal.Signals | None = None
+        self._received_at = 0.0
 
     def __enter__(self) -> Stops:
         # Python runs its handlers in the main thread, between two bytecodes, which may be minutes
         # away; the number of the signal is written into this pipe at once.
-        self._bell, ring = os.pipe2(os.O_NONBLOCK)
-        self._ring = ring
-        self._usual_fd = signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK)
+        self._usual_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._usual = {number: signal.signal(number, _ignore) for number in SIGNALS}
         self._thread = threading.Thread(target=self._listen, name="stops", daemon=True)
         self._thread.start()
@@ -59,37 +58,37 @@ class Stops:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._usual_fd)
-        os.close(self._ring)  # ends the thread
+        os.close(self._writer)  # ends the thread
         self._thread.join()
-        os.close(self._bell)
+        os.close(self._reader)
 
     def _listen(self) -> None:
         while True:
-            select.select([self._bell], [], [])
-            heard = os.read(self._bell, 64)
-            if not heard:
+            select.select([self._reader], [], [])
+            numbers = os.read(self._reader, 64)
+            if not numbers:
                 return
-            for number in heard:
+            for number in numbers:
                 if number in SIGNALS:
-                    self._hear(signal.Signals(number))
+                    self._receive(signal.Signals(number))
 
-    def _hear(self, received: signal.Signals) -> None:
-        if self._asked is None:
-            self._asked, self._asked_at = received, time.monotonic()
-            self._say(f"{received.name}: stopping after this step; once more stops at once")
-        elif time.monotonic() - self._asked_at > ECHO_S:
+    def _receive(self, received: signal.Signals) -> None:
+        if self._received is None:
+            self._received, self._received_at = received, time.monotonic()
+            self._say(f"{received.name}: stopping after this step; a second one stops at once")
+        elif time.monotonic() - self._received_at > ECHO_S:
             print(f"{received.name} again: stopped at once", file=sys.stderr, flush=True)
             os._exit(128 + received)
 
     def reason(self) -> str | None:
-        """Why the run is to stop now; None to go on. Collective: the same on every rank."""
-        mine = self._asked or (TIME_IS_UP if time.time() > self._deadline else 0)
-        # One rank may know what the others do not.
+        """Why the run must stop now, None to continue; collective, the same on every rank."""
+        mine = self._received or (TIME_IS_UP if time.time() > self._deadline else 0)
+        # A signal may reach one rank alone.
         code = int(self._ranks.max(torch.tensor(float(mine), device=self._ranks.device)))
         if code == TIME_IS_UP:
-            return f"trainer.max_hours={self._max_hours:g} are over"
+            return f"trainer.max_hours={self._max_hours:g} is over"
         return signal.Signals(code).name if code else None
 
 
 def _ignore(*_: object) -> None:
-    """The listener acts; a handler must be there for the signal to be written into the pipe."""
+    """The listener acts; without a handler the signal would not be written into the pipe."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,13 +14,13 @@ from rich.table import Table
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.data.benchmarks import benchmark_spec
+from bandpo.disk.space import free_gib
 from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
 from bandpo.model.source import embedded_recipe
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import Memory, checkpoint_gib, machine_memory
-from bandpo.planning.time import RELEASE_MODEL_CONFIG, fitted_rates
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun, by_cell
 
@@ -55,14 +54,13 @@ class RowPlan:
 
 def plan_rows(recipe: Recipe, runs: Sequence[PlannedRun], cluster: Cluster | None) -> list[RowPlan]:
     """Memory, time and fit of every cell; on this machine's memory where there is no cluster."""
-    rates = fitted_rates(shape_of(RELEASE_MODEL_CONFIG)) if cluster else None
     rows = []
     for (model, _), seeds in by_cell(runs).items():
         config = seeds[0].config
         shape = shape_of(config.model)
-        if cluster and rates:
+        if cluster:
             mean_tokens = recipe.models[model].mean_tokens
-            found = forecast(config, shape, cluster, rates, mean_tokens)
+            found = forecast(config, shape, cluster, mean_tokens)
             rows.append(RowPlan(tuple(seeds), found.memory, found.shortage, found))
         else:
             memory = machine_memory(config, shape, 1, hardware()["memory_gib"])
@@ -96,7 +94,7 @@ def _cells(row: RowPlan, cluster: Cluster | None) -> list[str]:
         time = [f"{tokens / 1e9:.1f} G", f"{row.forecast.step:.0f}", f"{row.forecast.hours:.0f}"]
     return [
         *(first.model, first.method, str(len(row.runs)), str(cluster.count if cluster else 0)),
-        *(*gib, f"{memory.peak:.1f}", f"{memory.card:.0f}", *time),
+        *(*gib, f"{memory.peak:.1f}", f"{memory.usable:.0f}", *time),
     ]
 
 
@@ -148,9 +146,7 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
         if (kind, name) not in cached:
             found.append(f"the {kind} {name} (not in the hub's cache; downloaded when needed)")
     needed = sum(checkpoint_gib(run.config, shape_of(run.config.model)) for run in runs)
-    base = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(base).free / 2**30
-    if free < needed:
+    if (free := free_gib(folder)) < needed:
         found.append(f"{needed:,.0f} GiB of disk for checkpoints, of which {free:,.0f} are free")
     return found
 

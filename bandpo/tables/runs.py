@@ -14,7 +14,7 @@ import yaml
 from bandpo.artifacts.folder import read_metrics
 from bandpo.config.composition import compose_seeds, defaults
 from bandpo.config.identity import config_hash
-from bandpo.config.schema import Config, EvalConfig, RunConfig, announced
+from bandpo.config.schema import Config, EvalConfig, RunConfig
 from bandpo.errors import UserError
 from bandpo.tables.recipe import Recipe, override_of, seed_list
 
@@ -140,21 +140,20 @@ def plan_runs(
     """
     runs: list[PlannedRun] = []
     problems: dict[str, str] = {}
-    with announced(ranks):
-        for model, method in ((m, x) for m in recipe.models for x in recipe.methods):
-            seeds = [
-                seed
-                for seed in seeds_of(recipe, method)
-                if selection is None or selection(model, method, seed)
-            ]
-            overrides = _overrides(recipe, model, method, extra)
-            try:
-                configs = compose_seeds("train", overrides, Config, seeds)
-            except UserError as error:
-                problems.setdefault(str(error), f"{model}, {method}")
-                continue
-            for seed, config in zip(seeds, configs, strict=True):
-                runs.append(_placed(folder, model, method, seed, overrides, config, ranks))
+    for model, method in ((m, x) for m in recipe.models for x in recipe.methods):
+        seeds = [
+            seed
+            for seed in seeds_of(recipe, method)
+            if selection is None or selection(model, method, seed)
+        ]
+        overrides = _overrides(recipe, model, method, extra)
+        try:
+            configs = compose_seeds("train", overrides, Config, seeds, ranks)
+        except UserError as error:
+            problems.setdefault(str(error), f"{model}, {method}")
+            continue
+        for seed, config in zip(seeds, configs, strict=True):
+            runs.append(_placed(folder, model, method, seed, overrides, config, ranks))
     if problems:
         raise UserError.join(
             "not every run can be configured:",

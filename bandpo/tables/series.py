@@ -16,7 +16,7 @@ from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
-from bandpo.run.console import secure_streams
+from bandpo.run.console import protect_output
 from bandpo.run.host import Host
 from bandpo.train import run
 
@@ -67,7 +67,7 @@ def _worker(processes: int) -> ProcessPoolExecutor:
 
 def _prepare(threads: int) -> None:
     """Sets up a worker: its streams, and the threads that vLLM and torch will use."""
-    secure_streams()
+    protect_output()
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -79,7 +79,7 @@ def _train(overrides: Sequence[str]) -> int:
     global _host
     try:
         _host = _host or Host()
-        run(compose("train", overrides, Config), _host)
+        run(compose("train", overrides, Config, _host.ranks.size), _host)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bandpo.errors import UserError
-from bandpo.planning.gpus import CARDS_A_NODE, Cluster
+from bandpo.planning.gpus import GPUS_PER_NODE, Cluster
 from bandpo.tables.figures import accuracy_figures, entropy_figure
 from bandpo.tables.forecast import (
     RowPlan,
@@ -102,7 +102,7 @@ class Table:
             print("every run is finished: there is nothing to submit")
             return
         hours = max((row.forecast.hours for row in self.rows if row.forecast), default=24.0)
-        for path in write_slurm(folder, name, unfinished, CARDS_A_NODE, hours):
+        for path in write_slurm(folder, name, unfinished, GPUS_PER_NODE, hours):
             print(f"wrote {path}")
         print(f"submit with: sbatch {folder / name}.sbatch; then bandpo table {name} --report")
 

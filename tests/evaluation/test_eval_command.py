@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from bandpo.cli import main
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.embedded import build_tokenizer
-from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model.files import weights_fingerprint
 from bandpo.model.source import find_model
 
 
@@ -20,9 +20,9 @@ class Engine(FakeEngine):
 
     calls: list[dict] = []  # noqa: RUF012
 
-    def __init__(self, model_path, **options):
+    def __init__(self, spec, **options):
         super().__init__()
-        self.calls.append({"model_path": model_path, **options})
+        self.calls.append({**vars(spec), **options})
 
     def sample(self, rng, prompt, sampling):
         completion = super().sample(rng, prompt, sampling)

@@ -8,8 +8,8 @@ import torch
 
 from bandpo.disk.cache import cache_dir
 from bandpo.errors import UserError
-from bandpo.model import fingerprint
-from bandpo.model.fingerprint import weights_fingerprint
+from bandpo.model import files
+from bandpo.model.files import weights_fingerprint
 from bandpo.model.source import ModelSource, find_model
 
 SIZE = 3 * (1 << 20)  # more than a MiB at either end, which once was all that was read
@@ -66,7 +66,7 @@ def test_names_and_missing_files_count_and_the_model_card_does_not(folder):
 
 
 def test_every_part_of_a_large_file_counts(folder, monkeypatch):
-    monkeypatch.setattr(fingerprint, "PART", 1000)
+    monkeypatch.setattr(files, "PART", 1000)
     path = folder / FILES[0]
     path.write_bytes(bytes(2500))
     before = weights_fingerprint(folder)
@@ -83,7 +83,7 @@ def test_what_cannot_be_identified_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no weights"):
         weights_fingerprint(tmp_path)
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_: "/somewhere/config.json")
-    with pytest.raises(UserError, match="model=org/name: no commit says which weights"):
+    with pytest.raises(UserError, match="model=org/name: no commit identifies these weights"):
         ModelSource("org/name", "org/name").identity()
     found = f"/hub/models--org--name/snapshots/{'9f' * 20}/config.json"
     monkeypatch.setattr("transformers.utils.cached_file", lambda *_: found)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bandpo.config.schema import LearnerConfig, LoraConfig, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
+from bandpo.rollout.engine import EngineSpec
 from bandpo.rollout.hf import HFGenerate
 from bandpo.types import Completion, Problem, Prompt
 
@@ -72,7 +73,7 @@ def check(stage):
     own = learner.logprobs(samples)
     learner.score_reference(samples)
 
-    engine = HFGenerate(folder)
+    engine = HFGenerate(EngineSpec(folder))
     engine.load_weights(learner.weights(), 1)
     theirs = []
     for sample in samples:

@@ -128,7 +128,7 @@ def memory(folder, stage, backward=False):
     if not backward:
         learner.score(samples)
     found = learner.update(samples, 1)
-    budget = learner.micro_batch_tokens
+    budget = learner.micro_batches.tokens
     for hook in hooks:
         hook.remove()
     quiet = learner_of(folder, "float32", stage, budget)

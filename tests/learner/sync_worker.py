@@ -14,7 +14,7 @@ from bandpo.config.schema import LearnerConfig, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Capped, Clip, PolicyLoss, TokenMean, TokenRatio
 from bandpo.ranks.collectives import Ranks
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 
@@ -51,7 +51,8 @@ for stage in (0, 2, 3):
     config = LearnerConfig(zero_stage=stage, lr=1e-2, micro_batch_tokens=64, logits_chunk=16)
     learner = DeepSpeedLearner(config, model, folder, loss, ranks, sampling.temperature)
     if engine is None:  # after the first learner: the order that DeepSpeed needs
-        engine = VLLMLocal(folder, max_model_len=128, max_num_seqs=32, enforce_eager=True)
+        spec = EngineSpec(folder, max_model_len=128, ranks=ranks)
+        engine = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True)
     engine.load_weights(learner.weights(), 1)
     before = generate(0)
     samples = score(learner, before)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not used: writing, sealing, choosing, keeping."""
+"""A checkpoint is whole or it is not used: writing, checksums, choosing, keeping."""
 
 import json
 import math
@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from bandpo.artifacts.checkpoint import find_checkpoint, keep_checkpoints, write_checkpoint
-from bandpo.artifacts.random_state import random_state, restore_random_state, seed_everything
+from bandpo.artifacts.random_state import (
+    load_random_state,
+    save_random_state,
+    seed_everything,
+)
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
 
@@ -173,15 +177,19 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert names(tmp_path) == ["latest", "step_000006"]
 
 
-def test_random_states_survive_json():
+def test_random_states_return_from_a_checkpoint(tmp_path):
     def draws():
         return random.random(), np.random.rand(), float(np.random.randn()), torch.rand(3).tolist()
 
     seed_everything(7)
     draws()  # an odd number of Gaussians: NumPy keeps the second of a pair
-    state = json.loads(json.dumps(random_state()))
+    save_random_state(tmp_path, 3)
     expected = [draws(), draws()]
     seed_everything(8)
     assert draws() != expected[0]
-    restore_random_state(state)
+    load_random_state(tmp_path, 3)
     assert [draws(), draws()] == expected
+    load_random_state(tmp_path, 4)  # a rank that the checkpoint does not have
+    after = draws()
+    load_random_state(tmp_path, 3)
+    assert [draws(), draws(), draws()] == [*expected, after]

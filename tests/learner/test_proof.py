@@ -10,8 +10,8 @@ from bandpo.errors import UserError
 from bandpo.learner.attention import BY_SEQUENCE
 from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
-from bandpo.learner.proof import prove_network
-from bandpo.model.agreement import own_logprobs
+from bandpo.learner.proof import prove_network, prove_packing
+from bandpo.model.agreement import TOLERANCE, own_logprobs
 from bandpo.model.features import training_noise
 
 NOISY = {
@@ -144,3 +144,19 @@ def test_noise_is_told_by_name_and_only_where_there_is_some():
     assert set(training_noise(default)) == {"resid_pdrop", "embd_pdrop", "attn_pdrop"}
     quiet = GPT2Config(resid_pdrop=0.0, embd_pdrop=0, attn_pdrop=0.0)
     assert training_noise(quiet) == {}
+
+
+@pytest.mark.parametrize("flips", [2, 16])
+def test_a_row_in_bfloat16_is_mixed_when_many_tokens_differ(flips):
+    """A single logit's last bit, 0.25 above 32, is no neighbour's doing."""
+
+    def logprobs(samples):
+        row = [-1.0] * len(samples[0].completion_ids)
+        apart = [[-1.25] * flips + row[flips:]] * len(samples)
+        return apart if len(samples) > 1 else [row]
+
+    if flips == 2:
+        prove_packing(logprobs, TOLERANCE["bfloat16"])
+    else:
+        with pytest.raises(UserError, match=r"mixes the sequences of a row .* by 0\.25"):
+            prove_packing(logprobs, TOLERANCE["bfloat16"])

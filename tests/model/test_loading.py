@@ -12,6 +12,7 @@ from bandpo.errors import UserError
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
 from bandpo.model.source import find_model
+from bandpo.rollout.engine import EngineSpec
 from bandpo.rollout.hf import HFGenerate
 
 LAYER = "model.layers.1.mlp.up_proj"
@@ -53,7 +54,7 @@ def refusal(folder, loading=load):
 def test_a_tensor_that_is_missing_is_named_by_learner_and_engine(folder, missing):
     change(folder, lambda weights: weights.pop(missing))
     assert missing in refusal(folder)
-    assert missing in refusal(folder, lambda path: HFGenerate(str(path)))
+    assert missing in refusal(folder, lambda path: HFGenerate(EngineSpec(str(path))))
     hinted = "tie_word_embeddings to true" in refusal(folder)
     assert hinted == (missing == "lm_head.weight")
 
@@ -110,7 +111,7 @@ def test_a_quantised_checkpoint_is_refused_by_its_method(folder, method):
     with pytest.raises(UserError, match=rf"quantization_config in config\.json \({method}\)"):
         refuse_quantised(folder, config)
     with pytest.raises(UserError, match=method):
-        HFGenerate(str(folder))
+        HFGenerate(EngineSpec(str(folder)))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -130,7 +131,7 @@ def test_a_pointer_in_place_of_a_pickle_is_told(folder):
 def test_a_file_that_is_cut_short_is_told(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "model.safetensors is cut short" in refusal(folder, lambda path: find_model(str(path)))
+    assert "model.safetensors is truncated" in refusal(folder, lambda path: find_model(str(path)))
 
 
 @pytest.fixture

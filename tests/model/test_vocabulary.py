@@ -72,7 +72,7 @@ def test_tokens_that_the_model_has_not_are_refused_where_a_prompt_holds_them(fol
     assert tokenizer.get_vocab()["<|endoftext|>"] == 262
     (note,) = examined(folder, [prompt(3, 261)])
     assert "'<|endoftext|>'; none is used" in note
-    with pytest.raises(UserError, match=r"problem 'p7' holds '<\|endoftext\|>' \(262\)"):
+    with pytest.raises(UserError, match=r"problem 'p7' contains '<\|endoftext\|>' \(262\)"):
         examined(folder, [prompt(3), prompt(5, 262)])
 
 

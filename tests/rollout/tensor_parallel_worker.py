@@ -3,24 +3,22 @@
 import json
 import sys
 
-import deepspeed
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from bandpo.rollout.engine import Sampling
+from bandpo.ranks.collectives import Ranks
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.types import Problem, Prompt
 from bandpo.weight_sync import weight_stream
 
 model = sys.argv[1]
-deepspeed.init_distributed("gloo", verbose=False)
-rank = dist.get_rank()
+ranks = Ranks()
+rank = ranks.rank
 
 from bandpo.rollout.vllm_local import VLLMLocal  # noqa: E402
 
-engine = VLLMLocal(
-    model, max_model_len=64, max_num_seqs=32, enforce_eager=True, tensor_parallel_size=2
-)
+spec = EngineSpec(model, max_model_len=64, ranks=ranks)
+engine = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True, tensor_parallel_size=2)
 lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 # The ranks ask for different numbers of prompts.
 prompts = [

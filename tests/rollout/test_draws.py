@@ -15,7 +15,7 @@ from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Score
 from bandpo.rollout.draws import Draws, read_rollout, rollout_metrics, write_rollout
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.train import collect
 from bandpo.types import Completion, Group, Problem, Prompt
@@ -41,7 +41,7 @@ class ThreadRanks(Ranks):
         return values
 
 
-def judged(prompt, kind, values=None) -> JudgedGroup:
+def scored(prompt, kind, values=None) -> ScoredGroup:
     statuses = STATUSES[kind]
     values = values or [float(status == RIGHT) for status in statuses]
     numbers = random.Random(prompt.seed)
@@ -50,7 +50,7 @@ def judged(prompt, kind, values=None) -> JudgedGroup:
         for n in (2, 3, 4)
     )
     scores = (Score(v, s, None, 0.0) for v, s in zip(values, statuses, strict=True))
-    return JudgedGroup(Group(prompt, tuple(completions)), tuple(scores))
+    return ScoredGroup(Group(prompt, tuple(completions)), tuple(scores))
 
 
 class Loop:
@@ -76,10 +76,10 @@ class Loop:
     def rollout(self, prompts):
         """As the job's."""
         self.batches.append([prompt.problem.id for prompt in prompts])
-        return [self._judged(prompt, self.kind(prompt)) for prompt in prompts]
+        return [self._scored(prompt, self.kind(prompt)) for prompt in prompts]
 
-    def _judged(self, prompt, kind):
-        return kind if isinstance(kind, JudgedGroup) else judged(prompt, kind)
+    def _scored(self, prompt, kind):
+        return kind if isinstance(kind, ScoredGroup) else scored(prompt, kind)
 
     def step(self, step=1):
         """The rollout of a step."""
@@ -131,7 +131,7 @@ def test_batches_are_drawn_until_the_step_is_full_in_the_order_of_the_draw():
 def test_groups_that_are_all_wrong_do_not_count_for_the_length_that_they_lose():
     def shaped(prompt):
         mixed = prompt.problem.id in wanted
-        return judged(prompt, *(("mixed",) if mixed else ("wrong", (-1.0, -1.3, -2.0))))
+        return scored(prompt, *(("mixed",) if mixed else ("wrong", (-1.0, -1.3, -2.0))))
 
     wanted = {f"p{i}" for i in range(0, 64, 3)}
     assert set(names(Loop(shaped, filter_groups=True).step())) <= wanted
@@ -208,7 +208,7 @@ def test_every_number_of_ranks_trains_on_the_same(size, problems):
 
 def test_metrics_are_of_all_that_was_drawn_beside_what_was_kept():
     prompts = [Prompt(Problem(f"p{i}", "", "1"), "", (1,)) for i in range(4)]
-    mixed, right, wrong, odd = map(judged, prompts, ("mixed", "right", "wrong", "mixed"))
+    mixed, right, wrong, odd = map(scored, prompts, ("mixed", "right", "wrong", "mixed"))
     metrics = rollout_metrics([mixed, right, wrong, odd], [mixed, odd])
     assert metrics["reward/mean"] == pytest.approx(5 / 12)
     assert metrics["kept/reward/mean"] == pytest.approx(1 / 3)
@@ -232,7 +232,7 @@ def test_what_waits_is_kept_exactly_on_any_number_of_ranks(tmp_path, ranks, kept
 def test_what_an_earlier_version_kept_is_read(tmp_path):
     groups = Loop(by_chance(0.5)).step().groups
     for rank in range(2):
-        text = TypeAdapter(list[JudgedGroup]).dump_json(groups[rank::2])
+        text = TypeAdapter(list[ScoredGroup]).dump_json(groups[rank::2])
         (tmp_path / f"rollout-rank{rank}.json").write_bytes(text)
     found = read_rollout(tmp_path)
     assert found.groups == groups and found.metrics == rollout_metrics(groups)

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bandpo.errors import UserError
-from bandpo.rollout import hf
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout import hf_cache
+from bandpo.rollout.engine import EngineSpec, Sampling, start_engine
 from bandpo.rollout.hf import HFGenerate
 from bandpo.types import Problem, Prompt
 
@@ -20,7 +20,7 @@ def folder(untrained):
 
 @pytest.fixture(scope="module")
 def engine(folder):
-    return HFGenerate(str(folder))
+    return HFGenerate(EngineSpec(str(folder)))
 
 
 def prompts(seed=0):
@@ -83,7 +83,7 @@ def test_the_samples_of_a_prompt_depend_on_its_seed_and_not_on_its_company(engin
     assert all(other[i].completions != together[i].completions for i in together)
     # Nor on the size of the waves, or on when samples that have ended are taken out.
     monkeypatch.setattr(engine, "_room", 200)
-    monkeypatch.setattr(hf, "MOST_ENDED", 0.0)
+    monkeypatch.setattr(hf_cache, "MOST_ENDED", 0.0)
     small = by_id(engine.generate(prompts(), drawn))
     for i, group in small.items():
         assert [c.token_ids for c in group.completions] == [
@@ -132,11 +132,11 @@ def test_top_k_and_top_p_leave_the_rest_out(engine):
 def test_sequences_beyond_an_attention_window_are_refused_or_cut(folder):
     query, key = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8)
     with pytest.raises(UserError, match="attention window of 5"):
-        hf._Block(torch.arange(2)[:, None], 4).attend(0, query, key, key, 1.0, window=5)
+        hf_cache.Block(torch.arange(2)[:, None], 4).attend(0, query, key, key, 1.0, window=5)
     # Three samples each of two prompts; after four tokens the window has left the prompt.
-    block = hf._Block(torch.arange(6).view(2, 3), room=4)
+    block = hf_cache.Block(torch.arange(6).view(2, 3), room=4)
     block.attend(0, query, key, key, 1.0, window=6)
-    cache = hf._Cache()
+    cache = hf_cache.Cache()
     cache.blocks.append(block)
     past = key.repeat_interleave(3, 0)
     for _ in range(4):
@@ -150,14 +150,23 @@ def test_sequences_beyond_an_attention_window_are_refused_or_cut(folder):
 
 
 def test_a_model_that_keeps_more_than_keys_and_values_is_refused(folder, monkeypatch):
-    original = hf._Cache.attend
+    original = hf_cache.Cache.attend
 
     def forgetful(self, layer, *arguments):
         return original(self, layer, *arguments) + 0.5 * self.length
 
-    monkeypatch.setattr(hf._Cache, "attend", forgetful)
+    monkeypatch.setattr(hf_cache.Cache, "attend", forgetful)
     with pytest.raises(UserError, match="more than keys and values"):
-        HFGenerate(str(folder))
+        HFGenerate(EngineSpec(str(folder)))
+
+
+def test_settings_that_the_run_gives_every_engine_have_no_effect_in_its_own(folder, caplog):
+    target = {"_target_": "bandpo.rollout.hf.HFGenerate", "cache_gib": 0.5}
+    spec = EngineSpec(str(folder))
+    full = start_engine(target, EngineSpec(str(folder)))._room
+    assert caplog.text == ""
+    assert start_engine({**target, "dtype": "bfloat16", "seed": 7}, spec)._room == full
+    assert "no effect in rollout.engine: dtype, seed" in caplog.text
 
 
 def test_nothing_of_torchs_random_state_is_used(engine):

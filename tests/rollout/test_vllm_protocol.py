@@ -5,18 +5,21 @@ The real engine is tested in tests/learner/test_weight_sync.py; here only what a
 
 import os
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout import vllm_local
+from bandpo.rollout.engine import EngineSpec, start_engine
 from bandpo.rollout.vllm_local import VLLMLocal
+
+FOUR = SimpleNamespace(size=4)  # ranks
 
 
 class FakeLLM:
@@ -92,26 +95,65 @@ def on_gpus(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
     monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)  # no random state to keep
-    ranks = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 4)
-    monkeypatch.setattr(vllm_local, "dist", ranks)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    made["forked"] = forked = []
+
+    @contextmanager
+    def fork_rng(devices):
+        forked.append(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     return made
 
 
 def test_on_gpus_engines_are_parts_of_the_launchers_job_and_keep_their_graphs(on_gpus, untrained):
     config = compose("train", ["rollout.engine.tensor_parallel_size=2"], Config)
-    instantiate(config.rollout.engine, model_path=str(untrained()), dtype="bfloat16")
+    spec = EngineSpec(str(untrained()), dtype="bfloat16", ranks=FOUR)
+    start_engine(config.rollout.engine, spec)
     assert on_gpus["distributed_executor_backend"] == "external_launcher"
     assert on_gpus["tensor_parallel_size"] == 2 and on_gpus["enable_sleep_mode"] is True
     assert on_gpus["enforce_eager"] is False and on_gpus["gpu_memory_utilization"] == 0.6
     assert on_gpus["logprobs_mode"] == "processed_logprobs"
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"  # what external_launcher asks for
+    assert on_gpus["forked"][-1] == [3]  # asking the other devices would make contexts there
+
+
+@pytest.mark.parametrize("precision", [None, "tf32x3"])
+def test_on_gpus_products_in_float32_are_not_of_ten_bits(
+    on_gpus, untrained, monkeypatch, precision
+):
+    monkeypatch.setenv("TRITON_F32_DEFAULT", precision or "")
+    if precision is None:
+        monkeypatch.delenv("TRITON_F32_DEFAULT")
+    VLLMLocal(EngineSpec(str(untrained()), ranks=FOUR))
+    assert os.environ["TRITON_F32_DEFAULT"] == (precision or "ieee")  # the user's word counts
+
+
+@pytest.mark.parametrize(("launchers", "own"), [(None, 6), ("2", 9)])
+def test_on_gpus_the_learner_keeps_its_threads(on_gpus, untrained, monkeypatch, launchers, own):
+    """vLLM leaves torch one thread unless OMP_NUM_THREADS is set."""
+    monkeypatch.setenv("OMP_NUM_THREADS", launchers or "")
+    if launchers is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    threads = [9]  # torch's own: all cores of the machine, whoever else is there
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    VLLMLocal(EngineSpec(str(untrained()), threads=6, ranks=FOUR))
+    assert os.environ["OMP_NUM_THREADS"] == (launchers or "6") and threads[-1] == own
+
+
+def test_a_log_probability_of_another_token_is_never_taken():
+    found = SimpleNamespace(token_ids=[3, 4], logprobs=[-1.0, -2.0])
+    assert vllm_local._of_tokens(found, (3, 4)) == [-1.0, -2.0]
+    with pytest.raises(RuntimeError, match="other tokens"):
+        vllm_local._of_tokens(found, (3, 5))
 
 
 def test_engines_are_whole(on_gpus):
     with pytest.raises(UserError, match=r"tensor_parallel_size=3 must divide the 4 rank\(s\)"):
-        VLLMLocal("a/model", tensor_parallel_size=3)
+        VLLMLocal(EngineSpec("a/model", ranks=FOUR), tensor_parallel_size=3)
 
 
 def test_missing_and_old_versions_are_told(monkeypatch):

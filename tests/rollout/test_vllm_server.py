@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from bandpo.errors import UserError
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.server_check import GENERATE, Requirements, faults_of
 from bandpo.rollout.servers import Server
 from bandpo.types import Completion, Problem, Prompt
@@ -158,8 +158,8 @@ def connect(model):
     made = []
 
     def connect(*urls, **arguments):
-        settings = {"max_model_len": LENGTH, **arguments}
-        made.append(VLLMServer(str(model), urls=list(urls), **settings))
+        spec = EngineSpec(str(model), max_model_len=arguments.pop("max_model_len", LENGTH))
+        made.append(VLLMServer(spec, urls=list(urls), **arguments))
         return made[-1]
 
     yield connect
@@ -211,7 +211,8 @@ def flat(rows):
 def test_the_samples_are_those_of_the_engine_in_process(url, model, connect):
     from bandpo.rollout.vllm_local import VLLMLocal
 
-    local = VLLMLocal(str(model), max_model_len=LENGTH, max_num_seqs=32, enforce_eager=True)
+    spec = EngineSpec(str(model), max_model_len=LENGTH)
+    local = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True)
     try:
         engine = connect(url)
         ours, theirs = groups(engine), groups(local)
@@ -343,7 +344,7 @@ def test_a_server_that_came_back_unfit_or_not_at_all_stays_out(url, connect, lm,
     gone.spoil = lambda path, body, reply: (503, b"") if path == "/health" else reply
     with caplog.at_level(logging.WARNING):
         engine.load_weights(weight_stream(lm), 1)
-    assert "still left out" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
+    assert "still not used" in caplog.text and "--logprobs-mode processed_logprobs" in caplog.text
     assert engine.replicas == 1 and not any(p.startswith("/pause") for p in gone.paths)
 
 
@@ -353,8 +354,7 @@ def test_a_probe_reaches_every_server_however_many(url, connect, monkeypatch):
     answer = Completion("", (30, 31, 32), (0.0,) * 3, "stop")
     for rank in range(2):
         engine = connect(*[front.url for front in fronts])
-        monkeypatch.setattr(engine, "_rank", rank)
-        monkeypatch.setattr(engine, "_ranks", 2)
+        monkeypatch.setattr(engine, "_ranks", SimpleNamespace(rank=rank, size=2))
         engine.logprobs(PROMPTS[0], [answer] * 2)  # ceil(3 servers / 2 ranks)
     asked = [front.paths.count(GENERATE) - 2 for front in fronts]  # both checked it once
     assert sorted(asked) == [1, 1, 2]
@@ -471,7 +471,7 @@ def test_public_addresses_are_warned_of(caplog):
 
 
 def test_a_group_larger_than_the_servers_batch_and_a_missing_folder(url, connect):
-    with pytest.raises(UserError, match=r"33 samples a prompt.*--max-num-seqs"):
+    with pytest.raises(UserError, match=r"33 samples per prompt.*--max-num-seqs"):
         groups(connect(url), sampling=Sampling(n=33))
     with pytest.raises(UserError, match=r"rollout\.engine\.exchange=/not/there"):
         connect(url, exchange="/not/there")
@@ -483,15 +483,15 @@ def test_a_server_of_another_user_may_read_what_is_in_a_named_folder(tmp_path, m
 
     found = []
 
-    def tell(path, body=None, **query):
+    def post_all(path, body=None, **query):
         if path == "/collective_rpc":
             folder = Path(body["kwargs"]["weights_path"])
             found.extend(p.stat().st_mode & 0o777 for p in (folder, *folder.iterdir()))
 
     monkeypatch.setattr(weight_exchange, "SHARED_MEMORY", tmp_path)
     exchange = weight_exchange.FolderExchange(str(tmp_path), str(tmp_path) if named else None)
-    fleet = SimpleNamespace(speaks=True, tell=tell)
-    exchange.send(iter([("w", torch.zeros(2))]), fleet, "run/1")
+    pool = SimpleNamespace(commands=True, post_all=post_all)
+    exchange.send(iter([("w", torch.zeros(2))]), pool, "run/1")
     assert found == [0o755, 0o644] if named else found[0] == 0o700
 
 
@@ -666,7 +666,7 @@ def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, m
     with serving(model, tmp_path / "first") as (server, process):
         front = front_of(tmp_path / "two", server, process)
         said = run(tmp_path / "two", front.url, url)
-        assert process.poll() is not None and f"server left out: {front.url}" in said
+        assert process.poll() is not None and f"server lost: {front.url}" in said
     assert metrics_of(tmp_path / "two") == whole
 
     with serving(model, tmp_path / "second") as (server, process):

@@ -64,7 +64,7 @@ def test_dropout_is_off_in_updates_and_ratios_are_of_policies(
     assert last["learn/updates"] == 2 and last["grad/norm"] > 0
     assert last["ratio/max"] == pytest.approx(1, abs=1e-5)
     assert last["mismatch/logprob_abs_max"] < 1e-4
-    assert told.count("dropout is off in updates too") == 1
+    assert told.count("dropout stays off in updates") == 1
     named = {"gpt2": "resid_pdrop=0.1", "opt": "layerdrop=0.5", "phimoe": "router_jitter_noise=0.3"}
     assert named[kind] in told
 

@@ -138,7 +138,7 @@ CASES = {
     "a negative rate": ("learner.lr=-1", None, ["learner.lr=-1", "greater than 0"]),
     "a word for a number": ("trainer.steps=many", None, ["trainer.steps='many'", "integer"]),
     "a group of one": ("rollout.group_size=1", None, ["rollout.group_size=1", "equal to 2"]),
-    "an uneven batch": ("rollout.prompts_per_step=3", None, ["3 is not divisible", "2 would be"]),
+    "too few prompts": ("rollout.prompts_per_step=1", None, ["=1 is too few for", "per_rollout=2"]),
     "a cut distribution": ("rollout.top_p=0.9", None, ["top_p=0.9", "top_p=1 and top_k=0"]),
     "no such stage": ("learner.zero_stage=7", None, ["learner.zero_stage=7"]),
     "offload without ZeRO": ("learner.offload=parameters", None, ["learner.zero_stage >= 3"]),
@@ -238,7 +238,7 @@ CASES = {
     "weights cut short": (
         MODEL,
         model_changed("model.safetensors", shorter),
-        ["model.safetensors is cut short"],
+        ["model.safetensors is truncated"],
     ),
     "quantised weights": (MODEL, model_changed("config.json", quantised), ["quantised", "gptq"]),
     "capped attention": (

@@ -121,8 +121,8 @@ def complete(folder):
     """Whether a run's last checkpoint is sound, and whether hf/ is a part of it."""
     checkpoint, notes = find_checkpoint(folder, "auto", _Alone())
     assert not notes
-    sealed = json.loads((checkpoint.folder / "manifest.json").read_text())
-    return checkpoint, "hf/model.safetensors" in sealed
+    manifest = json.loads((checkpoint.folder / "manifest.json").read_text())
+    return checkpoint, "hf/model.safetensors" in manifest
 
 
 class _Alone:
@@ -187,7 +187,7 @@ def test_an_export_that_fails_on_the_way_does_not_end_the_run(
 
     monkeypatch.setattr("bandpo.artifacts.saver.prove_export", fails_first)
     assert trained("trainer.steps=2", "trainer.checkpoint_every=1") == 0
-    assert "no luck; the run goes on" in " ".join(capsys.readouterr().out.split())
+    assert "no luck; the run continues" in " ".join(capsys.readouterr().out.split())
     steps = tmp_path / "run/checkpoints"
     assert [(steps / f"step_00000{n}/hf").exists() for n in (1, 2)] == [False, True]
 
@@ -217,8 +217,8 @@ def refuses_to_save(*arguments, **settings):
     [
         ("transformers.PreTrainedTokenizerBase.save_pretrained", "tokenizer cannot be written"),
         ("transformers.PretrainedConfig.save_pretrained", "configuration"),
-        ("bandpo.run.rehearsal.model_card", "model card"),
-        ("bandpo.run.rehearsal.plot_timeline", "figures"),
+        ("bandpo.run.preflight.model_card", "model card"),
+        ("bandpo.run.preflight.plot_timeline", "figures"),
         ("transformers.GenerationConfig.from_pretrained", "generation_config.json"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_would_fail_at_the_end_fails_at_the_start(
 
 def test_a_folder_that_cannot_be_written_is_found_at_the_start(trained, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/.rehearsal").write_text("a file in the way")
+    (tmp_path / "run/.preflight").write_text("a file in the way")
     assert trained() == 2
     assert "run.dir=run cannot be written" in capsys.readouterr().err
 

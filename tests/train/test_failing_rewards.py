@@ -104,7 +104,7 @@ def test_what_was_trained_before_a_reward_fails_is_kept(fault, lag, trained, tmp
     told = " ".join(capsys.readouterr().err.split())
     assert "Traceback" not in told
     assert "failing_rewards.late" in told and "for sample " in told
-    assert "What was trained up to step 2 is saved" in told
+    assert "Training up to step 2 is saved" in told
     assert (tmp_path / "run/checkpoints/step_000002/hf/model.safetensors").exists()
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0, 1, 2]
 
@@ -125,7 +125,7 @@ def test_nothing_is_saved_where_nothing_was_trained(trained, tmp_path, capsys):
 def test_what_was_trained_before_an_evaluation_fails_is_kept(trained, tmp_path, capsys):
     settings = [late("none"), f"eval.benchmarks={FEW}", "eval.n=2", "trainer.eval_every=2"]
     assert trained(*settings, healthy=4 + 2 * A_STEP) == 2  # the first evaluation has four
-    assert "What was trained up to step 2 is saved" in " ".join(capsys.readouterr().err.split())
+    assert "Training up to step 2 is saved" in " ".join(capsys.readouterr().err.split())
     lines = metrics_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [0, 1, 2] and "policy/entropy" in lines[2]
     assert trained(*settings) == 0

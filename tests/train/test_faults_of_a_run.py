@@ -91,10 +91,12 @@ def test_secrets_stay_out_of_the_files_of_a_run(ended):
     assert texts and not any(SECRET.encode() in text for text in texts)
 
 
-def test_sick_numbers_end_the_run_with_a_bundle_and_the_last_good_checkpoint(ended):
+def test_nonfinite_numbers_end_the_run_with_a_bundle_and_the_last_good_checkpoint(ended):
     results, folder = ended
     message = results["sick"]["RunHalted"]
-    assert message.startswith("step 3: 1 update(s) in a row were skipped because loss or gradient")
+    assert message.startswith(
+        "step 3: 1 update(s) in a row were skipped because loss or gradient was nonfinite"
+    )
     assert checkpoints(folder / "sick")[-1] == "step_000002"
     assert metrics_of(folder / "sick")[-1]["learn/skipped"] == 0.0
     bundle = folder / "sick/diagnostics/step_000003"

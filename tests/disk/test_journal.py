@@ -27,7 +27,7 @@ def test_lines_wait_for_room_and_none_is_cut_in_half(tmp_path, said, at_most):
     log.append(metrics, "step 4\n")
     assert metrics.read_text() == "".join(f"step {i}\n" for i in (1, 2, 3, 4))
     assert (tmp_path / "samples/step_3").read_text() == "much of it\n" * 9
-    assert "is on the disk now" in said[1]
+    assert "are on the disk now" in said[1]
     log.flush()
 
 
@@ -47,5 +47,5 @@ def test_what_waits_is_bounded(tmp_path, said, at_most, monkeypatch):
     log = Journal(said.append)
     with at_most(10):
         log.append(tmp_path / "x", "a" * 60)
-        with pytest.raises(UserError, match="goes on from its last checkpoint"):
+        with pytest.raises(UserError, match="resumes from its last checkpoint"):
             log.append(tmp_path / "x", "b" * 60)

@@ -10,7 +10,8 @@ import torch
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
-from bandpo.ranks import collectives as ranks
+from bandpo.ranks import joining
+from bandpo.ranks.collectives import Alone, Ranks
 
 deepspeed = pytest.importorskip("deepspeed")
 
@@ -19,17 +20,19 @@ deepspeed = pytest.importorskip("deepspeed")
 def joined(monkeypatch):
     """What the groups are made with; they are not made."""
     made = []
-    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(
         deepspeed, "init_distributed", lambda backend, **given: made.append((backend, given))
     )
-    monkeypatch.setattr(ranks.dist, "new_group", lambda **given: made.append(("apart", given)))
+    monkeypatch.setattr(
+        torch.distributed, "new_group", lambda **given: made.append(("apart", given))
+    )
     return made
 
 
 def test_a_server_is_given_up_before_the_other_ranks_are(joined):
-    ranks._join(torch.device("cuda", 0))
-    object.__new__(ranks.Ranks).apart()
+    joining.join(torch.device("cuda", 0))
+    object.__new__(Ranks).apart()
     (backend, everyone), (_, apart) = joined
     assert backend == "nccl" and apart["backend"] == "gloo"
     engine = compose("train", ["rollout=vllm_server"], Config).rollout.engine
@@ -37,32 +40,42 @@ def test_a_server_is_given_up_before_the_other_ranks_are(joined):
         assert group["timeout"] > 2 * timedelta(seconds=engine["timeout_s"])
 
 
-PORT = "from bandpo.ranks.collectives import _announce_single_process as announce; announce(); "
+PORT = "from bandpo.ranks.joining import announce_single_process as announce; announce(); "
 PORT += "import os; print(os.environ['WORLD_SIZE'], os.environ['MASTER_PORT'])"
 
 
 @pytest.fixture
 def environment(monkeypatch):
     """As a process finds it that no launcher started; left as it was."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", ranks.ALONE):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", joining.ALONE):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 def test_a_process_that_one_alone_starts_has_a_job_of_its_own(environment):
     """It would listen on a port that its parent has taken."""
-    ranks._announce_single_process()
+    joining.announce_single_process()
     own = os.environ["MASTER_PORT"]
-    ranks._announce_single_process()
+    joining.announce_single_process()
     assert os.environ["MASTER_PORT"] == own
     size, childs = subprocess.check_output([sys.executable, "-c", PORT], text=True).split()
     assert size == "1" and childs != own
 
 
 def test_what_a_launcher_announced_stays(environment, monkeypatch):
-    ranks._announce_single_process()  # also where it was started by a process that is alone
-    monkeypatch.setenv(ranks.ALONE, os.environ[ranks.ALONE].replace(str(os.getpid()), "1"))
+    joining.announce_single_process()  # also where it was started by a process that is alone
+    monkeypatch.setenv(joining.ALONE, os.environ[joining.ALONE].replace(str(os.getpid()), "1"))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "7")
-    ranks._announce_single_process()
+    joining.announce_single_process()
     assert os.environ["RANK"] == "1" and os.environ["MASTER_PORT"] == "7"
+
+
+def test_a_process_alone_shares_with_itself():
+    alone = Alone()
+    assert alone.is_first and alone.share([3, 4]) == alone.gather_interleaved([3, 4]) == [3, 4]
+    assert alone.gather("a") == ["a"] and alone.agree(lambda: 1) == [1]
+    assert alone.any(True) and not alone.any(False)
+    assert torch.equal(alone.sum(torch.ones(2)), torch.ones(2))
+    alone.barrier()
+    alone.apart().close()

@@ -9,15 +9,15 @@ from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
-from bandpo.rollout.scoring import JudgedGroup
+from bandpo.rollout.scoring import ScoredGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
-def judged(name: str, version: int, logprob: float = -0.5) -> JudgedGroup:
+def scored(name: str, version: int, logprob: float = -0.5) -> ScoredGroup:
     prompt = Prompt(Problem(name, "1+1", "2", "made", {"level": 3}), "1+1?", (5, 6), 4096)
     completion = Completion("2", (7, 8), (logprob, -1e-8), "stop", version)
     score = Score(0.1 + 0.2, "correct", "2", 0.25)
-    return JudgedGroup(Group(prompt, (completion,)), (score,))
+    return ScoredGroup(Group(prompt, (completion,)), (score,))
 
 
 class Loop:
@@ -38,7 +38,7 @@ class Loop:
         self.threads[step] = threading.current_thread().name
         self.may_finish.wait(10)
         self.log.append(f"sampled {step} with {version}")
-        return Rollout([judged(f"p{step}", version)])
+        return Rollout([scored(f"p{step}", version)])
 
     def step(self, step) -> float:
         found = self.rollouts.next(step)
@@ -87,7 +87,7 @@ def test_a_failure_ahead_is_raised_where_it_is_waited_for():
     def fail(step):
         if step == 2:
             raise UserError("no vLLM server is left")
-        return Rollout([judged(f"p{step}", 1)])
+        return Rollout([scored(f"p{step}", 1)])
 
     rollouts = Rollouts(lambda: 1, fail, last=3, lag=1)
     rollouts.next(1)
@@ -96,7 +96,7 @@ def test_a_failure_ahead_is_raised_where_it_is_waited_for():
 
 
 def test_what_waits_is_handed_out_without_sampling():
-    kept = Rollout([judged("p1", 1)], {"reward/mean": 0.5})
+    kept = Rollout([scored("p1", 1)], {"reward/mean": 0.5})
     resumed = Loop(lag=1, last=1, waiting=kept)
     resumed.engine.weight_version = 3
     assert resumed.rollouts.next(1) == kept and resumed.log == []

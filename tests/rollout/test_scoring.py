@@ -1,11 +1,11 @@
-"""Groups are judged while others are generated, and come back in the order of the prompts."""
+"""Groups are scored while others are generated, and come back in the order of the prompts."""
 
 from concurrent.futures import Future
 
 from bandpo.reward import Score
 from bandpo.rollout.draws import rollout_metrics
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import JudgedGroup, judged_groups, rollout
+from bandpo.rollout.scoring import ScoredGroup, rollout, scored_groups
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
@@ -55,18 +55,18 @@ def test_rollout_keeps_the_order_of_the_prompts():
 
 def test_scoring_overlaps_generation():
     reward = Late()
-    list(judged_groups(Backwards(), reward, [prompt(n) for n in "abc"], Sampling(n=2)))
-    # The engine went on to its next group while one was still being judged.
+    list(scored_groups(Backwards(), reward, [prompt(n) for n in "abc"], Sampling(n=2)))
+    # The engine went on to its next group while one was still being scored.
     assert reward.open_at_submit == [0, 1, 1]
 
 
 def test_metrics_count_what_they_name():
-    judged = [
-        JudgedGroup(group(prompt("a")), scores(1.0, 0.0)),
-        JudgedGroup(group(prompt("b"), (4, 7)), scores(1.0, 1.0)),
-        JudgedGroup(group(prompt("c")), (Score(0.0, "bad_gold", None, 0.0),) * 2),
+    scored = [
+        ScoredGroup(group(prompt("a")), scores(1.0, 0.0)),
+        ScoredGroup(group(prompt("b"), (4, 7)), scores(1.0, 1.0)),
+        ScoredGroup(group(prompt("c")), (Score(0.0, "bad_gold", None, 0.0),) * 2),
     ]
-    metrics = rollout_metrics(judged)
+    metrics = rollout_metrics(scored)
     assert metrics["reward/mean"] == 0.5
     assert metrics["reward/zero_std_groups"] == 2
     assert metrics["rollout/unusable_groups"] == 1

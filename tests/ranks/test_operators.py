@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.ranks import collectives as ranks
+from bandpo.ranks import joining
 
 torch_backend = pytest.importorskip("deepspeed.comm.torch")
 
@@ -24,7 +24,7 @@ def test_a_lock_that_a_killed_build_left_is_removed(tmp_path, monkeypatch):
         seen.append(lock.exists())
 
     monkeypatch.setattr(torch_backend, "build_shm_op", build)
-    ranks._build_operators(tmp_path / "operators")
+    joining.build_operators(tmp_path / "operators")
     assert seen == [False]
 
 
@@ -33,6 +33,6 @@ def test_the_build_takes_the_environments_own_ninja(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/elsewhere")
     seen = []
     monkeypatch.setattr(torch_backend, "build_shm_op", lambda: seen.append(os.environ["PATH"]))
-    ranks._build_operators(tmp_path / "operators")
+    joining.build_operators(tmp_path / "operators")
     assert seen == [f"{Path(sys.executable).parent}{os.pathsep}/elsewhere"]
     assert os.environ["PATH"] == "/elsewhere"

@@ -1,10 +1,10 @@
-"""What the end of a run will need, tried at its beginning, before anything is loaded."""
+"""Tries at its start all that a run needs at its end, before anything is loaded."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,18 @@ from bandpo.artifacts.figures import plot_timeline, plot_training
 from bandpo.artifacts.model_card import model_card
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
-from bandpo.evaluation.evaluate import Task, demands_of
 from bandpo.learner.export import write_settings
 from bandpo.model.source import ModelSource, load_tokenizer
 from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redact
 from bandpo.reward import Reward
-from bandpo.rollout.context import Demand, context_length, require_context
 from bandpo.rollout.scoring import try_reward
-from bandpo.run.host import served_length
-from bandpo.types import Group, Prompt
+from bandpo.types import Group
 
-FOLDER = ".rehearsal"
-
-
-def require_room(
-    config: Config, model: ModelSource, prompts: Sequence[Prompt], tasks: Sequence[Task]
-) -> int:
-    """Tokens that the engine will take; raises UserError where the model takes too few."""
-    trained = Demand.of("data.train", prompts, "rollout.max_tokens", config.rollout.max_tokens)
-    limit = context_length(model.config(config.model.trust_remote_code))
-    demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
-    require_context(f"model.path={model.spec}", limit, demands)
-    return served_length(config, model)
+FOLDER = ".preflight"
 
 
-def rehearse(
+def preflight(
     config: Config,
     model: ModelSource,
     tokenizer: Any,
@@ -47,9 +33,9 @@ def rehearse(
     command: str,
     ranks: Ranks,
 ) -> list[str]:
-    """Scores an answer as often as a group has samples, and writes what the end writes; collective.
+    """Scores a group of `answer` and writes everything that the end writes; collective.
 
-    Returns notes. Raises UserError on every rank for what fails on any.
+    Returns notes for the user. Raises UserError on every rank for what fails on any.
     """
     notes: list[str] = []
     failure: UserError | None = None
@@ -67,10 +53,10 @@ def rehearse(
 def _write_everything(
     config: Config, model: ModelSource, tokenizer: Any, command: str
 ) -> list[str]:
-    """Writes what comes with an exported policy, and a figure of each kind; returns notes.
+    """Writes the files beside an exported policy and a figure of each kind; returns notes.
 
-    That is done in the run's folder, which shows that it can be written, and leaves nothing there.
-    Raises UserError that names everything that failed.
+    It does so in the run's folder, which shows that it can be written, and leaves nothing there.
+    Raises a UserError that names everything that failed.
     """
     folder = Path(config.run.dir) / FOLDER
     notes: list[str] = []
@@ -88,7 +74,7 @@ def _write_everything(
         for what, attempt in trials.items():
             try:
                 attempt()
-            except Exception as error:  # it would be as fatal in the end, whatever it is
+            except Exception as error:  # whatever it is, it would be as fatal at the end
                 reason = " ".join(str(error).split()) or type(error).__name__
                 problems.append(f"{what}: {reason}")
     except OSError as error:
@@ -96,7 +82,7 @@ def _write_everything(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if problems:
-        raise UserError.join("what the end of this run needs does not work now:", problems)
+        raise UserError.join("the end of this run would fail, since now already:", problems)
     return notes
 
 
@@ -104,7 +90,7 @@ def _try_export(folder: Path, config: Config, model: ModelSource, tokenizer: Any
     trust = config.model.trust_remote_code
     generation = _generation_config(model)
     write_settings(folder, model.config(trust), generation, tokenizer)
-    written = ModelSource(f"what {model.spec} writes", str(folder))
+    written = ModelSource(f"hf/ of {model.spec}", str(folder))
     written.config(trust)
     load_tokenizer(written, trust)
     if generation is None:
@@ -115,13 +101,13 @@ def _try_export(folder: Path, config: Config, model: ModelSource, tokenizer: Any
         lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("- ")]
         return [
             f"{model.spec}: transformers finds its generation_config.json invalid "
-            f"({' '.join(lines)}); hf/ gets it as it is"
+            f"({' '.join(lines)}); hf/ gets it unchanged"
         ]
     return []
 
 
 def _generation_config(model: ModelSource) -> Any:
-    """The model's own; None where it has none. Raises UserError where it cannot be used."""
+    """The model's own, None if it has none; raises UserError where it cannot be used."""
     from transformers import GenerationConfig
 
     try:

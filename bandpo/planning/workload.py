@@ -1,0 +1,80 @@
+"""The work of a training step, as its time depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydra.utils import instantiate
+
+from bandpo.config.schema import MICRO_BATCH_TOKENS, Config
+from bandpo.data.benchmarks import benchmark_spec
+from bandpo.planning.gpus import BYTES
+
+PROMPT_TOKENS = 170
+"""Tokens of a prompt of the paper's training set: about 560 characters with the instruction."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A step over all GPUs; `concurrency` is sequences per engine, `width` bytes per number.
+
+    `old_share` is the share of samples whose old log-probabilities take a pass of their own.
+    """
+
+    samples: int
+    updates: int
+    prompt_tokens: float
+    mean_tokens: float
+    longest_tokens: int
+    concurrency: int
+    width: int = 2
+    passes_per_update: int = 4
+    old_share: float = 1.0
+    has_reference: bool = True
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS["cuda"]
+
+    @classmethod
+    def of(cls, config: Config, mean_tokens: float | None, engine_slots: int) -> Workload:
+        """A configuration's step; `mean_tokens` None: every completion is as long as it may be.
+
+        An update is one forward pass, a backward pass of twice its work, and the forward pass
+        again where activations are recomputed; samples of the first update get their old
+        log-probabilities from the update itself.
+        """
+        rollout, learner = config.rollout, config.learner
+        updates = learner.updates_per_rollout * learner.epochs_per_rollout
+        single = learner.epochs_per_rollout == 1
+        return cls(
+            samples=rollout.prompts_per_step * rollout.group_size,
+            updates=updates,
+            prompt_tokens=min(PROMPT_TOKENS, config.data.max_prompt_tokens),
+            mean_tokens=min(mean_tokens or rollout.max_tokens, rollout.max_tokens),
+            longest_tokens=rollout.max_tokens,
+            concurrency=engine_slots,
+            width=BYTES[config.model.dtype],
+            passes_per_update=4 if config.model.gradient_checkpointing else 3,
+            old_share=1 - 1 / updates if single else 1.0,
+            has_reference=needs_reference(config),
+            micro_batch_tokens=learner.micro_batch_on("cuda"),
+        )
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of a prompt with its completion."""
+        return self.prompt_tokens + self.mean_tokens
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all sequences of the step."""
+        return self.samples * self.length
+
+
+def needs_reference(config: Config) -> bool:
+    """Whether the loss has a KL term against the policy before training."""
+    return bool(instantiate(config.method.loss).needs_reference)
+
+
+def evaluation_samples(config: Config) -> int:
+    """Completions of one evaluation; benchmarks of unknown size count as 100 problems."""
+    sizes = [benchmark_spec(spec).size or 100 for spec in config.eval.benchmarks]
+    return sum(sizes) * config.eval.n

@@ -1,0 +1,77 @@
+"""The inputs of a run, found and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from bandpo.config.schema import Config, ModelConfig
+from bandpo.data.benchmarks import Benchmark
+from bandpo.data.prompts import date_of
+from bandpo.evaluation.evaluate import Task, demands_of
+from bandpo.model.features import examine
+from bandpo.model.source import ModelSource, find_model, load_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.ranks.collectives import Ranks
+from bandpo.rollout.context import Demand, context_length, require_context
+from bandpo.run.host import served_length
+from bandpo.run.start_point import StartPoint, find_start_point
+from bandpo.run.training_prompts import TrainingPrompts
+from bandpo.types import Problem
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a run starts, its model's files and tokenizer, and its prompts as the model sees them.
+
+    `context` is the longest sequence [tokens] that the engine must take; `notes` are for the user.
+    """
+
+    start: StartPoint
+    model: ModelSource
+    tokenizer: Any
+    prompt_date: str | None
+    prompts: TrainingPrompts
+    tasks: tuple[Task, ...]
+    context: int
+    notes: tuple[str, ...]
+
+
+def read_inputs(
+    config: Config, problems: Sequence[Problem], benchmarks: Sequence[Benchmark], ranks: Ranks
+) -> Inputs:
+    """Finds and checks everything that a run starts from; collective.
+
+    Raises UserError for a checkpoint, a model or data that it cannot use.
+    """
+    data, trust = config.data, config.model.trust_remote_code
+    start = find_start_point(config, ranks)
+    model = _model(config.model, ranks)
+    lm_config = model.config(trust)
+    notes = examine(model.path, lm_config, config)
+    tokenizer = load_tokenizer(model, trust)
+    date = ranks.gather(date_of(tokenizer, start.state.get("prompt_date")))[0]
+    prompts = TrainingPrompts(problems, tokenizer, data, config.rollout, config.seed, date)
+    if start.checkpoint:
+        prompts.resume(start.state["sampler"])
+    tasks = tuple(
+        Task.prepare(benchmark, tokenizer, data.template, data.max_prompt_tokens, date)
+        for benchmark in benchmarks
+    )
+    shown = chain(prompts.all, *(task.prompts for task in tasks))
+    notes += examine_tokenizer(model.path, lm_config, tokenizer, shown)
+    trained = Demand.of("data.train", prompts.all, "rollout.max_tokens", config.rollout.max_tokens)
+    demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
+    require_context(f"model.path={model.spec}", context_length(lm_config), demands)
+    context = served_length(config, model)
+    return Inputs(start, model, tokenizer, date, prompts, tasks, context, tuple(notes))
+
+
+def _model(model: ModelConfig, ranks: Ranks) -> ModelSource:
+    """The policy to start from; the first rank makes it if it is not in the cache yet."""
+    if ranks.is_first:
+        find_model(model.path, model.seed, model.allow_pickle)
+    ranks.barrier()
+    return find_model(model.path, model.seed, model.allow_pickle)

@@ -1,0 +1,65 @@
+"""Micro-batches that do not fit into memory: halved on all ranks, or the setting to lower."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bandpo.batching import Sample
+from bandpo.errors import RunHalted
+from bandpo.learner.layouts import PackedBatch
+from bandpo.learner.memory import MicroBatches, OutOfMemory
+
+SAMPLES = [Sample((1,) * 5, (index,) * 15, 0.0, torch.zeros(15)) for index in range(3)]
+
+
+def micro_batches(size=1, zero_stage=0, elsewhere=False):
+    """On one of `size` ranks, of which another runs out of memory where `elsewhere` is true."""
+    ranks = SimpleNamespace(size=size, device="cpu", max=lambda tensor: tensor)
+    ranks.any = lambda here: here or elsewhere
+    return MicroBatches(100, PackedBatch, ranks, zero_stage)
+
+
+def test_the_budget_halves_down_to_a_single_sample():
+    batches = micro_batches()
+    assert [len(batch.samples) for batch in batches.of(SAMPLES)] == [3]
+    batches.halve(SAMPLES)
+    assert batches.tokens == 30  # half of the 60 tokens of the largest, not of the budget
+    assert [len(batch.samples) for batch in batches.of(SAMPLES)] == [1, 1, 1]
+    with pytest.raises(RunHalted, match=r"a single sample of 20 tokens .*logits_chunk"):
+        batches.halve(SAMPLES)
+
+
+def test_a_rank_that_fits_starts_again_with_one_that_does_not():
+    with pytest.raises(OutOfMemory), micro_batches(size=2, elsewhere=True).forward():
+        pass
+    with micro_batches(size=2).forward():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "zero_stage", "local"),
+    [
+        ("forward", 2, 2, True),
+        ("forward", 1, 3, True),
+        ("forward", 2, 3, False),  # gathers weights
+        ("backward", 2, 0, True),
+        ("backward", 2, 1, False),  # reduces gradients
+        ("last backward", 1, 0, True),
+        ("last backward", 2, 0, False),
+    ],
+)
+def test_only_a_pass_without_communication_can_be_started_again(name, size, zero_stage, local):
+    batches = micro_batches(size, zero_stage)
+    surroundings = {
+        "forward": batches.forward,
+        "backward": lambda: batches.backward(last=False),
+        "last backward": lambda: batches.backward(last=True),
+    }
+    with (
+        pytest.raises(OutOfMemory if local else torch.OutOfMemoryError) as caught,
+        surroundings[name](),
+    ):
+        raise torch.OutOfMemoryError("injected")
+    if not local:
+        assert "Start again with learner.micro_batch_tokens=50" in caught.value.__notes__[0]
