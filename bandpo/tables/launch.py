@@ -21,7 +21,7 @@ import torch
 from bandpo.disk.lock import is_held, wait_until_free
 from bandpo.errors import UserError
 from bandpo.tables.runs import PlannedRun
-from bandpo.tables.series import Training, launch_series
+from bandpo.tables.series import launch_series
 
 LOG = "train.log"
 WAKE_S = 1.0
@@ -166,7 +166,7 @@ class Series:
             outcome = "finished" if run.is_finished() else f"failed with exit code {code}"
             print(f"{run.label}: {outcome}, {run.folder}", flush=True)
 
-        launch_series([Training(run.overrides) for run in waiting], self.processes, report)
+        launch_series([run.overrides for run in waiting], self.processes, report)
 
 
 @contextmanager

@@ -237,5 +237,5 @@ def test_a_tokenizer_that_cannot_be_told_apart_is_an_error(tokenizer):
     stubborn.__class__ = Stubborn
     stubborn.name_or_path = "org/stubborn"
     assert len(prompts_of(stubborn, ["1+1"])) == 1
-    with pytest.raises(UserError, match="org/stubborn cannot take the control"):
+    with pytest.raises(UserError, match="org/stubborn cannot read the control"):
         prompts_of(stubborn, ["1+1", "1</u>2"])

@@ -214,7 +214,7 @@ def test_no_tokens_is_an_error(tmp_path):
 PEAK = """
 import json, sys, torch
 from pathlib import Path
-from bandpo.methods import load_methods
+from bandpo.methods.method import load_methods
 from bandpo.methods.records import count_tokens
 from bandpo.methods.replay import replay
 torch.set_num_threads(1)

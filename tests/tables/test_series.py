@@ -8,7 +8,7 @@ from small_runs import FIXTURES, LOW_BYTES, timeless
 
 pytest.importorskip("deepspeed")
 
-from bandpo.tables.series import Training, launch_series
+from bandpo.tables.series import launch_series
 
 BASE = [
     *("trainer.steps=2", "trainer.checkpoint_every=0", "rollout.prompts_per_step=4"),
@@ -25,11 +25,11 @@ def _importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}")
 
 
-def runs_of(folder: Path, model: Path, *overrides: str) -> list[Training]:
+def runs_of(folder: Path, model: Path, *overrides: str) -> list[tuple[str, ...]]:
     """Three runs: a method, bad input, and another method with the first one's leftovers."""
     variants = {"first": "method=grpo", "bad": "learner.lr=-1", "second": "method=band_kl"}
     return [
-        Training((*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant))
+        (*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant)
         for name, variant in variants.items()
     ]
 
@@ -60,8 +60,8 @@ def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
     broken, good = tmp_path / "broken", tmp_path / "good"
     base = (*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1")
     runs = [
-        Training((*base, f"run.dir={broken}", f"rollout.engine._target_={FAILING}")),
-        Training((*base, f"run.dir={good}")),
+        (*base, f"run.dir={broken}", f"rollout.engine._target_={FAILING}"),
+        (*base, f"run.dir={good}"),
     ]
     assert launch_series(runs) == [1, 0]
     assert len(timeless(good)) == 2
