@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
+from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
@@ -26,7 +26,8 @@ from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
 from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
-from bandpo.evaluation.evaluate import evaluate_all
+from bandpo.evaluation.evaluate import Evaluator
+from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.methods.records import dump_path, recorded
@@ -132,7 +133,7 @@ class Job:
             self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
-            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             seed_everything(config.seed)  # last, since building the parts draws random numbers
             if checkpoint:
@@ -199,8 +200,7 @@ class Job:
                 self._alarms.check(step, metrics)
             except RunHalted as error:
                 halt = error
-        if halt := self.ranks.gather(halt)[0]:
-            raise halt
+        self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
@@ -211,24 +211,19 @@ class Job:
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
         )
-        summaries = evaluate_all(
+        config = self.config
+        evaluator = Evaluator(
             self.actor.engine,
             self.actor.reward,
-            self._tasks,
             sampling,
             settings.seed,
-            self.folder / "eval" / f"{step:06d}",
-            model={
-                "run": self.config.run.name,
-                "step": step,
-                "dtype": self.config.model.dtype,
-            },
-            scoring=self.config.reward,
-            # Samples of a step that is repeated may be those of other weights.
-            resume=False,
+            model={"run": config.run.name, "step": step, "dtype": config.model.dtype},
+            scoring=config.reward,
             ranks=self.ranks,
-            give_up=logger.warning,
         )
+        # Samples of a step that is repeated may be those of other weights.
+        store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
+        summaries = evaluator.run(self._tasks, store)
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
@@ -238,15 +233,6 @@ class Job:
             "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
-
-
-def _always_on(config: Config) -> Iterator[Alarm]:
-    """Alarms that no configuration has to name."""
-    yield CutOff()
-    rollout = config.rollout
-    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
-    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
-        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _loss(config: Config) -> PolicyLoss:

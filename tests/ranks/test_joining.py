@@ -19,7 +19,7 @@ deepspeed = pytest.importorskip("deepspeed")
 
 @pytest.fixture
 def joined(monkeypatch):
-    """What the groups are made with; they are not made."""
+    """The arguments of process groups, which are not made."""
     made = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(
