@@ -30,8 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
     "data": ("bandpo.commands.data:main", "check | overlap | build datasets"),
-    "replay": ("bandpo.commands.replay:main", "what every method does to the tokens of a run"),
-    "explain": ("bandpo.commands.explain:main", "what every method does to one token"),
+    "replay": ("bandpo.commands.replay:main", "the recorded tokens of a run under every method"),
+    "explain": ("bandpo.commands.explain:main", "one token under every method"),
     "plot": ("bandpo.commands.plot:main", "bounds | training | timeline: figures"),
     "table": (
         "bandpo.commands.table:main",

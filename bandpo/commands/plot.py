@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bandpo.artifacts.figures import plot_timeline, plot_training
 from bandpo.errors import UserError
-from bandpo.methods.figures import plot_bounds
+from bandpo.methods.bounds_figure import plot_bounds
 from bandpo.methods.method import ALL, load_methods
 
 

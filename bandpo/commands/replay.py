@@ -1,9 +1,8 @@
-"""`bandpo replay`: what every method would have done to the tokens that a run recorded."""
+"""`bandpo replay`: the tokens that a run recorded, under every method."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from bandpo.errors import UserError
 from bandpo.methods.method import ALL, load_methods
 from bandpo.methods.records import count_tokens, find_dumps
 from bandpo.methods.replay import replay
-from bandpo.methods.replay_report import draw, tables
+from bandpo.methods.replay_report import tables, write
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--configs", type=Path, help="folder with methods of your own in method/")
     parser.add_argument("--out", type=Path, help="folder of the results; replay/ beside the input")
     arguments = parser.parse_args(list(argv))
-    # The methods take a core each; OpenMP would fight them for it.
+    # Each method takes a core; OpenMP would compete for them.
     torch.set_num_threads(1)
 
     methods = load_methods(arguments.methods, arguments.configs)
@@ -45,14 +44,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out}: {error.strerror}") from None
     with _progress(sum(map(count_tokens, files))) as on_progress:
         replayed = replay(files, methods, on_progress)
-    # Files first: whoever reads the tables through `head` has them too.
-    text = json.dumps(replayed.to_json(), indent=2) + "\n"
-    (out / "replay.json").write_text(text, encoding="utf-8")
-    draw(replayed, out / "replay.png")
+    # Files first: they are written even where the tables go through `head`.
+    written = write(replayed, out)
     console = Console()
     for table in tables(replayed):
         console.print(table)
-    console.print(f"written to {out}/replay.json and {out}/replay.png", highlight=False)
+    console.print(f"written to {' and '.join(map(str, written))}", highlight=False)
     return 0
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from bandpo.commands.sweep import launch, sweep_of
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.ranks.launcher import world_size
+from bandpo.tables.sweep import launch, sweep_of
 from bandpo.train import run
 
 

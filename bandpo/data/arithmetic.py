@@ -17,7 +17,7 @@ from bandpo.types import Problem
 OPERANDS = 5
 LARGEST_OPERAND = 9
 HELD_OUT_SHARE = 0.05
-# What a worked solution may begin with: ways to the same answer that one token tells apart.
+# Openings of a worked solution: ways to the same answer that differ in one token.
 OPENINGS = ("", "so ", "add ", "hence ", "now ")
 
 Split = Literal["train", "heldout"]

@@ -1,4 +1,4 @@
-"""Benchmarks are data: a file of `configs/benchmark/` says where one lies and what to expect.
+"""Benchmarks: a file of `configs/benchmark/` says where one lies and what it should contain.
 
 A benchmark is named by its file (`amc23`), or is the user's own (`file:my.jsonl`, or a mapping
 with the keys of `BenchmarkSpec`).
@@ -30,7 +30,7 @@ class BenchmarkSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="how metrics and files call it", pattern=r"^[\w.-]+$")
+    name: str = Field(description="its name in metrics and files", pattern=r"^[\w.-]+$")
     source: Source = Field(description="hub dataset, file or generator")
     file: str | None = Field(
         default=None,
@@ -48,7 +48,7 @@ class BenchmarkSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Problems to evaluate on, with what identifies them in a report."""
+    """Problems to evaluate on, with their origin and content hash."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -74,8 +74,8 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
     """The benchmark that a name, `file:` path or mapping means.
 
     A local copy under `root` comes before the spec's source. A size or content other than
-    expected becomes a warning; duplicated problems and answers of the wrong type raise
-    `UserError`, as does everything that keeps the data from being read.
+    expected becomes a warning. Raises `UserError` for duplicated problems, answers of the wrong
+    type and unreadable data.
     """
     wanted = benchmark_spec(spec)
     source = _local_copy(wanted, root) or wanted.source
@@ -109,7 +109,7 @@ def load_benchmarks(
 
 
 def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
-    """What a name, `file:` path or mapping spells; raises `UserError` if it spells nothing."""
+    """The spec that a name, `file:` path or mapping means; raises `UserError` if there is none."""
     if isinstance(spec, Mapping):
         return _validated(spec, "benchmark")
     config = config_dir() / "benchmark" / f"{spec}.yaml"
@@ -131,10 +131,10 @@ def registered() -> list[str]:
 
 
 def content_sha256(problems: Sequence[Problem]) -> str:
-    """What a model is asked and judged by, as one hash.
+    """A hash of the problems and their reference answers.
 
     sha256 over the sorted (problem, answer) pairs in Unicode NFC with white space collapsed;
-    ids, other columns and the order of rows leave it alone.
+    ids, other columns and the order of rows do not matter.
     """
     pairs = sorted(f"{_canonical(p.problem)}\0{_canonical(p.answer)}\n" for p in problems)
     return hashlib.sha256("".join(pairs).encode()).hexdigest()

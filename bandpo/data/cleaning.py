@@ -1,4 +1,4 @@
-"""Filters that a training set is put through; each takes problems and returns those that stay."""
+"""Filters of a training set; each takes problems and returns those that it keeps."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LEADING_ZEROS = re.compile(r"^(-?)0+(?=\d)")
 
 
 class Filter(Protocol):
-    """One step of cleaning; a frozen dataclass, so that its repr names it and its settings."""
+    """One step of cleaning; a frozen dataclass, whose repr names it and its settings."""
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems that stay, in their order."""
+        """The problems that are kept, in their order."""
         ...
 
 
@@ -44,7 +44,7 @@ class Filter(Protocol):
 class DropControlCharacters:
     r"""Drops rows with control characters, which are mangled LaTeX: \frac read as form feed + rac.
 
-    Line ends and indentation may stand; a tab inside a line is the \t of \text or \times.
+    Line ends and indentation are kept; a tab inside a line is the \t of \text or \times.
     """
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
@@ -67,9 +67,10 @@ class EnglishOnly:
 
 @dataclass(frozen=True)
 class KeepValues:
-    """Drops rows whose column has another value than these; rows without the column stay.
+    """Drops rows whose column has another value than these; rows without the column are kept.
 
-    A value counts as what it says: 5, 5.0, "5" and, in a column `level`, "Level 5" are one.
+    Values are compared as numbers where they are: 5, 5.0, "5" and, in a column `level`, "Level 5"
+    are equal.
     """
 
     column: str
@@ -78,13 +79,13 @@ class KeepValues:
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems with one of the values, or without the column.
 
-        What is dropped is logged by value, and so are values and columns that no row has. Raises
-        `UserError` where all rows that have the column would go.
+        Dropped rows are logged by value, and so are values and columns that no row has. Raises
+        `UserError` where all rows that have the column would be dropped.
         """
-        wanted = {self._said(value) for value in self.values}
+        wanted = {self._plain(value) for value in self.values}
         found = [self._value(problem) for problem in problems]
         there = Counter(value for value in found if value is not None)
-        dropped = Counter({v: rows for v, rows in there.items() if self._said(v) not in wanted})
+        dropped = Counter({v: rows for v, rows in there.items() if self._plain(v) not in wanted})
         if there and len(dropped) == len(there):
             raise UserError(f"{self}: no row has one of these values; there are {_counted(there)}")
         self._log(problems, there, dropped)
@@ -93,8 +94,8 @@ class KeepValues:
     def _value(self, problem: Problem) -> Any:
         return problem.source if self.column == "source" else problem.meta.get(self.column)
 
-    def _said(self, value: Any) -> Decimal | str:
-        """A value as a number where it says one, else as its words in lower case."""
+    def _plain(self, value: Any) -> Decimal | str:
+        """A value as a number where it is one, else as its words in lower case."""
         text = " ".join(str(value).split()).casefold()
         number = text.removeprefix(self.column.rpartition(".")[2].casefold()).strip()
         try:
@@ -103,8 +104,8 @@ class KeepValues:
             return text
 
     def _log(self, problems: Sequence[Problem], there: Counter[Any], dropped: Counter[Any]) -> None:
-        said = {self._said(value) for value in there}
-        missing = [value for value in self.values if self._said(value) not in said]
+        known = {self._plain(value) for value in there}
+        missing = [value for value in self.values if self._plain(value) not in known]
         if not there:
             columns = ", ".join(sorted({"source", *(key for p in problems for key in p.meta)}))
             logger.warning("%s drops nothing: no row has this column, but %s", self, columns)
@@ -148,7 +149,7 @@ class Deduplicate:
 
 @dataclass(frozen=True)
 class Decontaminate:
-    """Drops rows that give a benchmark problem away (`bandpo.data.overlap`)."""
+    """Drops training problems that occur in a benchmark (`bandpo.data.overlap`)."""
 
     benchmarks: Sequence[Any]
     root: str | None = None
@@ -156,7 +157,7 @@ class Decontaminate:
     threshold: float = 0.5
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems that match nothing in the benchmarks."""
+        """The problems that match no benchmark problem."""
         index = BenchmarkIndex(self.n, self.threshold)
         for benchmark in self.loaded():
             index.add(benchmark.name, benchmark.problems)
@@ -169,7 +170,7 @@ class Decontaminate:
 
 
 def settings(step: Filter) -> dict[str, Any]:
-    """A filter as plain values; of benchmarks the content, wherever it lies."""
+    """A filter as plain values; benchmarks by their content, wherever they lie."""
     found: dict[str, Any] = {"filter": type(step).__name__}
     if dataclasses.is_dataclass(step) and not isinstance(step, type):
         found |= dataclasses.asdict(step)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """What one step left: rows before and after."""
+    """One step of cleaning: rows before and after."""
 
     name: str
     before: int
@@ -54,8 +54,8 @@ def composite(
     """The problems of several sources after cleaning, for `data.train` of a configuration.
 
     `sources` are files, hub ids or their mappings; `cleaning` is applied in order. The result is
-    cached by content and settings, under `folder` or the cache of bandpo; how many rows each step
-    took is logged. Raises `UserError` if a source cannot be read or nothing is left.
+    cached by content and settings, under `folder` or the cache of bandpo; the rows before and
+    after each step are logged. Raises `UserError` if a source cannot be read or nothing is left.
     """
     dataset = build(sources, cleaning, name, folder)
     for step in dataset.steps:
@@ -70,7 +70,7 @@ def build(
     name: str = "composite",
     folder: str | None = None,
 ) -> Dataset:
-    """As `composite`, with everything that is known about the result."""
+    """As `composite`, with the sources, steps and hash of the result."""
     names = _distinct([parse_source(spec).name for spec in sources])
     loaded = list(zip(names, map(load_problems, sources), strict=True))
     described = [
@@ -142,7 +142,7 @@ def _make(
     }
     with made_aside(place) as aside:
         _write(aside, problems, stamp)
-        read(aside)  # what could not be read again is not kept
+        read(aside)  # published only if it can be read again
 
 
 def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> None:

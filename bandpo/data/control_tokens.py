@@ -1,8 +1,8 @@
-"""Text is text: a control token that a problem spells (`<|im_end|>`) is read letter by letter.
+"""A control token that a problem spells (`<|im_end|>`) is tokenized as plain text.
 
 Each control token has a private character that stands for it. A problem's control tokens are
-hidden behind theirs before the templates see it, so what a template writes and what a text spells
-can be told apart afterwards. For encoding the two change places: a copy of the tokenizer knows the
+replaced by theirs before the templates see it, so that control tokens that a template writes differ
+from those that a text spells. For encoding the two are swapped: a copy of the tokenizer knows the
 control tokens by their private characters alone, and the spelled ones are text to it.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from bandpo.errors import UserError
 
-# Planes 15 and 16 of Unicode, without their last two code points, which are no characters.
+# Planes 15 and 16 of Unicode, without their last two code points, which are not characters.
 _PRIVATE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 _TAG = re.compile(r"<[^<>\s]+>")
 
@@ -26,7 +26,7 @@ def _is_tag(token: Any) -> bool:
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: what it marks as special, and the tags that its chat
+    """The control tokens of a tokenizer: those marked as special, and the tags that its chat
     template writes or looks for, such as `<think>`.
     """
 
@@ -55,14 +55,14 @@ class ControlTokens:
         return self._pattern.sub(lambda found: self._private[found.group()], text)
 
     def shown(self, text: str) -> str:
-        """What a hidden text reads."""
+        """A hidden text with its control tokens spelled out."""
         return text.translate(self._spelled)
 
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
         """The tokens of texts that templates rendered around hidden ones.
 
-        Where none is hidden they are the tokenizer's own, bitwise. Raises `UserError` if the
-        tokenizer reads a spelled control token as one all the same.
+        Where none is hidden they are exactly the tokenizer's own. Raises `UserError` if the
+        tokenizer still reads a spelled control token as one.
         """
         if not rendered:
             return []
@@ -91,8 +91,8 @@ class ControlTokens:
         if self._among(ids) != self._written(rendered):
             name, text = self._tokenizer.name_or_path, self.shown(rendered)
             raise UserError(
-                f"the tokenizer of {name} cannot take the control tokens that this problem spells "
-                f"for text; leave it out, or write them otherwise: {text[:1000]!r}"
+                f"the tokenizer of {name} cannot read the control tokens that this problem spells "
+                f"as text; remove the problem, or spell them otherwise: {text[:1000]!r}"
             )
         return ids
 
@@ -107,7 +107,7 @@ class ControlTokens:
         return list(self._copy.encode(swapped, add_special_tokens=False).ids)
 
     def _by_pieces(self, rendered: str) -> list[int]:
-        """For a tokenizer in Python: what lies between the template's tokens, a piece each."""
+        """For a tokenizer in Python: the text between the template's tokens, piece by piece."""
         ids: list[int] = []
         start = 0
         for token in [*self._pattern.finditer(rendered), None]:
@@ -137,7 +137,7 @@ def _renamed(serialized: str, names: dict[str, str]) -> str:
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
     if model.get("unk_token") is not None:
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
-    if "merges" in model:  # none can come about where control tokens are cut out before
+    if "merges" in model:  # control tokens are cut out before merging
         model["merges"] = [
             pair for pair in model["merges"] if names.keys().isdisjoint([*pair, "".join(pair)])
         ]

@@ -1,4 +1,4 @@
-"""Which training problems give a benchmark away: equal normalised text, or shared n-grams."""
+"""Contamination: training problems that occur in a benchmark, by normalised text or n-grams."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def normalised(text: str) -> tuple[str, ...]:
 
 
 def ngrams(tokens: Sequence[str], n: int) -> set[tuple[str, ...]]:
-    """All runs of n tokens; none if there are fewer."""
+    """All sequences of n consecutive tokens; none if there are fewer."""
     return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
 
 
 class BenchmarkIndex:
-    """Benchmark problems by their n-grams, to hold training problems against.
+    """Benchmark problems by their n-grams, to compare training problems with.
 
     A training problem overlaps if it contains at least `threshold` of a benchmark problem's
-    n-grams, or equals it once both are normalised (which is all that can be said of problems
-    shorter than n).
+    n-grams, or equals it once both are normalised (the only criterion for problems shorter than
+    n tokens).
     """
 
     def __init__(self, n: int = 10, threshold: float = 0.5) -> None:
@@ -63,7 +63,7 @@ class BenchmarkIndex:
         self._entries: list[tuple[str, str, int]] = []  # (benchmark, problem id, n-grams)
 
     def add(self, benchmark: str, problems: Iterable[Problem]) -> None:
-        """Takes a benchmark's problems in."""
+        """Adds a benchmark's problems."""
         for problem in problems:
             tokens = normalised(problem.problem)
             grams = ngrams(tokens, self.n)
@@ -73,7 +73,7 @@ class BenchmarkIndex:
             self._entries.append((benchmark, problem.id, len(grams)))
 
     def match(self, problem: Problem) -> Overlap | None:
-        """The benchmark problem that this one gives away, or None."""
+        """The benchmark problem that this one contains, or None."""
         tokens = normalised(problem.problem)
         if tokens in self._whole:
             benchmark, problem_id, _ = self._entries[self._whole[tokens]]
@@ -91,5 +91,5 @@ class BenchmarkIndex:
         return Overlap(problem.id, benchmark, problem_id, shares[best], False)
 
     def overlaps(self, problems: Iterable[Problem]) -> list[Overlap]:
-        """Every training problem that gives a benchmark problem away."""
+        """Every training problem that contains a benchmark problem."""
         return [found for problem in problems if (found := self.match(problem))]

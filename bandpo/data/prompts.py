@@ -83,9 +83,9 @@ def build_prompts(
 ) -> tuple[list[Prompt], list[Problem]]:
     """Renders problems through template and chat template; seeds stay 0 for the caller to set.
 
-    Control tokens that a problem spells are text. A chat template that asks for the time is told
-    `date`, as `date_of` gives it, and one that draws at random draws the same for a problem each
-    time. Returns the prompts and the problems dropped for being longer than `max_prompt_tokens`.
+    Control tokens that a problem spells are text. A chat template that asks for the time gets
+    `date`, as `date_of` returns it, and one that draws at random always draws the same for a
+    problem. Returns the prompts and the problems dropped for being longer than `max_prompt_tokens`.
     Raises `UserError` if the tokenizer has no chat template or it fails, if `overlong="error"` and
     a prompt is too long, or if no prompt is left.
     """
@@ -95,9 +95,9 @@ def build_prompts(
     control = ControlTokens(tokenizer, [template.text, *(p.problem for p in problems)])
     hidden = [dataclasses.replace(p, problem=control.hide(p.problem)) for p in problems]
     date = date_of(tokenizer, date)
-    told = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
+    variables = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
     with _random_state_kept():
-        rendered = [_conversation(tokenizer, p.id, template.render(p), told) for p in hidden]
+        rendered = [_conversation(tokenizer, p.id, template.render(p), variables) for p in hidden]
     texts = map(control.shown, rendered)
     prompts: list[Prompt] = []
     too_long: list[tuple[Problem, int]] = []
@@ -112,7 +112,7 @@ def build_prompts(
 
 
 def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
-    """A group to try things on before there are samples: the problem's own answer."""
+    """The problem's own answer as a group, to try reward and engine before there are samples."""
     tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
     completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
     return Group(prompt, (completion,))
@@ -128,9 +128,9 @@ def require_chat_template(tokenizer: Any) -> None:
 
 
 def date_of(tokenizer: Any, earlier: str | None = None) -> str | None:
-    """The date that a chat template is told, in ISO format, None if it does not ask.
+    """The date that a chat template shows, in ISO format; None if it does not ask for one.
 
-    `earlier` is what it was told before: all prompts of a run say the same, whenever it goes on.
+    `earlier` is the date of a run that resumes: all prompts of a run show the same one.
     """
     if "strftime_now" not in str(tokenizer.chat_template):
         return None
@@ -138,12 +138,12 @@ def date_of(tokenizer: Any, earlier: str | None = None) -> str | None:
 
 
 def prompt_fingerprint(prompts: Sequence[Prompt]) -> str:
-    """A short hash of what is sent: text and tokens of all prompts, in whatever order."""
+    """A short hash of the text and tokens of all prompts, whatever their order."""
     sent = sorted(repr((prompt.text, prompt.token_ids)) for prompt in prompts)
     return hashlib.sha256("\n".join(sent).encode()).hexdigest()[:16]
 
 
-def _conversation(tokenizer: Any, id: str, text: str, told: Mapping[str, Any]) -> str:
+def _conversation(tokenizer: Any, id: str, text: str, variables: Mapping[str, Any]) -> str:
     """The text of a conversation that begins with this one turn, by the chat template."""
     random.seed(f"prompt/{id}")
     try:
@@ -151,20 +151,20 @@ def _conversation(tokenizer: Any, id: str, text: str, told: Mapping[str, Any]) -
             [{"role": "user", "content": text}],
             add_generation_prompt=True,
             tokenize=False,
-            **told,
+            **variables,
         )
-    except Exception as error:  # a template is a program of somebody else's
+    except Exception as error:  # a template is somebody else's program
         raise UserError(
             f"the chat template of {_name(tokenizer)} fails on problem {id!r}: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one message, of the "
-            "user; mend chat_template.jinja (or tokenizer_config.json) beside the tokenizer's files"
+            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one user message; fix "
+            "chat_template.jinja (or tokenizer_config.json) beside the tokenizer's files"
         ) from error
     return rendered
 
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Templates draw from Python's own generator, which is others' too."""
+    """Restores the state of Python's own generator, from which templates may draw."""
     state = random.getstate()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rows of a file, each with its place, so that a fault can be named: JSONL, CSV and parquet."""
+"""Files and hub datasets become rows, each with its place, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from bandpo.errors import UserError
 
-# Rows are whole worked solutions at times; the csv module stops at 128 KiB if it is not told.
+# A cell may hold a long worked solution; the csv module's own limit is 128 KiB.
 LONGEST_CELL = 2**31 - 1
 _NARROW_FLOAT = re.compile(r"\b(half)?float\b")  # as pyarrow spells float16 and float32
 
 
 class RowFault(Exception):
-    """Why one row is not a problem; collected, so that a file's faults are told together."""
+    """The reason why a row is not a problem; a file's faults are reported together."""
 
 
 Rows = Iterable[tuple[str, Any]]  # (place such as "line 7", mapping or RowFault)
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """An object a line."""
+    """One JSON object per line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -39,7 +39,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Rows under a header, comma-separated, UTF-8; the place is the line where a row begins.
 
-    Raises `UserError` where a quote is broken: what follows cannot be told apart into rows.
+    Raises `UserError` where a quote is broken: what follows cannot be divided into rows.
     """
     csv.field_size_limit(LONGEST_CELL)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -53,8 +53,8 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
                 return
             except csv.Error as error:
                 raise UserError(
-                    f"{path}: invalid CSV: {error}, in the row that begins at line {begin}; all "
-                    'that follows is lost with it, so mend its quotes ("" is a quote in a cell)'
+                    f"{path}: invalid CSV: {error}, in the row that begins at line {begin}; the "
+                    'rows after it cannot be read, so fix its quotes ("" is a quote in a cell)'
                 ) from error
             if header is None:
                 header = _header(cells, path)
@@ -97,6 +97,26 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: not a readable parquet file: {error}") from error
 
 
+def hub_rows(
+    hub: str, subset: str | None, split: str, revision: str | None, place: str
+) -> Iterator[tuple[str, Any]]:
+    """The rows of a dataset on the Hugging Face hub, or in its local cache."""
+    import datasets  # slow to import, and offline users of local files never need it
+
+    try:
+        table = datasets.load_dataset(hub, subset, split=split, revision=revision)
+    # The hub's client raises many types for one situation: this data cannot be had from here.
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{place}: cannot load this dataset: {error}\n"
+            "Check id, subset, split and revision; without network, name a local file instead."
+        ) from error
+    exact = ExactFloats(table.features.arrow_schema)
+    for index, row in enumerate(table):
+        yield f"row {index}", exact(row)
+
+
+# By the extension of a file.
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
@@ -105,7 +125,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
 
 
 class ExactFloats:
-    """Rows of an Arrow table with its float16 and float32 as the decimals that they stand for.
+    """Rows of an Arrow table with float16 and float32 as the decimals that they stand for.
 
     A float32 of 0.1 reads as 0.10000000149011612 in Python, which is another answer than 0.1; it
     becomes the shortest decimal that rounds to it in its own width.

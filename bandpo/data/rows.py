@@ -1,4 +1,4 @@
-"""Rows of a file or a hub dataset become problems, or are reported with their place."""
+"""Rows become problems; rows that cannot are reported with their place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
 
-# Not str.strip(): a leading form feed or tab is what is left of \frac or \text, and must be seen.
+# Not str.strip(): a leading form feed or tab is the rest of a mangled \frac or \text: it is kept.
 MARGIN = " \r\n"
 MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
 
@@ -55,8 +55,8 @@ def parse_rows(
 ) -> list[Problem]:
     """Problems from rows; raises one `UserError` for everything wrong with them.
 
-    With `bad_rows="drop"` single bad rows are left out and logged; without a good row, or
-    without a column, it is an error all the same.
+    With `bad_rows="drop"` bad rows are skipped and logged; no good row, or a missing column, is
+    still an error.
     """
     entries = list(rows)
     if not entries:
@@ -77,14 +77,14 @@ def parse_rows(
         first_use[problem.id] = where
         problems.append(problem)
     if faults:
-        error = _unusable(place, faults, len(entries))
+        error = unusable(place, faults, len(entries))
         if bad_rows == "error" or not problems:
             raise error
-        logger.warning("left out: %s", error)
+        logger.warning("skipped: %s", error)
     return problems
 
 
-def _unusable(place: str, faults: Sequence[str], total: int) -> UserError:
+def unusable(place: str, faults: Sequence[str], total: int) -> UserError:
     """The error for a dataset with unusable rows: the first of them, and how many there are."""
     listed = [*faults[:MAX_LISTED]]
     if len(faults) > MAX_LISTED:
@@ -93,7 +93,7 @@ def _unusable(place: str, faults: Sequence[str], total: int) -> UserError:
 
 
 def _lookup(value: Any, path: str, absent: Any = None) -> Any:
-    """What a column's path leads to, or `absent`.
+    """The value at a column's path, or `absent`.
 
     A dot descends where no column has the full name: into mappings, by position into lists and
     arrays, and into either that a text holds as JSON.
@@ -134,7 +134,7 @@ def _paths(value: Any, path: str) -> Iterator[str]:
 
 
 def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place: str) -> None:
-    """Says once, instead of for every row, that a column does not exist."""
+    """Raises one `UserError`, instead of one fault per row, where a column does not exist."""
     if not rows:
         return
     names = sorted({name for row in rows for name in row})
@@ -149,7 +149,7 @@ def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place:
 
 
 def _inside(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """What there is to name in a nested column whose path leads nowhere."""
+    """The paths inside a nested column, to name where the given one does not exist."""
     head = column.partition(".")[0]
     values = (row[head] for row in rows if row.get(head) is not None)
     paths = [
@@ -168,7 +168,7 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
         inner = ", ".join(islice(_paths(text, columns.problem), MAX_LISTED))
         raise RowFault(
             f"problem ({columns.problem}) is not text but {type(text).__name__}; "
-            f"what it holds are {inner or 'no values'}: name one with columns.problem=…"
+            f"it holds {inner or 'no values'}: name one with columns.problem=…"
         )
     if text is None or not text.strip():
         raise RowFault(f"no problem ({columns.problem})")
@@ -195,7 +195,7 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
 
 
 def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Columns with one value, those of nested ones under the path that names them."""
+    """Columns that hold a single value, nested ones under their dotted path."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{key}.")
@@ -227,7 +227,7 @@ def _answer(row: Mapping[str, Any], columns: Columns) -> str:
 
 
 def _digits(number: int | float | Decimal) -> str:
-    """A number as one writes it: 27.0 is 27, the decimal 0.50 is 0.5, and 1e-05 is 0.00001."""
+    """A number in plain digits: 27.0 is 27, the decimal 0.50 is 0.5, and 1e-05 is 0.00001."""
     text = format(Decimal(str(number)), "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")

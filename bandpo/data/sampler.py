@@ -1,4 +1,4 @@
-"""Which prompts come next: seeded epochs whose position is part of a checkpoint."""
+"""The order of the prompts: seeded epochs whose position is part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PromptSampler:
     """Endless shuffled epochs over a fixed set of prompts.
 
     The order of an epoch sorts prompts by sha256(seed, epoch, problem id), so it depends on
-    nothing else: not on the order of the data file, the library or the machine. What is left of
-    an epoch and too short for a request is skipped, hence no request holds a prompt twice, which
-    would draw the same samples twice.
+    nothing else: not on the order of the data file, the library or the machine. The rest of an
+    epoch that is too short for a request is skipped, so that no request holds a prompt twice,
+    which would draw the same samples twice.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
@@ -50,13 +50,13 @@ class PromptSampler:
         """Raises `UserError` where there are not `n` different prompts for a step."""
         if n > len(self):
             raise UserError(
-                f"{n} prompts a step were asked for, but the training data has only {len(self)}"
+                f"{n} prompts per step were asked for, but the training data has only {len(self)}"
             )
 
     def next(self, n: int, without: Collection[str] = ()) -> list[Prompt]:
         """The next `n` prompts, all different; raises as `require` does.
 
-        Problems of the ids `without` are passed over; there may be fewer prompts left then.
+        Problems with the ids `without` are skipped; fewer prompts may then be left.
         """
         self.require(n)
         n = min(n, len(self._by_id.keys() - set(without)))
@@ -68,7 +68,7 @@ class PromptSampler:
         return [self._by_id[self._order[place]] for place in places]
 
     def _left(self, without: Collection[str]) -> list[int]:
-        """The places of this epoch that are still to come."""
+        """The places that are left in this epoch."""
         places = range(self.position, len(self))
         return [place for place in places if self._order[place] not in without]
 
@@ -83,9 +83,9 @@ class PromptSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken; raises `UserError` if data or seed have changed.
+        """Continues where `state` was saved; raises `UserError` if data or seed have changed.
 
-        Checkpoints of earlier versions do not know the prompts' tokens.
+        Checkpoints of earlier versions lack the prompts' tokens.
         """
         for key, what in _SAME.items():
             if state.get(key, getattr(self, key)) != getattr(self, key):
@@ -104,7 +104,7 @@ class PromptSampler:
         )
 
     def _fingerprint(self) -> str:
-        """A hash of what the model is asked and judged by, whatever the order of the file."""
+        """A hash of the prompts and reference answers, whatever the order of the file."""
         digest = hashlib.sha256()
         for id in sorted(self._by_id):
             prompt = self._by_id[id]

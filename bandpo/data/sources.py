@@ -1,4 +1,4 @@
-"""Where problems come from: local files, hub datasets and generators become `Problem`s.
+"""Where problems come from: local files, hub datasets and generators.
 
 A source is a value that a config can spell: `{path: my.jsonl}`, `{hub: org/name, split: test}`,
 `{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`.
@@ -17,8 +17,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bandpo.data.readers import READERS, ExactFloats
-from bandpo.data.rows import BadRows, Columns, _unusable, parse_rows
+from bandpo.data.readers import READERS, hub_rows
+from bandpo.data.rows import BadRows, Columns, parse_rows, unusable
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 class FileSource(BaseModel):
-    """A local JSONL, parquet or CSV file, one problem a row."""
+    """A local JSONL, parquet or CSV file, one problem per row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path = Field(description="the file; its extension tells the format")
     columns: Columns = Columns()
-    bad_rows: BadRows = Field(default="error", description="drop: leave them out and say so")
+    bad_rows: BadRows = Field(default="error", description="drop: skip and log them")
 
     @property
     def name(self) -> str:
-        """The dataset as summaries call it."""
+        """The name of the dataset in summaries."""
         return self.path.stem
 
     def problems(self) -> list[Problem]:
@@ -66,30 +66,17 @@ class HubSource(BaseModel):
         default=None, description="commit, tag or branch; the newest without one"
     )
     columns: Columns = Columns()
-    bad_rows: BadRows = Field(default="error", description="drop: leave them out and say so")
+    bad_rows: BadRows = Field(default="error", description="drop: skip and log them")
 
     @property
     def name(self) -> str:
-        """The dataset as summaries call it."""
+        """The name of the dataset in summaries."""
         return self.hub
 
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises `UserError` if the hub has no such data."""
-        import datasets  # slow to import, and offline users of local files never need it
-
         place = f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
-        try:
-            table = datasets.load_dataset(
-                self.hub, self.subset, split=self.split, revision=self.revision
-            )
-        # The hub's client raises many types for one situation: this data cannot be had from here.
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{place}: cannot load this dataset: {error}\n"
-                "Check id, subset, split and revision; without network, name a local file instead."
-            ) from error
-        exact = ExactFloats(table.features.arrow_schema)
-        rows = ((f"row {i}", exact(row)) for i, row in enumerate(table))
+        rows = hub_rows(self.hub, self.subset, self.split, self.revision, place)
         return parse_rows(rows, self.columns, place, self.hub, self.bad_rows)
 
 
@@ -102,12 +89,14 @@ class GeneratedSource(BaseModel):
 
     @property
     def name(self) -> str:
-        """The dataset as summaries call it."""
+        """The name of the dataset in summaries."""
         return self.target
 
     def problems(self) -> list[Problem]:
-        """What the function returns; raises `UserError` if it cannot be called so, or returns
-        anything but problems with ids, texts and answers of their own.
+        """The problems that the function returns.
+
+        Raises `UserError` if it cannot be called with these arguments, or returns anything but
+        problems with distinct ids, texts and answers.
         """
         try:
             function = get_method(self.target)
@@ -121,12 +110,12 @@ class GeneratedSource(BaseModel):
             f"item {i}: {fault}" for i, p in enumerate(problems) if (fault := _fault(p, uses))
         ]
         if faults:
-            raise _unusable(f"data source {self.target}", faults, len(problems))
+            raise unusable(f"data source {self.target}", faults, len(problems))
         return problems
 
 
 def _fault(problem: Any, uses: Counter[Any]) -> str | None:
-    """What keeps something that a function made from being a problem of a dataset."""
+    """The reason why an item that a function returned is not a problem of a dataset."""
     if not isinstance(problem, Problem):
         return f"expected a Problem, got {type(problem).__name__}"
     if uses[problem.id] > 1:
@@ -147,7 +136,7 @@ def _spelled_out(spec: Any) -> Any:
 
 
 def _kind(spec: Any) -> Any:
-    """Picks the source class by its identifying key, so that errors speak of that class alone."""
+    """Picks the source class by its identifying key, so that errors concern that class alone."""
     spec = _spelled_out(spec)
     if not isinstance(spec, Mapping):
         return spec
@@ -167,7 +156,7 @@ _SOURCE: TypeAdapter[FileSource | HubSource | GeneratedSource] = TypeAdapter(Sou
 
 
 def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
-    """The source that a string, path or mapping spells; raises `UserError` if it spells none."""
+    """The source that a string, path or mapping means; raises `UserError` if it means none."""
     try:
         return _SOURCE.validate_python(spec)
     except ValidationError as error:
@@ -184,6 +173,3 @@ def load_problems(spec: Any) -> list[Problem]:
     Raises `UserError` with every bad row of the file, up to the first 20 and their count.
     """
     return parse_source(spec).problems()
-
-
-# --------------------------------------------------------------------------- rows to problems

@@ -1,4 +1,4 @@
-"""Means with 95% intervals, which are unknown where the data say nothing of their own error."""
+"""Means with 95% intervals, which are unknown where the data cannot estimate their error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAST_P = 1e-100
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with the ends of its interval; both are None where nothing is known of its error."""
+    """A mean with the ends of its interval, both None where its error is unknown."""
 
     value: float
     low: float | None = None
@@ -45,7 +45,7 @@ class Estimate:
 
 
 class Source(NamedTuple):
-    """A part of the variance of a mean, as estimated with so many degrees of freedom."""
+    """A part of the variance of a mean, and the degrees of freedom of its estimate."""
 
     variance: float
     freedom: int
@@ -53,12 +53,12 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and the sources of its error; without any, nothing is known of it.
+    """A mean and the sources of its error; without any, the error is unknown.
 
     Its interval is value ± h with h² = Σ t²(ν) v over the sources' variances v, where t(ν) is
-    Student's quantile for ν degrees of freedom. For normal values it covers the truth at least as
-    often as it says, whatever the ratio of the variances, as long as they add up to no less than
-    that of the mean: the chance that χ²(1) stays below x is concave in x, so that it does so below
+    Student's quantile for ν degrees of freedom. For normal values its coverage is at least 95%,
+    whatever the ratio of the variances, as long as they add up to no less than the variance of the
+    mean: the chance that χ²(1) stays below x is concave in x, so that it does so below
     Σ w t²(ν) χ²(ν)/ν at least as often as below one of the terms, which is Student's case.
 
     Source: Banerjee, Approximate Confidence Interval for Linear Functions of Means of k
@@ -79,7 +79,7 @@ class Mean:
 
     @property
     def share(self) -> Estimate:
-        """The 95% interval of a mean of values in [0, 1], within [0, 1] and skewed as they are.
+        """The 95% interval of a mean of values in [0, 1], within [0, 1] and skewed like them.
 
         It is Clopper's and Pearson's interval for as many independent draws of 0 and 1 as would
         have an interval of this one's half-width h: z² value (1 − value) / h² of them.
@@ -119,8 +119,8 @@ class Mean:
 def mean_of(values: ArrayLike) -> Mean:
     """The mean of independent values [N], with Student's interval.
 
-    Nothing is known of its error where there is one value, where all are equal, or where one is
-    not finite. Raises ValueError for another shape or no value.
+    Its error is unknown where there is one value, where all are equal, or where one is not
+    finite. Raises ValueError for another shape or no value.
     """
     sample: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not len(sample):
@@ -140,5 +140,5 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
 
 
 def negligible(deviations: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
-    """Whether deviations of values are no more than rounding, so that they say nothing."""
+    """Whether deviations of values are no more than rounding errors."""
     return bool(np.abs(deviations).max() <= _ROUNDING * np.abs(values).max())

@@ -1,4 +1,4 @@
-"""An evaluation for people: a table in the terminal and one self-contained HTML file."""
+"""An evaluation to read: a table in the terminal and one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bandpo.disk.whole import write_atomically
-from bandpo.evaluation import plots
+from bandpo.evaluation import report_figures
 from bandpo.evaluation.intervals import Estimate
-from bandpo.evaluation.latex import render
+from bandpo.evaluation.mathml import render
 from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.samples import Sample, read_samples
 from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
@@ -46,7 +46,7 @@ def number(name: str, value: float) -> str:
 
 
 def interval(name: str, estimate: Estimate) -> str:
-    """The ends of the 95% interval as `number` writes them; `[?]` where nothing is known."""
+    """The ends of the 95% interval as `number` writes them; `[?]` where they are unknown."""
     if estimate.low is None or estimate.high is None:
         return "[?]"
     return f"[{number(name, estimate.low)}, {number(name, estimate.high)}]"
@@ -64,7 +64,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
 
 
 def _cell(name: str, metrics: Mapping[str, Estimate]) -> str:
-    """A number with its interval where it is an accuracy; empty where the summary has it not."""
+    """A number, with its interval where it is an accuracy; empty where the summary lacks it."""
     if name not in metrics:
         return ""
     estimate = metrics[name]
@@ -75,8 +75,8 @@ def _cell(name: str, metrics: Mapping[str, Estimate]) -> str:
 def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     """Writes `report.html` from `summary.json` and the samples of an evaluation folder.
 
-    Shows up to `samples_per_problem` completions of each problem, of as many verdicts as there
-    are. Model output is escaped; the page has neither scripts nor outside resources.
+    Shows up to `samples_per_problem` completions of each problem, of as many verdicts as
+    possible. Model output is escaped; the page has neither scripts nor outside resources.
     """
     summaries = list(read_summaries(folder).values())
     samples = {s.benchmark: read_samples(folder / f"{s.benchmark}.jsonl") for s in summaries}
@@ -85,8 +85,8 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     page = template.render(
         title=f"Evaluation of {summaries[0].settings['model'].get('path', 'a model')}",
         rows=[_row(name, summaries) for name in _names(summaries)],
-        curves=Markup(plots.curves(summaries)),
-        lengths=Markup(plots.lengths(samples)),
+        curves=Markup(report_figures.curves(summaries)),
+        lengths=Markup(report_figures.lengths(samples)),
         benchmarks=[
             _benchmark(summary, samples[summary.benchmark], samples_per_problem)
             for summary in summaries
@@ -149,7 +149,7 @@ def _sample(sample: Sample) -> Mapping[str, Any]:
 
 
 def _varied(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """The first `limit` samples when verdicts take turns, in the order they were drawn."""
+    """The first `limit` samples when verdicts alternate, in the order that they were drawn in."""
     turns: dict[str, int] = defaultdict(int)
     ranked = []
     for sample in samples:

@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics with intervals, results by problem, and all settings."""
+"""The results of an evaluation: metrics with intervals, results by problem, and all settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Summary:
 
     Names: mean@n, pass@k, best@k and maj@n as `bandpo.evaluation.metrics` defines them;
     length/mean in tokens; length/truncated_frac, the share of samples cut off by the limit; and
-    for each verdict <verdict>_frac, the share of samples that got it: these add up to 1.
+    for each verdict <verdict>_frac, the share of samples with it: these add up to 1.
     """
 
     benchmark: str
@@ -53,7 +53,7 @@ class Summary:
 
     @property
     def n(self) -> int:
-        """Samples a problem."""
+        """Samples per problem."""
         return int(self.settings["n"])
 
     def scalars(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ def _vote(sample: Sample) -> str | None:
     """A sample's answer, for the majority; None abstains.
 
     Answers are equal as strings once white space is gone: the verifier compares only with the
-    reference. A reward that judges without naming an answer (a function) leaves wrong ones as one.
+    reference. Where a reward extracts no answers (a function), all wrong samples count as one.
     """
     answer = "".join((sample.extracted or "").split())
     return answer if answer or sample.status == "wrong" else None
@@ -156,7 +156,7 @@ def write_summaries(folder: Path, summaries: Sequence[Summary]) -> Path:
 
 
 def _read(entry: Mapping[str, float | None]) -> Estimate:
-    """An estimate of summary.json; formerly zero width stood where nothing was known."""
+    """An estimate of summary.json; earlier versions wrote zero width for unknown intervals."""
     estimate = Estimate(**entry)  # type: ignore[arg-type]
     return estimate if estimate.half else Estimate(estimate.value)
 

@@ -1,1 +1,1 @@
-"""Methods compared: on one token, on a run's records, and in figures."""
+"""Methods compared: on one token, on the tokens that a run recorded, and by their bounds."""

@@ -1,4 +1,4 @@
-"""Methods by name outside a run: what ratio, bounds and surrogate do to given tokens."""
+"""Methods by name, outside a run: their ratio, bounds and surrogate on given tokens."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from bandpo.loss import (
 ALL = "all"
 # With these totals SequenceMeanTokenSum is a plain sum over tokens.
 _SUM = BatchTotals(sequences=1.0, tokens=1.0)
-# How far past a bound `Method.past` looks, as a log-ratio.
+# The distance past a bound at which `Method.past` evaluates, as a log-ratio.
 _STEP = 1e-2
 
 
 class Verdict(NamedTuple):
-    """What a method does to a batch; `gradient` [B, T] is ∂(Σ objective)/∂log π of each token."""
+    """A method's result on a batch; `gradient` [B, T] is ∂(Σ objective)/∂log π of each token."""
 
     output: LossOutput
     gradient: Tensor
@@ -44,10 +44,10 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """A file of configs/method under the name it was asked for, such as `band_kl:delta=0.03`.
+    """A file of configs/method under the name that was asked for, such as `band_kl:delta=0.03`.
 
-    Only ratio, bounds and surrogate are looked at: aggregation, reference KL and correction weigh
-    tokens by other things than their trust region. `advantage` maps rewards [P, G] to advantages.
+    Only ratio, bounds and surrogate count: aggregation, reference KL and correction weigh tokens
+    by other things than their trust region. `advantage` maps rewards [P, G] to advantages.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Method:
         return Verdict(output, gradient)
 
     def missing_inputs(self, batch: TokenBatch) -> str | None:
-        """What batches like this one lack for the method, in its own words; None: nothing."""
+        """The method's message about inputs that such a batch lacks; None if it has them all."""
         try:
             self.judge(batch)
         except ValueError as error:
@@ -80,8 +80,8 @@ class Method:
     def past(self, p: float, entropy: float) -> tuple[float, float]:
         """Shares of r·A that remain as gradient just past the lower and the upper bound.
 
-        0 where the bound ends the gradient, negative where it pulls back, positive where it lets
-        the ratio go on; 0 also for a lower bound of 0, past which there is nothing.
+        0 where the bound ends the gradient, negative where it pulls back, positive where the ratio
+        may move further; 0 also for a lower bound of 0, past which there is nothing.
         """
         probability = torch.tensor([p], dtype=torch.float64)
         low, high = (bound.item() for bound in self.interval(probability, entropy))
@@ -97,7 +97,7 @@ class Method:
 
     @property
     def note(self) -> str:
-        """What a reader of the bounds must know, empty for a token's own clip bounds."""
+        """The kind of the bounds; empty for clip bounds of the token's own ratio."""
         if not isinstance(self.loss.ratio, TokenRatio):
             return "a sequence's ratio"
         _, above = self.past(0.05, 1.0)
@@ -176,6 +176,6 @@ def _load(name: str, configs: Path | None) -> Method:
     )
     try:
         made.judge(single_tokens(torch.tensor([0.5]), 1.0, 1.0, entropy=1.0))
-    except Exception as error:  # a value of the wrong type shows only when it is used
+    except Exception as error:  # a value of the wrong type fails only when it is used
         raise UserError(f"cannot be used: {type(error).__name__}: {error}") from None
     return made

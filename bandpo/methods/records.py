@@ -1,4 +1,4 @@
-"""Token records: what the loss saw of every token, as compact parquet that is read as a stream."""
+"""Token records: the loss's inputs for every token, as compact parquet that is streamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bandpo.errors import UserError
 from bandpo.loss import LossOutput
 from bandpo.types import TokenBatch
 
-# A row a token, masked tokens left out; the tokens of a sequence are consecutive and in order.
+# One row per unmasked token; the tokens of a sequence are consecutive and in order.
 SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),
@@ -33,9 +33,9 @@ SCHEMA = pa.schema(
 )
 FLOATS = ("advantage", "old_logp", "logp", "entropy")
 READ = ("step", "sequence", *FLOATS)
-CHUNK = 1 << 18  # tokens of a row group, and of what is read at once
+CHUNK = 1 << 18  # tokens of a row group, and of one read
 PADDED = 1 << 16  # tokens of a batch with its padding; smaller ones waste less on padding
-# A log-softmax may round to a hair above 0.
+# A log-softmax may round to slightly above 0.
 ROUNDING = 1e-3
 
 T = TypeVar("T")
@@ -46,16 +46,16 @@ logger = logging.getLogger(__name__)
 
 
 def dump_path(run: Path, step: int, rank: int) -> Path:
-    """Where a rank's records of a step lie in the folder of a run."""
+    """The file of a rank's records of a step, in the folder of a run."""
     return run / "tokens" / f"step_{step:06d}-rank{rank}.parquet"
 
 
 def recorded(
     minibatches: Iterable[T], path: Path, observers: list[Callable[[LossOutput], None]]
 ) -> Iterator[T]:
-    """The minibatches of a step in turn, while the losses that observers see of each are recorded.
+    """Yields the minibatches of a step and records the loss outputs that observers get for each.
 
-    The file is there when the last minibatch is done with, whole or not at all.
+    The file appears after the last minibatch, whole or not at all.
     """
     with TokenRecorder(path) as recorder:
         observers.append(recorder)
@@ -68,11 +68,11 @@ def recorded(
 
 
 class TokenRecorder:
-    """Writes the unmasked tokens of loss outputs to one file; `update` numbers those to come.
+    """Writes the unmasked tokens of loss outputs to one file, under the current `update`.
 
-    The file is written aside and renamed when the `with` block ends well, so that a run that is
-    killed leaves no half of one. Where the disk refuses it, the file is given up with a warning
-    and training goes on. Equal outputs give equal bytes.
+    The file is written aside and renamed when the `with` block ends without an error, so that a
+    kill leaves no partial file. Where the disk refuses a write, the file is discarded with a
+    warning and training continues. Equal outputs give equal bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,14 +92,14 @@ class TokenRecorder:
             SCHEMA,
             compression="zstd",
             use_dictionary=coded,
-            # Exponents and leading bits of log-probabilities repeat; apart from the rest they pack.
+            # Exponents and leading bits of log-probabilities repeat: split off they compress.
             use_byte_stream_split=["old_logp", "logp", "entropy"],
             write_page_checksum=True,
         )
 
     @contextmanager
     def _expendable(self) -> Iterator[None]:
-        """A disk that refuses ends the recording, not the block's caller."""
+        """Ends the recording, not the block's caller, where the disk refuses a write."""
         try:
             yield
         except OSError as error:
@@ -185,20 +185,20 @@ def find_dumps(paths: Sequence[Path]) -> list[Path]:
 
 
 def count_tokens(path: Path) -> int:
-    """The rows of a token file; raises UserError where its columns are not those of one."""
+    """The rows of a token file; raises UserError where it lacks the columns of one."""
     with _opened(path) as file:
         missing = [name for name in READ if name not in file.schema_arrow.names]
         if missing:
-            raise UserError(f"{path} is no file of token records: no column {', '.join(missing)}")
+            raise UserError(f"{path} holds no token records: no column {', '.join(missing)}")
         return int(file.metadata.num_rows)
 
 
 def read_batches(path: Path, chunk: int = CHUNK) -> Iterator[TokenBatch]:
     """A token file as padded batches of whole sequences, read about `chunk` tokens at a time.
 
-    A sequence ratio needs its sequences whole, so memory grows with the longest one, and with
-    nothing else. Raises UserError for values that no log-probability or advantage has, and for
-    sequences that do not ascend, which another program must have reordered.
+    A sequence ratio needs whole sequences, so memory depends on the longest one alone. Raises
+    UserError for impossible log-probabilities and advantages, and for rows that another program
+    has reordered.
     """
     last = -1
     with _opened(path) as file:
@@ -222,7 +222,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _whole_sequences(file: pq.ParquetFile, rows: int) -> Iterator[dict[str, Tensor]]:
-    """Columns of about `rows` rows at a time; a sequence that is cut waits for its rest."""
+    """Columns of about `rows` rows at a time; a sequence that is cut is joined to its rest."""
     rest = file.schema_arrow.empty_table().select(READ)
     for batch in file.iter_batches(rows, columns=list(READ), use_threads=False):
         table = pa.concat_tables([rest, pa.table(batch).select(READ)])

@@ -1,4 +1,4 @@
-"""What every method would have done to the tokens of a run, by old probability and advantage."""
+"""The recorded tokens of a run under every method, by old probability and advantage."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from bandpo.methods.records import CHUNK, read_batches
 class MethodReplay:
     """One method's sums over the tokens replayed so far; `gradient` is [bins, signs, 3].
 
-    The three are Σ r·|A| with the token's own ratio r (what no method had clipped: the same for
-    all), Σ |∂objective/∂log π|, and the part of it that points against the advantage.
+    The three are Σ r·|A| with the token's own ratio r (unclipped, the same for all methods),
+    Σ |∂objective/∂log π|, and the part of it that points against the advantage.
     """
 
     method: Method
@@ -47,7 +47,7 @@ class MethodReplay:
         self.gradient.view(-1, 3).index_add_(0, cell.flatten(), columns.view(-1, 3))
 
     def cells(self) -> list[dict[str, Any]]:
-        """A row for each bin × sign that has tokens."""
+        """One row for each bin × sign that has tokens."""
         rows = []
         for row in self.diagnostics.table():
             sums = self.gradient[BINS.index(str(row["bin"])), SIGNS.index(str(row["advantage"]))]
@@ -63,7 +63,7 @@ class MethodReplay:
 
 @dataclass(frozen=True)
 class Replay:
-    """The result of `replay`; `skipped` says of a method what the records lack for it."""
+    """The result of `replay`; `skipped` gives a method's reason, inputs that the records lack."""
 
     files: tuple[Path, ...]
     tokens: int
@@ -105,16 +105,16 @@ def replay(
     skipped: dict[str, str] = {}
     tokens = sequences = 0
     batches = ((path, batch) for path in files for batch in read_batches(path, chunk))
-    # Methods share the cores, each on one: a batch is too small to be split.
+    # One core per method: a batch is too small to be split.
     with ThreadPoolExecutor(
         usable_cores(), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         for path, batch in batches:
             unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
             update = partial(_update, batch=batch, cell=cell_index(batch), unclipped=unclipped)
-            for part, lack in zip(parts, pool.map(update, parts), strict=True):
-                if lack:
-                    skipped[part.method.name] = f"{path}: {lack}"
+            for part, reason in zip(parts, pool.map(update, parts), strict=True):
+                if reason:
+                    skipped[part.method.name] = f"{path}: {reason}"
             parts = [part for part in parts if part.method.name not in skipped]
             here = int(batch.mask.sum())
             tokens, sequences = tokens + here, sequences + len(batch.mask)
@@ -127,7 +127,7 @@ def replay(
 
 
 def _update(part: MethodReplay, batch: TokenBatch, cell: Tensor, unclipped: Tensor) -> str | None:
-    """Updates a method; what the batch lacks for it, if it does."""
+    """Updates a method; returns its message if the batch lacks inputs for it."""
     try:
         part.update(batch, cell, unclipped)
     except ValueError as error:
@@ -136,7 +136,7 @@ def _update(part: MethodReplay, batch: TokenBatch, cell: Tensor, unclipped: Tens
 
 
 def _clipping(row: dict[str, str | float]) -> dict[str, Any]:
-    """A row of the diagnostics' table, its clip rates named by what removed the gradient."""
+    """A row of the diagnostics' table, its clip rates named by the bound that clipped."""
     negative = row["advantage"] == "negative"
     high = row["binding_high"]
     return {

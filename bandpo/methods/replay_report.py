@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ BIN_LABELS = (*(f"<{edge:g}" for edge in EDGES), "≤1")
 
 
 class Quantity(NamedTuple):
-    """A value of a cell: for which sign of the advantage, and how it is written and coloured."""
+    """A value of a cell: the sign of the advantage that it is for, its format and its colours."""
 
     title: str
     key: str
@@ -33,7 +34,7 @@ class Quantity(NamedTuple):
 
 
 def _percent(share: float) -> str:
-    """In percent; only what is exactly nothing or all is written as 0 or 100."""
+    """In percent; only exactly 0 and 1 are written as 0 and 100."""
     if share in (0, 1):
         return f"{share:.0%}".removesuffix("%")
     if 0 < share < 0.0005:
@@ -59,7 +60,7 @@ def _clipped(sign: str, bound: str, key: str) -> Quantity:
 
 
 def _kept(sign: str) -> Quantity:
-    # Less than all is purple, more than all orange.
+    # Below 100% is purple, above it orange.
     scale = partial(TwoSlopeNorm, 1, 0, 2)
     return Quantity("gradient mass kept, %", "gradient_kept", sign, _percent, "PuOr_r", scale)
 
@@ -138,7 +139,7 @@ def _totals(replayed: Replay) -> Table:
         written = ("" if share is None else _percent(share) for share in shares)
         table.add_row(part.method.name, *written, part.method.note)
     for name, reason in replayed.skipped.items():
-        table.add_row(name, *[""] * 5, f"left out: {reason}")
+        table.add_row(name, *[""] * 5, f"skipped: {reason}")
     return table
 
 
@@ -146,8 +147,16 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
 
 
+def write(replayed: Replay, folder: Path) -> list[Path]:
+    """Writes replay.json, everything in numbers, and replay.png, heat maps of the tables."""
+    numbers, figure = folder / "replay.json", folder / "replay.png"
+    numbers.write_text(json.dumps(replayed.to_json(), indent=2) + "\n", encoding="utf-8")
+    draw(replayed, figure)
+    return [numbers, figure]
+
+
 def draw(replayed: Replay, target: Path) -> None:
-    """Heat maps of the tables: methods by bins of old probability, a row for either sign."""
+    """Heat maps: methods by bins of old probability, one row of maps per sign of the advantage."""
     cells = Cells(replayed)
     figure = Figure(figsize=(17, 2.4 + 0.54 * len(cells.methods)), layout="constrained")
     grid = figure.subplots(2, 3, sharey=True)

@@ -51,12 +51,22 @@ def announce_single_process() -> None:
 
 
 def own_device() -> torch.device:
-    """This rank's GPU, made the current one, or the CPU where there is none."""
+    """This rank's GPU, made the current one, or the CPU where there is none.
+
+    Raises UserError where torch cannot use the GPUs that are there, or there are fewer than ranks.
+    """
     if not torch.cuda.is_available():
         if problem := unusable_gpus():
             raise UserError(problem)
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise UserError(
+            f"rank {place} of this machine has no GPU, torch sees {gpus}: start at most {gpus} "
+            "rank(s) (torchrun --nproc-per-node, deepspeed --num_gpus), or run on the CPU with "
+            "CUDA_VISIBLE_DEVICES= in the environment"
+        )
+    device = torch.device("cuda", place)
     torch.cuda.set_device(device)
     return device
 

@@ -1,4 +1,4 @@
-"""Where two scorers judge the same completions differently: counts and examples."""
+"""Where two rewards score the same completions differently: counts and examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN_TAIL = 160
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One completion that exactly one of two scorers found correct."""
+    """One completion that exactly one of two rewards scored correct."""
 
     problem_id: str
     gold: str
@@ -31,7 +31,7 @@ class Disagreement:
 
 @dataclass
 class DisagreementReport:
-    """Counts of (first correct, second correct) and the first disagreements met."""
+    """Counts of (first correct, second correct), and the first disagreements as examples."""
 
     names: tuple[str, str] = ("math", "release")
     counts: Counter[tuple[bool, bool]] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class DisagreementReport:
 
     @property
     def disagreements(self) -> int:
-        """Completions that exactly one scorer found correct."""
+        """Completions that exactly one reward scored correct."""
         return self.counts[True, False] + self.counts[False, True]
 
     def add(self, group: Group, first: list[Score], second: list[Score]) -> None:
@@ -63,7 +63,7 @@ class DisagreementReport:
                 )
 
     def summary(self) -> dict[str, Any]:
-        """The counts under names fit for a JSON file."""
+        """The counts under their names in a JSON file."""
         one, other = self.names
         return {
             "completions": self.total,
@@ -80,7 +80,7 @@ class DisagreementReport:
         share = self.disagreements / self.total if self.total else 0.0
         lines = [
             f"{one} against {other}: {self.total} completions, {self.disagreements} "
-            f"judged differently ({share:.1%})",
+            f"scored differently ({share:.1%})",
             f"  only {one} finds correct:  {self.counts[True, False]}",
             f"  only {other} finds correct:  {self.counts[False, True]}",
             f"  both correct: {self.counts[True, True]}, neither: {self.counts[False, False]}",
@@ -101,7 +101,7 @@ class DisagreementReport:
 
 
 class Compared(Closing):
-    """The first reward, with a report on where the second one would judge differently."""
+    """The first reward, with a report on where the second one scores differently."""
 
     def __init__(
         self, first: Reward, second: Reward, names: tuple[str, str] = ("math", "release")
@@ -111,7 +111,7 @@ class Compared(Closing):
         self._lock = threading.Lock()
 
     def submit(self, group: Group) -> Future[list[Score]]:
-        """Starts both; the future holds the first one's scores."""
+        """Starts both; the future holds the scores of the first."""
 
         def record(scores: list[list[Score]]) -> list[Score]:
             first = list(checked(scores[0], self.first, group))

@@ -1,8 +1,8 @@
-"""Whether an answer equals the reference answer: math-verify, with what it gets wrong mended.
+"""Whether an answer equals the reference answer: math-verify, with fixes for its errors.
 
-Runs in a worker process only. What math-verify 0.9 gets wrong, and what is done about it:
+Runs in a worker process only. The errors of math-verify 0.9, and their fixes:
 
-wrongly false, mended by `bandpo.reward.notation` before parsing
+wrongly false, fixed by `bandpo.reward.notation` before parsing
     thousands separators `1 234`, `10\\,000`, `1{,}234`; decimal comma `0,5`; `1e3`; mixed numbers
     `1 1/2`; `90°`, `½`, `√2`, full-width and zero-width characters; trailing punctuation; fences
     (`$…$`, `**…**`); percent `50\\%` (also = 0.5); `x \\in`, `x =` in lists; `\\text{…}` words in
@@ -72,7 +72,7 @@ _MAX_CHAIN = 4
 
 
 def judge(answer: str, gold: str, *, free: bool = False, lowest_form: bool = True) -> Verdict:
-    """Compares an answer with the reference; with `free`, what math-verify takes for one."""
+    """Compares an answer with the reference; with `free`, math-verify finds it in the text."""
     if notation.too_large(gold):
         return "bad_gold"
     reference = _Reference(gold, lowest_form)
@@ -84,7 +84,7 @@ def judge(answer: str, gold: str, *, free: bool = False, lowest_form: bool = Tru
 
 
 def self_test() -> None:
-    """Raises RuntimeError where this machine's math-verify misjudges the plainest cases.
+    """Raises RuntimeError where this machine's math-verify is wrong about the simplest cases.
 
     A broken installation must not become a run whose rewards are all zero. It also warms the
     parser's caches for every process forked from this one.
@@ -104,7 +104,7 @@ def self_test() -> None:
 
 
 class _Reference:
-    """A reference answer, read once, and the comparison that its kind calls for."""
+    """A reference answer, read once, with the comparison for its kind."""
 
     def __init__(self, gold: str, lowest_form: bool) -> None:
         self.lowest_form = lowest_form
@@ -248,7 +248,7 @@ def _with_imaginary_unit(expression: Any) -> Any:
 
 
 def _solution_set(expression: Any) -> Any:
-    """`x <= 3, x >= 5` is the union of what its inequalities allow."""
+    """`x <= 3, x >= 5` as the union of the solutions of its inequalities."""
     if isinstance(expression, sympy.FiniteSet) and expression.args:
         relations = [a for a in expression.args if isinstance(a, _INEQUALITIES)]
         symbols = {symbol for relation in relations for symbol in relation.free_symbols}

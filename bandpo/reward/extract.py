@@ -33,7 +33,7 @@ _FREE_TAIL = 400
 
 @dataclass(frozen=True)
 class Extraction:
-    """The answer as written, or None; `free` marks text in which math-verify is to look."""
+    """The answer as written, or None; `free` marks text in which math-verify must search for it."""
 
     answer: str | None
     truncated: bool = False

@@ -25,7 +25,7 @@ def then(future: Future[A], function: Callable[[A], B]) -> Future[B]:
     def finish(done: Future[A]) -> None:
         try:
             following.set_result(function(done.result()))
-        except BaseException as error:  # cancellation included: whoever waits must learn of it
+        except BaseException as error:  # cancellation included: a waiting caller must get it
             following.set_exception(error)
 
     future.add_done_callback(finish)
@@ -33,7 +33,7 @@ def then(future: Future[A], function: Callable[[A], B]) -> Future[B]:
 
 
 def otherwise(future: Future[A], explain: Callable[[BaseException], BaseException]) -> Future[A]:
-    """The same future, but for a failure, which `explain` gives another form."""
+    """The same future, except that `explain` replaces its exception, if any."""
     following: Future[A] = Future()
 
     def finish(done: Future[A]) -> None:

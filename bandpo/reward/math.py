@@ -1,4 +1,4 @@
-"""The math verifier: right, impossible to hang, and overlapping with generation."""
+"""The math verifier: correct, impossible to hang, and overlapping with generation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verifier_version() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is to be scored: a completion, its reference answer, and what the model was shown."""
+    """A completion to score, with its reference answer and the text that the model was shown."""
 
     completion: str
     gold: str
@@ -68,14 +68,14 @@ class MathVerifier(Closing):
 
     The answer is found by `bandpo.reward.extract` and compared by `bandpo.reward.equality` in a
     pool of worker processes, each item under a wall-clock limit, a memory limit and bounds on
-    its size. Certain cases need no worker: where answer and reference are both plain integers or
-    decimals, they are equal or not by value (`fast_path`). Equal (answer, reference) pairs are
+    its size. Plain integers and decimals need no worker: they are compared by value
+    (`fast_path`). Equal (answer, reference) pairs are
     verified once. Threads may share a verifier; workers start with the first item that needs one.
 
-    `timeout` is in seconds an item; `free_extraction` lets math-verify search the end of a text
+    `timeout` is in seconds per item; `free_extraction` lets math-verify search the end of a text
     without a box or "Answer:" line; `lowest_form` refuses answers left unevaluated (`37+14` for
-    51): turn it off for data whose references are expressions. Raises UserError for limits that
-    leave a worker nothing.
+    51): turn it off for data whose references are expressions. Raises UserError for limits
+    that are too small for a worker.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class MathVerifier(Closing):
         certain = self._certain(request)
         if certain is not None:
             return resolved(certain)
-        # What is too large for the parser does not travel: only the reference is looked at.
+        # An answer that is too large for the parser is not sent: only the reference is checked.
         if notation.too_large(request.answer):
             request = replace(request, answer="")
         if notation.too_large(request.gold):
@@ -156,7 +156,7 @@ class MathVerifier(Closing):
         return Reply("equal" if answer == gold else "different")
 
     def _forget_failure(self, request: Request, reply: Future[Reply]) -> None:
-        """A time limit or a crash may have been the machine's: it is not remembered."""
+        """A timeout or a crash may be the machine's fault: it is not cached."""
         failed = reply.cancelled() or reply.exception() is not None
         if failed or reply.result().verdict in ("timeout", "crashed"):
             with self._lock:
@@ -192,10 +192,10 @@ def _squeezed(text: str) -> str:
 
 
 class MathReward(Closing):
-    """The verifier as a reward: one attempt a completion of a group.
+    """The verifier as a reward: one attempt per completion of a group.
 
-    A group whose reference answer cannot be read scores `bad_gold` throughout; it is reported
-    once a problem and must be kept out of the gradient.
+    A group whose reference answer cannot be read gets `bad_gold` for every completion; it is
+    reported once per problem and must be kept out of the gradient.
     """
 
     def __init__(self, verifier: MathVerifier | None = None) -> None:
@@ -232,7 +232,7 @@ class MathReward(Closing):
         if first:
             logger.warning(
                 "problem %s: the reference answer %r cannot be read by math-verify; its groups "
-                "are left out (bandpo data check lists all such rows)",
+                "are skipped (bandpo data check lists all such rows)",
                 problem.id,
                 problem.answer,
             )

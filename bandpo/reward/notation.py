@@ -1,6 +1,6 @@
-"""Brings answers as people and models write them into LaTeX that math-verify reads right.
+"""Rewrites answers, as people and models write them, as LaTeX that math-verify reads correctly.
 
-Pure text, standard library alone. Each rule mends a case that math-verify 0.9 gets wrong; see
+Pure text, standard library alone. Each rule fixes a case that math-verify 0.9 gets wrong; see
 `bandpo.reward.equality` for the list.
 """
 

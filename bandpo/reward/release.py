@@ -2,7 +2,7 @@
 
 The last "Answer:" line within the last 300 characters, normalised, must equal the normalised
 reference as a string: +1, else −1. It sees neither `\\boxed` nor mathematics; it exists to
-reproduce published numbers and to show where `bandpo.reward.MathVerifier` judges otherwise.
+reproduce published numbers and to show where `bandpo.reward.MathVerifier` differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a verifier says about a completion, and what the training loop asks of a reward."""
+"""The score of a completion, and the protocol of a reward."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:  # bandpo.types imports torch, which verifier workers must not
 
 Status = Literal["correct", "wrong", "no_answer", "truncated", "timeout", "crashed", "bad_gold"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-# What reports tell apart: the statuses, and of the wrong answers those that could not be read.
+# The verdicts of reports: the statuses, with unreadable answers apart from other wrong ones.
 VERDICTS: tuple[str, ...] = ("correct", "wrong", "unparsed", *STATUSES[2:])
 
 
 @dataclass(frozen=True)
 class Score:
-    """The reward of one completion and how it came about.
+    """The reward of one completion, and the reasons for it.
 
     `extracted` is the answer as the model wrote it, None where there was none to read; `seconds`
     the verification took in a worker, 0 where none was needed; `detail` refines "wrong":
@@ -47,7 +47,7 @@ class Reward(Protocol):
     """Scores groups while the engine still generates others."""
 
     def submit(self, group: Group) -> Future[list[Score]]:
-        """Starts scoring; the future holds one score a completion, in the group's order."""
+        """Starts scoring; the future holds one score per completion, in the group's order."""
         ...
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Reward(Protocol):
 
 
 def name_of(reward: object) -> str:
-    """How a reward, or a function that one is made of, is called: `my_reward.score`."""
+    """The name of a reward, or of the function that it is made of: `my_reward.score`."""
     while (inner := getattr(reward, "func", None)) is not None:  # hydra's _partial_
         reward = inner
     named = reward if hasattr(reward, "__qualname__") else type(reward)
@@ -87,7 +87,7 @@ def checked(scores: object, reward: object, group: Group) -> tuple[Score, ...]:
 
 
 def finite(value: Any) -> float | None:
-    """A finite number of any library's as Python's own; None for everything else."""
+    """A finite number of any library as Python's own; None for everything else."""
     try:
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -96,7 +96,7 @@ def finite(value: Any) -> float | None:
 
 
 class Closing:
-    """`with reward:` closes it at the end."""
+    """A base class for `with reward:`, which closes it at the end."""
 
     def __enter__(self):
         return self
@@ -105,7 +105,7 @@ class Closing:
         self.close()
 
     def close(self) -> None:
-        """Nothing to end, unless a subclass starts something."""
+        """Ends nothing; for subclasses that start something."""
 
 
 def has_bad_gold(scores: Iterable[Score]) -> bool:

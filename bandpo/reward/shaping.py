@@ -1,4 +1,4 @@
-"""Rewards made of rewards: terms added to a score, weighted sums, a user's own functions.
+"""Rewards made of rewards: terms added to a score, weighted sums, and users' own functions.
 
 Everything here is a value to compose:
 `Shaped(MathReward(), [Overlong(max_tokens=4608, buffer=512), FormatBonus(0.1)])`.
@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -64,13 +64,13 @@ class FormatBonus:
 
 
 class Shaped(Closing):
-    """A reward plus terms; statuses stay those of the reward."""
+    """A reward plus terms; the statuses are those of the reward."""
 
     def __init__(self, reward: Reward, terms: Sequence[Term]) -> None:
         self.reward, self.terms = reward, tuple(terms)
 
     def submit(self, group: Group) -> Future[list[Score]]:
-        """Starts the reward; the terms are added when it is there."""
+        """Starts the reward; the terms are added to its scores."""
 
         def add(scores: list[Score]) -> list[Score]:
             return [
@@ -123,7 +123,7 @@ class FunctionReward(Closing):
     """A user's `function(problem, completion) -> float`, plain or `async`.
 
     Plain functions run in `threads` threads, coroutines together in one event loop; both overlap
-    with generation. What counts as correct in evaluation is a value above `threshold`. The future
+    with generation. In evaluation a value above `threshold` counts as correct. The future
     of a group raises RuntimeError, which names function and sample, where the function raises, and
     UserError where it returns anything but a finite number.
     """
@@ -141,7 +141,7 @@ class FunctionReward(Closing):
         self._lock = threading.Lock()
 
     def submit(self, group: Group) -> Future[list[Score]]:
-        """Starts one call a completion."""
+        """Starts one call per completion."""
         calls = [
             self._scored(self._call(group.problem, completion), f"{group.problem.id}/{index}")
             for index, completion in enumerate(group.completions)
@@ -200,29 +200,3 @@ def _is_async(function: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
         getattr(inner, "__call__", None)  # noqa: B004 - an object with async __call__
     )
-
-
-def shaped(
-    reward: Reward,
-    *,
-    max_tokens: int | None,
-    overlong: Mapping[str, float] | None,
-    format_bonus: float,
-) -> Reward:
-    """The reward with the terms that a configuration asks for, or itself where it asks none.
-
-    Raises UserError where `overlong` lacks a known limit.
-    """
-    terms: list[Term] = []
-    if overlong is not None:
-        if max_tokens is None:
-            raise UserError("reward.overlong needs reward.max_tokens, the rollout's token limit")
-        if not {"buffer"} <= overlong.keys() <= {"buffer", "penalty"}:
-            raise UserError(
-                f"reward.overlong has the keys {sorted(overlong)}: it takes buffer, in tokens, "
-                "and penalty"
-            )
-        terms.append(Overlong(max_tokens, **overlong))  # type: ignore[arg-type]
-    if format_bonus:
-        terms.append(FormatBonus(format_bonus))
-    return Shaped(reward, terms) if terms else reward

@@ -1,9 +1,9 @@
 """The verifier's worker process: `main` with the arguments <parent pid> <limits as JSON>.
 
-A template process imports math-verify once, checks that it judges right, and never sees model
-output. It forks the process that does; when that one ends, by the pool's hand or by its own
-input, the template says how and forks the next within milliseconds. Requests arrive on stdin and
-replies leave on what was stdout, one JSON object a line; nothing is unpickled on either side.
+A template process imports math-verify once, checks its verdicts on known cases, and never sees
+model output. It forks the process that does; when that one ends, killed by the pool or by its own
+input, the template reports its exit code and forks the next within milliseconds. Requests arrive
+on stdin and replies leave on the former stdout, one JSON object per line; nothing is unpickled.
 
 This module imports the standard library alone, and math-verify in the template: no torch, vLLM
 or DeepSpeed, no CUDA context, and not the trainer's main module either.
@@ -28,14 +28,14 @@ from bandpo.ranks.launcher import die_with
 EXIT_END_OF_INPUT, EXIT_MEMORY, EXIT_RECYCLED = 0, 70, 71
 
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000
-# What verification never does; refused inside the worker, before the system call.
+# Verification never needs these; they are refused inside the worker, before the system call.
 _FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 
 
 def main() -> None:
     """Runs the template until its parent closes the pipe or dies."""
     parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer handles Ctrl-C
     _leave_network()  # before die_with: a new user namespace clears the death signal
     die_with(parent)
     replies = os.dup(1)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _serve(replies: int, generation: int, limits: dict[str, Any]) -> NoReturn:
-    """Judges requests until the input ends or the process has served its share."""
+    """Answers requests until the input ends or the process has served its share."""
     from bandpo.reward.equality import judge
 
     _write(replies, {"generation": generation, "pid": os.getpid()})
@@ -83,7 +83,7 @@ def _serve(replies: int, generation: int, limits: dict[str, Any]) -> NoReturn:
             try:
                 verdict = str(judge(**request))
             except MemoryError:
-                os._exit(EXIT_MEMORY)  # what is left of this process is not to be trusted
+                os._exit(EXIT_MEMORY)  # the state of this process is unknown now
             except Exception as error:
                 detail = type(error).__name__
             reply = {"id": number, "verdict": verdict, "detail": detail}

@@ -26,7 +26,8 @@ from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
 from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
-from bandpo.evaluation.evaluate import evaluate_all
+from bandpo.evaluation.evaluate import Evaluator
+from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.methods.records import dump_path, recorded
@@ -199,8 +200,7 @@ class Job:
                 self._alarms.check(step, metrics)
             except RunHalted as error:
                 halt = error
-        if halt := self.ranks.gather(halt)[0]:
-            raise halt
+        self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
@@ -211,24 +211,19 @@ class Job:
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
         )
-        summaries = evaluate_all(
+        config = self.config
+        evaluator = Evaluator(
             self.actor.engine,
             self.actor.reward,
-            self._tasks,
             sampling,
             settings.seed,
-            self.folder / "eval" / f"{step:06d}",
-            model={
-                "run": self.config.run.name,
-                "step": step,
-                "dtype": self.config.model.dtype,
-            },
-            scoring=self.config.reward,
-            # Samples of a step that is repeated may be those of other weights.
-            resume=False,
+            model={"run": config.run.name, "step": step, "dtype": config.model.dtype},
+            scoring=config.reward,
             ranks=self.ranks,
-            give_up=logger.warning,
         )
+        # Samples of a step that is repeated may be those of other weights.
+        store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
+        summaries = evaluator.run(self._tasks, store)
         return {name: value for s in summaries for name, value in s.scalars().items()}
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:

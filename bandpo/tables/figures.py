@@ -12,20 +12,20 @@ from matplotlib.figure import Figure
 from bandpo.artifacts.folder import read_metrics
 from bandpo.errors import UserError
 from bandpo.evaluation.intervals import Estimate
-from bandpo.methods.figures import COLOURS, DASHES
+from bandpo.methods.bounds_figure import COLOURS, DASHES
 from bandpo.tables.results import Line
 from bandpo.tables.runs import PlannedRun
 
 ENTROPY = "policy/entropy"
 Lines = list[dict[str, float]]
-# panel → label → the metrics.jsonl lines of one run a seed
+# panel → label → the metrics.jsonl lines of each seed's run
 Curves = Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]]
 # panel → label → estimate
 Estimates = Mapping[str, Mapping[str, Estimate]]
 
 
 def entropy_figure(runs: Sequence[PlannedRun], folder: Path) -> Path | None:
-    """entropy.png: the policy's entropy over steps of every method, finished or not; or None."""
+    """entropy.png: the policy's entropy of all runs, finished or not; None where none has begun."""
     curves: dict[str, dict[str, list[Lines]]] = {}
     for run in runs:
         lines = metrics_of(run)
@@ -38,7 +38,7 @@ def entropy_figure(runs: Sequence[PlannedRun], folder: Path) -> Path | None:
 
 
 def metrics_of(run: PlannedRun) -> Lines:
-    """A run's metrics so far; none where it has not begun, or is cut off in its first line."""
+    """A run's metrics so far; none if it has not begun, or was cut off in its first line."""
     try:
         return read_metrics(run.folder)
     except (UserError, ValueError):
@@ -46,7 +46,7 @@ def metrics_of(run: PlannedRun) -> Lines:
 
 
 def accuracy_figures(lines: Sequence[Line], folder: Path) -> Iterator[Path]:
-    """<metric>.png for each metric: every method's estimate, a panel a model and benchmark."""
+    """<metric>.png for each metric: every method's estimate, a panel per model and benchmark."""
     finished = [line for line in lines if line.finished]
     for metric in finished[0].entries if finished else ():
         panels: dict[str, dict[str, Estimate]] = {}
@@ -61,7 +61,7 @@ def accuracy_figures(lines: Sequence[Line], folder: Path) -> Iterator[Path]:
 
 
 def plot_over_steps(curves: Curves, metric: str, label: str, target: Path) -> Path:
-    """A panel a model: each method's mean over seeds, and between its least and greatest seed."""
+    """A panel per model: each method's mean over seeds, and the range of its seeds."""
     figure = Figure(figsize=(1 + 5 * len(curves), 4.4), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (title, methods) in zip(panels, curves.items(), strict=True):
@@ -88,7 +88,7 @@ def _over_seeds(
 
 
 def plot_estimates(estimates: Estimates, label: str, target: Path) -> Path:
-    """A panel each: a dot and its interval, where known, for every row, the first on top."""
+    """For every panel a dot and its interval, where known, per row, the first row on top."""
     rows = max(len(panel) for panel in estimates.values())
     figure = Figure(figsize=(1 + 4 * len(estimates), 1.4 + 0.32 * rows), layout="constrained")
     panels = figure.subplots(1, len(estimates), squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""`bandpo table RECIPE --plan`: what every run would take, and what this machine lacks for it."""
+"""The cost of a table: memory, time and fit of every run, and what this machine lacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bandpo.planning.memory import Memory, checkpoint_gib, machine_memory
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun, by_cell
 
-# What a table of plans shows of a card's memory, and under which names the parts are known.
+# The columns of a GPU's memory in a table of plans, and the parts that they show.
 _PARTS = {
     "weights": "weights",
     "grad.": "gradients",
@@ -48,7 +48,7 @@ class RowPlan:
 
     @property
     def hours(self) -> float:
-        """Of all seeds one after another; 0 where there is no cost model."""
+        """All seeds one after another; 0 without a cost model."""
         return self.forecast.hours * len(self.runs) if self.forecast else 0.0
 
 
@@ -71,12 +71,12 @@ def plan_rows(recipe: Recipe, runs: Sequence[PlannedRun], cluster: Cluster | Non
 
 
 def plan_table(title: str, rows: Sequence[RowPlan], cluster: Cluster | None) -> Table:
-    """A line a cell: seeds, cards, GiB of a card by part against what it has, tokens, time."""
+    """One line per cell: seeds, GPUs, GiB per GPU by part against its memory, tokens, time."""
     where = f"{cluster}, one run at a time" if cluster else "this machine's CPU"
-    table = Table(title=f"{title}\n{where}; memory in GiB a card", title_justify="left")
+    table = Table(title=f"{title}\n{where}; memory in GiB per GPU", title_justify="left")
     for name in ("model", "method"):
         table.add_column(name, overflow="fold")
-    columns = ("seeds", "cards", *_PARTS, "peak", "usable", "tokens", "s/step", "h/run")
+    columns = ("seeds", "GPUs", *_PARTS, "peak", "usable", "tokens", "s/step", "h/run")
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
@@ -99,7 +99,7 @@ def _cells(row: RowPlan, cluster: Cluster | None) -> list[str]:
 
 
 def summary_lines(rows: Sequence[RowPlan], cluster: Cluster | None) -> Iterator[str]:
-    """How many runs there are, how many are finished, and what the rest takes."""
+    """The number of runs, of finished runs, and the time that the rest takes."""
     runs = [run for row in rows for run in row.runs]
     seeds = sorted({run.seed for run in runs})
     done = sum(run.is_finished() for run in runs)
@@ -110,8 +110,8 @@ def summary_lines(rows: Sequence[RowPlan], cluster: Cluster | None) -> Iterator[
     if cluster:
         left = sum(row.hours * _unfinished(row) for row in rows)
         yield (
-            f"about {left:,.0f} hours on {cluster}, {left * cluster.count:,.0f} card-hours, for "
-            "what is not finished; docs/cost-model.md says how far to trust that"
+            f"about {left:,.0f} hours on {cluster}, {left * cluster.count:,.0f} GPU-hours, for "
+            "the unfinished runs; docs/cost-model.md has the error of this estimate"
         )
 
 
@@ -134,12 +134,12 @@ def write_configs(folder: Path, runs: Sequence[PlannedRun]) -> Path:
 
 
 def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> list[str]:
-    """What this machine lacks to launch the runs here and now, in words."""
+    """GPUs, packages, hub repositories and disk space that the runs need and this machine lacks."""
     runs = [run for row in rows for run in row.runs]
-    cards = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     found = []
-    if cluster and cards < cluster.count:
-        found.append(f"{cluster.count} GPUs for a run, of which {cards} are here")
+    if cluster and gpus < cluster.count:
+        found.append(f"{cluster.count} GPUs for a run, of which {gpus} are here")
     found += [f"the package {name}" for name in _packages(runs) if find_spec(name) is None]
     cached = _cached_repositories()
     for kind, name in sorted({repo for run in runs for repo in _repositories(run.config)}):
@@ -157,7 +157,7 @@ def _packages(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _repositories(config: Config) -> Iterator[tuple[str, str]]:
-    """(model | dataset, hub id) of all that a run loads from the hub."""
+    """(model | dataset, hub id) of everything that a run loads from the hub."""
     path = config.model.path
     if embedded_recipe(path) is None and not Path(path).expanduser().exists():
         yield "model", path

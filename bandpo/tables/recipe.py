@@ -1,7 +1,8 @@
-"""What a table is made of: `recipes/<name>/recipe.yaml`, models × methods × seeds.
+"""Recipes: `recipes/<name>/recipe.yaml` describes a table, models × methods × seeds.
 
-A recipe holds only what differs from `bandpo train`'s defaults; `extends: ../paper.yaml` puts it
-over another file. A file with a hydra `_target_` is a study of its own kind (`Study`).
+A recipe holds only settings that differ from `bandpo train`'s defaults; with
+`extends: ../paper.yaml` it overrides another file. A file with a hydra `_target_` is a study of its
+own kind (`Study`).
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ class Study(Protocol):
     """A recipe that is not models × methods; its `_target_` names the class."""
 
     def run(self, folder: Path, smoke: bool) -> None:
-        """Writes table.md and figures into `folder` and prints where they are.
+        """Writes table.md and figures into `folder` and prints their paths.
 
-        With `smoke`, a small version that only shows that everything works.
+        With `smoke`, a small version that shows that everything works.
         """
         ...
 
 
 class MethodRow(Section):
-    """A row of the table; its name is a file of configs/method unless `overrides` says which."""
+    """A row of the table; its name is a file of configs/method unless `overrides` sets `method`."""
 
     overrides: dict[str, Any] = Field({}, description="Keys of `bandpo train` and their values.")
     seeds: Seeds | None = Field(None, description="Instead of the recipe's.")
@@ -59,7 +60,7 @@ class ModelRow(Section):
 
 
 class Smoke(Section):
-    """What `--smoke` changes: a table in minutes that shows that everything works."""
+    """The settings of `--smoke`: a table in minutes that shows that everything works."""
 
     methods: tuple[str, ...] = Field((), description="These alone; empty: all.")
     models: tuple[str, ...] = Field((), description="These alone; empty: all.")
@@ -81,20 +82,20 @@ class Recipe(Section):
     methods: dict[str, MethodRow] = Field(min_length=1, description="The first is compared with.")
     seeds: Seeds = 3
     expected: str | None = Field(None, description="Published values, relative to the recipe.")
-    cluster: str | None = Field(None, description="Cards of a run, such as 8xH200; null: a CPU.")
+    cluster: str | None = Field(None, description="GPUs of a run, such as 8xH200; null: a CPU.")
     launcher: dict[str, Any] | None = Field(
-        None, description="hydra `_target_` of a Launcher; null: a process a run."
+        None, description="hydra `_target_` of a Launcher; null: one process per run."
     )
     smoke: Smoke | None = None
 
     def smoked(self) -> Recipe:
         """The small version; raises UserError where the file has none."""
         if self.smoke is None:
-            raise UserError("this recipe has no `smoke`: nothing says what its small version is")
+            raise UserError("this recipe has no small version: its file has no `smoke`")
         smoke = self.smoke
         unknown = {*smoke.models} - self.models.keys() | {*smoke.methods} - self.methods.keys()
         if unknown:
-            raise UserError(f"smoke: {', '.join(sorted(unknown))} is no row of the recipe")
+            raise UserError(f"smoke: {', '.join(sorted(unknown))} is not a row of the recipe")
         return self.model_copy(
             update={
                 "models": {k: v for k, v in self.models.items() if k in (smoke.models or (k,))},
@@ -131,7 +132,7 @@ def seed_list(seeds: Seeds) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RecipeFolder:
-    """A recipe's folder, with recipe.yaml and README.md, and what the former says."""
+    """A recipe's folder, with recipe.yaml and README.md, and the content of the former."""
 
     path: Path
     content: Mapping[str, Any]
@@ -147,7 +148,7 @@ class RecipeFolder:
         return "_target_" in self.content
 
     def study(self, overrides: Sequence[str] = ()) -> Study:
-        """The study with `key=value` settings changed; raises UserError for what is wrong."""
+        """The study with `key=value` settings changed; raises UserError for wrong ones."""
         try:
             settings = OmegaConf.merge(self.content, OmegaConf.from_dotlist(list(overrides)))
         except OmegaConfBaseException as error:
@@ -155,20 +156,20 @@ class RecipeFolder:
         study: Study = self.built(settings)
         if not callable(getattr(study, "run", None)):
             raise UserError(
-                f"{self.path / FILE}: {self.content['_target_']} is no study: it has no "
+                f"{self.path / FILE}: {self.content['_target_']} is not a study: it has no "
                 "run(folder, smoke)"
             )
         return study
 
     def built(self, settings: Any) -> Any:
-        """What a `_target_` of the file names; raises UserError where it cannot be made."""
+        """The object that a `_target_` of the file names; raises UserError if it cannot be made."""
         try:
             if str(self.path) not in sys.path:  # a study's Python lies beside its recipe.yaml
                 sys.path.insert(0, str(self.path))
             return instantiate(settings)
         except UserError:
             raise
-        except Exception as error:  # whatever the class raises on its settings is the user's
+        except Exception as error:  # whatever the class raises, its settings are the user's
             cause = error.__cause__ or error
             raise UserError(f"{self.path / FILE}: {str(cause).splitlines()[0]}") from None
 
@@ -209,7 +210,7 @@ def find_recipe(place: str) -> RecipeFolder:
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file over those that it extends; `above` are those that extend it."""
+    """A file merged over those that it extends; `above` are the files that extend it."""
     if path.resolve() in above:
         raise UserError(f"{path}: extends itself")
     try:

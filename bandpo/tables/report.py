@@ -1,4 +1,4 @@
-"""A table for people: Markdown, LaTeX and HTML of the same blocks, and the numbers as JSON."""
+"""A table as Markdown, LaTeX and HTML of the same blocks, and its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bandpo.tables.results import Entry, Line
 from bandpo.tables.statistics import Effect
 
 ABOUT_ACCURACY = (
-    "In percent, in brackets the 95% interval over seeds and problems; ? where nothing is known of "
-    "the error, as with one seed. best@n draws with replacement and is what the paper calls "
-    "pass@32; pass@n is unbiased. The paper's values come without an interval: that of the "
-    "difference is what was obtained alone.",
+    "In percent, in brackets the 95% interval over seeds and problems; ? where the error is "
+    "unknown, as with one seed. best@n draws with replacement and is what the paper calls "
+    "pass@32; pass@n is unbiased. The paper's values have no interval: that of the difference is "
+    "the interval of the obtained value alone.",
 )
 ABOUT_EFFECTS = (
     "Paired by seed and problem; p is Holm's over the methods of a model, for one benchmark and "
-    "metric; ± is half of the 95% interval, ? stands where nothing is known of the error. `better` "
-    "and `worse` stand where p < 0.05 and the interval leaves out 0.",
+    "metric; ± is half of the 95% interval, ? where the error is unknown. `better` and `worse` "
+    "mean p < 0.05 and an interval without 0.",
 )
 ABOUT_TRAINING = (
     "Means over the last fifth of the steps, ± half of the 95% interval over seeds; in brackets "
@@ -34,7 +34,7 @@ ABOUT_TRAINING = (
 
 @dataclass(frozen=True)
 class Block:
-    """A table with what must be read with it."""
+    """A table with its notes."""
 
     title: str
     header: tuple[str, ...]
@@ -80,7 +80,7 @@ def accuracy_blocks(lines: Sequence[Line]) -> Iterator[Block]:
 
 
 def training_blocks(lines: Sequence[Line]) -> Iterator[Block]:
-    """For every model: how its methods trained."""
+    """For every model the training metrics of its methods."""
     for model in dict.fromkeys(line.model for line in lines):
         own = [line for line in lines if line.model == model]
         names = [n for n in own[0].entries if any(line.entries[n].obtained for line in own)]
@@ -113,7 +113,7 @@ def _shown(entry: Entry, what: str) -> str:
 
 
 def _with_interval(estimate: Estimate | None, form: str) -> str:
-    """`value [low, high]`; `?` where nothing is known of the error, `–` without an estimate."""
+    """`value [low, high]`; `?` where the error is unknown, `–` without an estimate."""
     if estimate is None:
         return "–"
     if estimate.low is None:
@@ -122,7 +122,7 @@ def _with_interval(estimate: Estimate | None, form: str) -> str:
 
 
 def with_half(estimate: Estimate | None, form: str) -> str:
-    """`value ± half`; `?` where nothing is known of the error, `–` without an estimate."""
+    """`value ± half`; `?` where the error is unknown, `–` without an estimate."""
     if estimate is None:
         return "–"
     width = "?" if estimate.half is None else format(estimate.half, form.replace("+", ""))
@@ -203,7 +203,7 @@ def _numbers(entries: Mapping[str, Entry]) -> dict[str, object]:
 
 
 def _ends(estimate: Estimate | None) -> dict[str, float | None]:
-    """An estimate as JSON has it, which knows nothing that is not finite."""
+    """An estimate for JSON, which has only finite numbers."""
     if estimate is None:
         return {}
     finite = {k: v for k, v in asdict(estimate).items() if v is not None and math.isfinite(v)}

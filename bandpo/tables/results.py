@@ -1,4 +1,4 @@
-"""What finished runs found: values by seed and problem, rows of the table, effects."""
+"""The results of finished runs: values by seed and problem, rows of the table, effects."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from bandpo.tables.runs import PlannedRun, by_cell
 from bandpo.tables.statistics import Effect, Values, crossed_mean, effects
 
 AVERAGE = "average"
-# Of training, as means over the last fifth of the steps; in the units of metrics.jsonl.
+# Training metrics, as means over the last fifth of the steps, in the units of metrics.jsonl.
 TRAINING = (
     *("policy/entropy", "reward/mean", "clip/high_frac", "clip/low_frac"),
     *("length/mean", "policy/kl_ref"),
 )
 LAST_SHARE = 0.2
-# Where a filtering run logs it, its rewards and lengths are of all groups drawn, as those of runs
-# that do not filter are. Earlier versions logged those of the kept groups: another population.
+# Where a filtering run logs it, its rewards and lengths are of all groups drawn, as in runs that
+# do not filter. Earlier versions logged those of the kept groups: another population.
 _OF_ALL = "rollout/groups_kept"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of the table: what the paper says, what came out, and against the first row."""
+    """One number of the table: obtained, published, and its difference to the first row."""
 
     obtained: Estimate | None
     paper: float | None = None
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def to_paper(self) -> Estimate | None:
-        """Obtained − paper; the interval is that of what was obtained."""
+        """Obtained − paper, with the interval of the obtained value."""
         if self.obtained is None or self.paper is None:
             return None
         paper = self.paper
@@ -72,7 +72,9 @@ class Cell:
         """A metric by seed and problem, [S, P]; in [0, 1]."""
         rows = [per_problem_values(self.evaluations[seed][benchmark], metric) for seed in seeds]
         if any(row.keys() != rows[0].keys() for row in rows):
-            raise UserError(f"{self.model}, {self.method}: {benchmark} has not one set of problems")
+            raise UserError(
+                f"{self.model}, {self.method}: {benchmark} has other problems for some seeds"
+            )
         return np.array([[row[problem] for problem in rows[0]] for row in rows])
 
     def problems(self, benchmark: str) -> list[str]:
@@ -114,7 +116,7 @@ def late_training(run: PlannedRun) -> dict[str, float]:
 
 
 def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
-    """Benchmark → samples a problem, of whatever is finished.
+    """Benchmark → samples per problem, of all finished runs.
 
     Raises UserError where runs of one table were evaluated on different ones.
     """
@@ -134,8 +136,8 @@ def benchmarks_of(cells: Sequence[Cell]) -> dict[str, int]:
     for cell in cells:
         for summaries in cell.evaluations.values():
             if lacking := found.keys() - summaries.keys():
-                lacks = ", ".join(sorted(lacking))
-                raise UserError(f"{cell.model}, {cell.method} was not evaluated on {lacks}")
+                missing = ", ".join(sorted(lacking))
+                raise UserError(f"{cell.model}, {cell.method} was not evaluated on {missing}")
     return found
 
 
@@ -162,8 +164,7 @@ def _column(
     for metric in (f"mean@{n}", f"best@{n}", f"pass@{n}"):
         entries = [_obtained(cell, names, metric) for cell in rows]
         differences = [_difference(rows[0], cell, names, metric) for cell in rows[1:]]
-        compared = {i: mean for i, mean in enumerate(differences, 1) if mean}
-        tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+        tested = _effects(differences)
         for i, cell in enumerate(rows):
             published = (expected.get(cell.method) or {}).get(title) or {}
             found[i][metric] = replace(
@@ -199,8 +200,14 @@ def _difference(first: Cell, cell: Cell, names: Sequence[str], metric: str) -> M
     return crossed_mean([100 * (a - b) for a, b in zip(own, base, strict=True)])
 
 
+def _effects(differences: Sequence[Mean | None]) -> dict[int, Effect]:
+    """The effects of rows 1, 2, … from their differences to row 0, where these are known."""
+    known = {i: mean for i, mean in enumerate(differences, 1) if mean}
+    return dict(zip(known, effects(list(known.values())), strict=True))
+
+
 def training_lines(cells: Sequence[Cell]) -> list[Line]:
-    """How every method trained, with intervals over seeds, and against the first row."""
+    """The training metrics of every method, with intervals over seeds, against the first row."""
     lines = []
     for model in dict.fromkeys(cell.model for cell in cells):
         rows = [cell for cell in cells if cell.model == model]
@@ -210,15 +217,9 @@ def training_lines(cells: Sequence[Cell]) -> list[Line]:
                 {seed: values[name] for seed, values in cell.training.items() if name in values}
                 for cell in rows
             ]
-            shared = {
-                i: sorted(by_seed[0].keys() & own.keys()) for i, own in enumerate(by_seed[1:], 1)
-            }
-            compared = {
-                i: mean_of([by_seed[i][seed] - by_seed[0][seed] for seed in seeds])
-                for i, seeds in shared.items()
-                if seeds
-            }
-            tested = dict(zip(compared, effects(list(compared.values())), strict=True))
+            first = by_seed[0]
+            changes = [[own[s] - first[s] for s in sorted(first.keys() & own)] for own in by_seed]
+            tested = _effects([mean_of(values) if values else None for values in changes[1:]])
             for i, own in enumerate(by_seed):
                 obtained = mean_of(list(own.values())).interval if own else None
                 found[i][name] = Entry(obtained, effect=tested.get(i))

@@ -1,4 +1,4 @@
-"""The runs of a table: planned from its recipe, recognised on disk by what they are."""
+"""The runs of a table: planned from its recipe, recognised on disk by their configuration."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class PlannedRun:
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The run's folder."""
         return Path(self.config.run.dir)
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"{self.model}, {self.method}, seed {self.seed}"
 
     def is_finished(self) -> bool:
@@ -47,18 +47,18 @@ class PlannedRun:
             last = read_metrics(self.folder)[-1]["step"]
             same = table_hash(stored) == table_hash(self.config)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError):
-            return False  # not there, or cut off by a kill: it is continued
+            return False  # not there, or cut off by a kill: it is resumed
         evaluated = self.summary.exists() or not self.config.eval.benchmarks
         return same and evaluated and last == self.config.trainer.steps
 
     @property
     def summary(self) -> Path:
-        """The evaluation after the last step, which is what tables report."""
+        """The evaluation after the last step, which tables report."""
         return self.folder / "eval" / f"{self.config.trainer.steps:06d}" / "summary.json"
 
 
 def table_hash(settings: Config | Mapping[str, Any]) -> str:
-    """Eight hex digits of what a run contributes to a table.
+    """A hash of everything that determines a run's part of a table, as eight hex digits.
 
     They cover the settings that determine the training (`bandpo.config.identity.config_hash`:
     names, paths and trackers are not among them), the number of steps, and the evaluation. Accepts
@@ -71,7 +71,7 @@ def table_hash(settings: Config | Mapping[str, Any]) -> str:
 
 
 def by_cell(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun]]:
-    """The runs of each (model, method), in the order that they are given in."""
+    """The runs of each (model, method), in the given order."""
     cells: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in runs:
         cells.setdefault((run.model, run.method), []).append(run)
@@ -83,7 +83,7 @@ def by_cell(runs: Sequence[PlannedRun]) -> dict[tuple[str, str], list[PlannedRun
 
 @dataclass(frozen=True)
 class Selection:
-    """What `--only model=…,method=…,seed=…` narrows a table to; empty: everything."""
+    """The runs that `--only model=…,method=…,seed=…` selects; empty: all."""
 
     models: frozenset[str] = frozenset()
     methods: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class Selection:
         return cls(frozenset(chosen["model"]), frozenset(chosen["method"]), seeds)
 
     def __call__(self, model: str, method: str, seed: int) -> bool:
-        """Whether a run belongs to it."""
+        """Whether a run is selected."""
         return (
             (not self.models or model in self.models)
             and (not self.methods or method in self.methods)
@@ -136,7 +136,7 @@ def plan_runs(
     """Every run of a table with its resolved configuration, below `folder`.
 
     Raises UserError with the problems of every row whose configuration is not valid; a problem
-    that several rows share is told once, with the first.
+    that several rows share is reported once, with the first.
     """
     runs: list[PlannedRun] = []
     problems: dict[str, str] = {}
@@ -163,7 +163,7 @@ def plan_runs(
 
 
 def _overrides(recipe: Recipe, model: str, method: str, extra: Sequence[str]) -> list[str]:
-    """Those of a cell; what a method says wins over what its model or the recipe says."""
+    """A cell's overrides; the method's win over the model's, and those over the recipe's."""
     chosen: dict[str, Any] = {"method": method}
     if recipe.protocol:
         chosen["+protocol"] = recipe.protocol
@@ -181,7 +181,7 @@ def _placed(
     config: Config,
     ranks: int,
 ) -> PlannedRun:
-    """A run in a folder of its own, which another configuration will not share."""
+    """A run in a folder that no other configuration shares."""
     name = f"{method}-seed{seed}-{table_hash(config)}"
     run = RunConfig(name=f"{model}-{name}", dir=str(folder / model / name))
     where = (override_of("run.name", run.name), override_of("run.dir", run.dir))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from threading import Lock
+from queue import SimpleQueue
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
@@ -21,66 +20,45 @@ from bandpo.run.console import protect_output
 from bandpo.run.host import Host
 from bandpo.train import run
 
-Task = Callable[[Host], None]
-"""A run, or what surrounds one; it travels to a worker, and so must be picklable."""
-
 _host: Host | None = None
 
 
-@dataclass(frozen=True)
-class Training:
-    """The task of one run of `bandpo train` with these hydra overrides."""
-
-    overrides: tuple[str, ...]
-
-    def __call__(self, host: Host) -> None:
-        run(compose("train", self.overrides, Config, host.ranks.size), host)
-
-
 def launch_series(
-    tasks: Sequence[Task],
+    runs: Sequence[Sequence[str]],
     processes: int = 1,
     report: Callable[[int, int], None] = lambda index, code: None,
 ) -> list[int]:
-    """Does every task in one of `processes` workers, which share the cores.
+    """Trains runs, given by their hydra overrides, in `processes` workers that share the cores.
 
     Returns the exit codes in order: 0, 2 for bad input, 1 for anything else. A worker in which a
-    task fails unexpectedly, or that dies, is replaced, and the next task has a fresh one. `report`
-    hears the index and exit code of each task that ended.
+    run fails unexpectedly, or that dies, is replaced. `report` receives the index and exit code of
+    each run that has ended.
     """
-    codes = [1] * len(tasks)
-    waiting = iter(enumerate(tasks))
-    turn = Lock()
+    workers: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    for _ in range(processes):
+        workers.put(_worker(processes))
 
-    def take() -> Iterator[tuple[int, Task]]:
-        while True:
-            with turn:
-                item = next(waiting, None)
-            if item is None:
-                return
-            yield item
-
-    def work() -> None:
-        worker = _worker(processes)
+    def train(index: int, overrides: Sequence[str]) -> int:
+        worker, code = workers.get(), 1
         try:
-            for index, task in take():
-                try:
-                    codes[index] = worker.submit(_do, task).result()
-                except BrokenProcessPool:
-                    worker.shutdown(wait=False)
-                    worker = _worker(processes)
-                report(index, codes[index])
-        finally:
-            worker.shutdown(wait=True)
+            code = worker.submit(_train, overrides).result()
+        except BrokenProcessPool:
+            worker.shutdown(wait=False)
+            worker = _worker(processes)
+        workers.put(worker)
+        report(index, code)
+        return code
 
-    with ThreadPoolExecutor(processes) as threads:
-        for future in [threads.submit(work) for _ in range(processes)]:
-            future.result()
-    return codes
+    try:
+        with ThreadPoolExecutor(processes) as threads:
+            return list(threads.map(train, range(len(runs)), runs))
+    finally:
+        while not workers.empty():
+            workers.get().shutdown()
 
 
 def _worker(processes: int) -> ProcessPoolExecutor:
-    """One fresh process; a worker that breaks takes only its own task with it."""
+    """One fresh process; a worker that breaks takes only its own run with it."""
     share = max(1, usable_cores() // processes)
     return ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), initializer=partial(_prepare, share)
@@ -88,7 +66,7 @@ def _worker(processes: int) -> ProcessPoolExecutor:
 
 
 def _prepare(threads: int) -> None:
-    """Of a worker's own: streams, and threads, which vLLM and torch count when they start some."""
+    """Sets up a worker: its streams, and the threads that vLLM and torch will use."""
     protect_output()
     import torch
 
@@ -96,17 +74,17 @@ def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _do(task: Task) -> int:
-    """In a worker: one task on the worker's host."""
+def _train(overrides: Sequence[str]) -> int:
+    """In a worker: one run on the worker's host."""
     global _host
     try:
         _host = _host or Host()
-        task(_host)
+        run(compose("train", overrides, Config, _host.ranks.size), _host)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except Exception:
-        # What the engine holds is not known any more: end this process, and the engine with it.
+        # The engine's state is unknown now: end this process, and the engine with it.
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

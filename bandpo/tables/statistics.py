@@ -24,8 +24,8 @@ def crossed_mean(strata: Sequence[Values]) -> Mean:
     stratum Var(means by problem)/P, with P − 1. What neither seed nor problem explains enters
     both, so that together they expect no less than the variance of the mean, which the interval's
     coverage rests on (`bandpo.evaluation.intervals.Mean`); docs/statistics.md has simulations.
-    With one seed, one problem, or seeds or problems that are copies of each other, nothing is known
-    of the error.
+    With one seed, one problem, or seeds or problems that are copies of each other, the error is
+    unknown.
     """
     seeds, share = strata[0].shape[0], 1 / len(strata)
     by_seed: Values = share * np.sum([values.mean(axis=1) for values in strata], axis=0)
@@ -40,7 +40,7 @@ def crossed_mean(strata: Sequence[Values]) -> Mean:
 
 
 def _source(means: Values, rest: float) -> Source:
-    """The variance of the mean of `means`, or what is unexplained of it where they tie by luck."""
+    """The variance of the mean of `means`, or its unexplained part, `rest`, where they tie."""
     freedom = len(means) - 1
     if negligible(means - means.mean(), means):
         return Source(rest, freedom)
@@ -48,7 +48,7 @@ def _source(means: Values, rest: float) -> Source:
 
 
 def _unexplained(values: Values) -> float:
-    """Variance of the mean of values [S, P] that comes from neither seeds nor problems."""
+    """The variance of the mean of values [S, P] that neither seeds nor problems explain."""
     seeds, problems = values.shape
     by_seed, by_problem = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
     residual = values - by_seed - by_problem + values.mean()
@@ -58,7 +58,7 @@ def _unexplained(values: Values) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of a family, adjusted so that the chance of any false claim stays below the level.
+    """p-values of a family, adjusted to bound the chance of any false claim by the level.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure.
     """
@@ -75,7 +75,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Effect:
     """A row against the first: the paired difference, and Holm's p-value among the rows.
 
-    Where nothing is known of the difference's error, p is None.
+    Where the difference's error is unknown, p is None.
     """
 
     difference: Estimate
@@ -92,7 +92,7 @@ class Effect:
 def effects(differences: Sequence[Mean]) -> list[Effect]:
     """Each row's mean paired difference to the first, all of them as one family of effects.
 
-    A row of which nothing is known counts in the family like one that shows nothing.
+    A row without a p-value counts in the family as one with p = 1.
     """
     found = [mean.p_value for mean in differences]
     adjusted = holm([1.0 if p is None else p for p in found])

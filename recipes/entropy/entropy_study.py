@@ -1,4 +1,4 @@
-"""The study `recipes/entropy`: what becomes of the entropy under every method of a table."""
+"""The study `recipes/entropy`: the policy's entropy under every method of a table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bandpo.tables.runs import PlannedRun, by_cell, plan_runs
 
 @dataclass(frozen=True)
 class EntropyOfTable:
-    """The entropy over steps of the runs of another recipe, however far they are.
+    """The entropy over steps of another recipe's runs, finished or not.
 
     `of` is that recipe, `runs` the folder of its runs where that is not its usual one; `published`
-    has what the paper says of a method, in nats.
+    has the paper's values by method, in nats.
     """
 
     of: str
@@ -43,7 +43,7 @@ class EntropyOfTable:
         if figure is None:
             raise UserError(
                 f"{place}: no run of {found.name} has begun; start it with "
-                f"`bandpo table {self.of}`, or say where its runs are: runs=FOLDER"
+                f"`bandpo table {self.of}`, or name the folder of its runs: runs=FOLDER"
             )
         title = f"Entropy of the policy: {recipe.title}"
         for path in write_report(folder, title, [self._block(started)], [figure]):
@@ -57,7 +57,7 @@ class EntropyOfTable:
                 (*cell, str(len(runs)), *map(_shown, _ends(runs)), self._paper(cell[1]))
                 for cell, runs in by_cell(started).items()
             ),
-            notes=("± half of the 95% interval over seeds; ? where nothing is known of it.",),
+            notes=("± half of the 95% interval over seeds; ? where it is unknown.",),
         )
 
     def _paper(self, method: str) -> str:

@@ -354,4 +354,4 @@ def test_dapo_gives_problems_of_the_benchmarks_away(capsys, tmp_path):
         ("math500", "test/geometry/702.json"),
     }
     assert not [r for r in rows if r["benchmark"] == "aime24"]
-    assert "of 1000 training rows overlap" in capsys.readouterr().out
+    assert "of 1000 training problems occur in a benchmark" in capsys.readouterr().out

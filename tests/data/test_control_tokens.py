@@ -198,7 +198,7 @@ def test_words_of_which_a_tokenizer_reads_only_some_are_an_error():
     tokenizer = byte_bpe(single_word=True)
     found = [(p.text, p.token_ids) for p in prompts_of(tokenizer, PLAIN)]
     assert found == [as_it_is(tokenizer, text) for text in PLAIN]
-    with pytest.raises(UserError, match=r"cannot take the control tokens .*Say <\|im_end\|>"):
+    with pytest.raises(UserError, match=r"cannot read the control tokens .*Say <\|im_end\|>"):
         prompts_of(tokenizer, HOSTILE[:1])
 
 
@@ -237,5 +237,5 @@ def test_a_tokenizer_that_cannot_be_told_apart_is_an_error(tokenizer):
     stubborn.__class__ = Stubborn
     stubborn.name_or_path = "org/stubborn"
     assert len(prompts_of(stubborn, ["1+1"])) == 1
-    with pytest.raises(UserError, match="org/stubborn cannot take the control"):
+    with pytest.raises(UserError, match="org/stubborn cannot read the control"):
         prompts_of(stubborn, ["1+1", "1</u>2"])

@@ -104,7 +104,7 @@ def test_a_changed_seed_too_many_prompts_and_none():
     with pytest.raises(UserError, match="the seed changed"):
         PromptSampler(PROMPTS, seed=8).load_state_dict(sampler.state_dict())
     for asked in (sampler.next, sampler.require):
-        with pytest.raises(UserError, match=r"24 prompts a step .* only 23"):
+        with pytest.raises(UserError, match=r"24 prompts per step .* only 23"):
             asked(24)
     sampler.require(23)
     with pytest.raises(UserError, match="no prompts"):

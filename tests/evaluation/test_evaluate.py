@@ -2,23 +2,23 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
+from eval_fakes import SAMPLING, FakeEngine, FakeReward, evaluate_into, fake_task, run
+from small_runs import FIXTURES
 
 from bandpo.errors import UserError
-from bandpo.evaluation.evaluate import evaluate_all
-from bandpo.evaluation.metrics import best_at_k, pass_at_k
-from bandpo.evaluation.samples import SampleLog, differences, read_samples
+from bandpo.evaluation.evaluate import Evaluator
+from bandpo.evaluation.metrics import best_per_problem, pass_per_problem
+from bandpo.evaluation.samples import differences, read_samples
+from bandpo.evaluation.store import SampleLog, Store
 from bandpo.evaluation.summary import (
     per_problem_values,
     read_summaries,
@@ -39,8 +39,8 @@ def test_samples_and_summary_agree(tmp_path):
     assert len(samples) == 12 * 4
     table = np.array([[s.correct for s in samples if s.problem_id == f"p{i}"] for i in range(12)])
     assert summary.metrics["mean@4"].value == pytest.approx(table.mean())
-    assert summary.metrics["pass@2"].value == pytest.approx(pass_at_k(table, 2))
-    assert summary.metrics["best@4"].value == pytest.approx(best_at_k(table, 4))
+    assert summary.metrics["pass@2"].value == pytest.approx(pass_per_problem(table, 2).mean())
+    assert summary.metrics["best@4"].value == pytest.approx(best_per_problem(table, 4).mean())
     assert summary.metrics["length/mean"].value == np.mean([s.tokens for s in samples])
     truncated = np.mean([s.truncated for s in samples])
     assert 0 < truncated < 1
@@ -74,39 +74,45 @@ def test_benchmarks_of_one_evaluation_share_no_seeds(tmp_path):
         dataclasses.replace(one, benchmark=dataclasses.replace(one.benchmark, name=name))
         for name in ("a", "b")
     ]
-    engine, options = FakeEngine(), {"model": {}, "scoring": {}}
-    reward = FakeReward()
-    evaluate_all(engine, reward, tasks, SAMPLING, 0, tmp_path / "both", **options)
+    engine, reward = FakeEngine(), FakeReward()
+    Evaluator(engine, reward, SAMPLING, 0, {}, {}).run(tasks, Store(tmp_path / "both"))
     together = [prompt.seed for prompt in engine.seen]
     assert len({seed % 2**32 // 4 for seed in together}) == 24
     alone = FakeEngine()
-    evaluate_all(alone, reward, tasks[1:], SAMPLING, 0, tmp_path / "b", **options)
+    Evaluator(alone, reward, SAMPLING, 0, {}, {}).run(tasks[1:], Store(tmp_path / "b"))
     assert {prompt.seed for prompt in alone.seen} == set(together[12:])
 
 
-def test_killed_five_times_the_summary_is_the_same(tmp_path):
+def test_killed_five_times_the_summary_is_the_same(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     folder = tmp_path / "killed"
     rng = random.Random(0)
-    script = [sys.executable, str(Path(__file__).with_name("eval_fakes.py")), str(folder)]
+    paths = (str(FIXTURES), *filter(None, [os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    processes = multiprocessing.get_context("forkserver")  # which imports for all of them
+    processes.set_forkserver_preload(["eval_fakes"])
     kills, sizes = 0, [0]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while kills < 5:
-        process = subprocess.Popen([*script, "0.05"], env=environment)
+        process = processes.Process(target=evaluate_into, args=(folder, 0.05))
+        process.start()
         grown = sizes[-1] + rng.randint(1, 2)  # killed as soon as one or two more groups are there
-        while process.poll() is None:
+        while process.is_alive():
             done = len(lines(folder)) // 4 if (folder / "toy.jsonl").exists() else 0
             if done >= grown:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         sizes.append(len(lines(folder)) // 4)
         with (folder / "toy.jsonl").open("a") as file:  # what a torn write would leave
             file.write('{"problem_id": "p3", "sam' if kills % 2 else lines(folder)[0] + "\n")
         kills += 1
     assert not (folder / "summary.json").exists()
     assert sizes == sorted(sizes) and sizes[-1] < 12
-    subprocess.run([*script, "0"], env=environment, check=True)
+    last = processes.Process(target=evaluate_into, args=(folder, 0.0))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
     assert (
         read_summaries(folder)["toy"] == read_summaries(write_summaries(tmp_path, [whole]))["toy"]
     )
@@ -194,7 +200,7 @@ def test_ranks_share_the_work_and_agree(tmp_path, size):
     assert [len(engine.seen) for engine in engines] == [12 // size] * size
     assert sorted(lines(tmp_path / "split")) == sorted(lines(tmp_path / "alone"))
     names = [path.name for path in sorted((tmp_path / "split").iterdir())]
-    assert names == ["toy.jsonl", "toy.settings.json"]
+    assert names == ["summary.json", "toy.jsonl", "toy.settings.json"]
 
 
 def test_what_other_ranks_left_is_kept(tmp_path):
@@ -231,18 +237,19 @@ def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_pat
 
 
 def test_a_full_disk_costs_the_samples_and_not_the_numbers(tmp_path, at_most):
-    whole, told = run(tmp_path / "whole"), []
+    whole, losses = run(tmp_path / "whole"), []
     with at_most(6000), pytest.raises(OSError):
         run(tmp_path / "alone")
     with at_most(6000):
-        assert run(tmp_path / "training", resume=False, give_up=told.append) == whole
-    assert len(told) == 1 and "toy.jsonl is not kept" in told[0]
+        assert run(tmp_path / "training", resume=False, on_loss=losses.append) == whole
+    samples, summary = losses
+    assert "toy.jsonl is not kept" in samples and "the summary in" in summary
     assert not (tmp_path / "training/toy.jsonl").exists()
 
 
 def test_progress_counts_the_ranks_own_problems(tmp_path):
     calls = []
-    run(tmp_path, progress=lambda *call: calls.append(call))
+    run(tmp_path, on_progress=lambda *call: calls.append(call))
     assert calls == [("toy", i, 12) for i in range(1, 13)]
 
 

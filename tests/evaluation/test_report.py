@@ -10,9 +10,9 @@ from eval_fakes import FakeEngine, fake_task, run
 from rich.console import Console
 
 from bandpo.cli import main
-from bandpo.commands.compare import compare, compare_folders, evaluations_of, milestones
 from bandpo.errors import UserError
-from bandpo.evaluation.latex import render
+from bandpo.evaluation.comparison import compare, compare_folders, evaluations_of, milestones
+from bandpo.evaluation.mathml import render
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.summary import read_summaries, write_summaries
 from bandpo.types import Completion

@@ -43,7 +43,7 @@ def test_counts_and_examples(report):
 
 def test_the_text_shows_both_readings(report):
     text = report.render()
-    assert "8 completions, 4 judged differently (50.0%)" in text
+    assert "8 completions, 4 scored differently (50.0%)" in text
     assert "only math finds correct:  3" in text
     assert "problem c, reference '51'" in text
     assert "math: wrong (no_numeral), read '37+14'" in text

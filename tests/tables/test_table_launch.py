@@ -19,9 +19,10 @@ from bandpo.config.schema import Config
 from bandpo.disk.lock import is_held, only_one, wait_until_free
 from bandpo.errors import UserError
 from bandpo.tables import launch
-from bandpo.tables.launch import Processes, train_command, write_slurm
+from bandpo.tables.launch import Processes, train_command
 from bandpo.tables.recipe import find_recipe
 from bandpo.tables.runs import plan_runs, table_hash
+from bandpo.tables.slurm import write_slurm
 
 RECIPE = """
 title: launched
@@ -149,7 +150,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(trained_at_once, capsys)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert main(["table", str(folder), "--out", str(out), "--only", "method=grpo,seed=0"]) == 0
-    assert "another process is at it; waiting" in capsys.readouterr().out
+    assert "another process is training it; waiting" in capsys.readouterr().out
     assert first.is_finished() and not times_trained(out)
 
 
@@ -186,14 +187,14 @@ def test_runs_side_by_side_share_out_the_cards_that_were_given(monkeypatch, give
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     processes, run = Processes(at_once=2), SimpleNamespace(ranks=2)
-    found = [processes._cards(run, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
+    found = [processes._gpus(run, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
     assert found == expected
 
 
 def test_slurm_scripts_run_the_line_of_their_task(recipe_folder, tmp_path):
     recipe = find_recipe(str(recipe_folder)).recipe()
     runs = plan_runs(recipe, tmp_path / "out", extra=["rollout.prompts_per_step=256"], ranks=16)
-    commands, script = write_slurm(tmp_path / "jobs", "made", runs, cards_a_node=8, hours=10.2)
+    commands, script = write_slurm(tmp_path / "jobs", "made", runs, gpus_per_node=8, hours=10.2)
     text = script.read_text()
     for line in ("--array=0-3", "--nodes=2", "--gpus-per-node=8", "--time=16:00:00", "--requeue"):
         assert f"#SBATCH {line}\n" in text

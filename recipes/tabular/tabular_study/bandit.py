@@ -19,7 +19,7 @@ COVERAGE_SAMPLES = 32
 
 
 class Streams:
-    """A stream of uniform numbers for each seed, the same whatever is trained and beside whom.
+    """A stream of uniform numbers per seed, whatever else is trained.
 
     Methods that are compared draw from equal streams: as long as their policies are equal, so are
     their samples (common random numbers).
@@ -71,7 +71,7 @@ class Bandit:
         return sum(group.count for group in self.correct)
 
     def start(self, streams: Streams) -> Tensor:
-        """The logits [S, K] of a policy a seed, drawn from the seeds' streams."""
+        """The logits [S, K] of one policy per seed, drawn from the seeds' streams."""
         ranges = [(group.low, group.high) for group in self.correct for _ in range(group.count)]
         low, high = torch.tensor(ranges, dtype=torch.float64).log().T
         correct = low + (high - low) * streams.uniform(len(ranges))
@@ -90,7 +90,7 @@ class Bandit:
         return (actions < self.correct_count).double()
 
     def state(self, logits: Tensor) -> State:
-        """What policies with these logits [S, K] have come to."""
+        """Accuracy, entropy and coverage of policies with these logits [S, K]."""
         log_p = logits.log_softmax(-1)
         correct = log_p[:, : self.correct_count]
         accuracy = correct.exp().sum(-1)

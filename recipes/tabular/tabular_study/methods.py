@@ -1,4 +1,4 @@
-"""Which methods a bandit can tell apart, and ablations of their bounds."""
+"""The methods that differ in a bandit, and ablations of their bounds."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def ablations(bounds: Mapping[str, Bounds]) -> list[Method]:
 
 
 def applicable(methods: Sequence[Method], group_size: int) -> tuple[list[Method], dict[str, str]]:
-    """The methods that differ from each other in a bandit, and why the others are left out.
+    """The methods that differ from each other in a bandit, and why the others are skipped.
 
-    Sequences of one token have no length: every aggregation is a mean over the group. What is left
-    of a method is its ratio, its surrogate and its advantages, which are compared over every
-    number of successes that a group can have.
+    Sequences of one token have no length: every aggregation is a mean over the group. Methods are
+    compared by ratio, surrogate and advantages, the latter for every number of successes that a
+    group can have.
     """
     kept: list[Method] = []
     left_out: dict[str, str] = {}

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from bandpo.methods.figures import COLOURS
+from bandpo.methods.bounds_figure import COLOURS
 from bandpo.methods.method import load_methods
 from tabular_study.theory import expected_turn
 
@@ -40,13 +40,13 @@ def _lines(results: Results) -> Iterable[str]:
     yield ""
     yield (
         f"Changes (Δ) are against `{baseline}`, paired by seed; ± is half a 95% interval of the "
-        "mean, ? where nothing is known of its error; brackets hold the quantiles 10%, 50%, 90% "
+        "mean, ? where its error is unknown; brackets hold the quantiles 10%, 50%, 90% "
         f"over seeds. Every policy is compared where it first is {accuracy:.0%} accurate; the "
         "columns at the end are those of the last rollout."
     )
     yield ""
     for name, reason in results["left_out"].items():
-        yield f"- `{name}` is left out: {reason}."
+        yield f"- `{name}` is skipped: {reason}."
     for name, setting in results["settings"].items():
         yield from _setting_lines(name, setting, baseline)
     yield from _turn_lines(results["turns"])
@@ -135,7 +135,7 @@ def _phase_lines(phase: Mapping[str, Any]) -> Iterable[str]:
 
 
 def label(curve: Mapping[str, Any], sweep: Mapping[str, Any]) -> str:
-    """What sets a curve apart within its sweep."""
+    """The settings in which a curve differs from the others of its sweep."""
     varied = (
         key
         for key in ("method", "bandit", "update")
@@ -145,7 +145,7 @@ def label(curve: Mapping[str, Any], sweep: Mapping[str, Any]) -> str:
 
 
 def _expected(curve: Mapping[str, Any]) -> str:
-    """The derivation's two edges, for Band under SGD beside an incumbent."""
+    """The two ends of the derivation, for Band under SGD beside an incumbent."""
     if curve["incumbent"] is None or curve["update"] == "Adam" or "band_kl" not in curve["method"]:
         return ""
     (method,) = load_methods(curve["method"])
@@ -187,7 +187,7 @@ def _turn(turn: Mapping[str, Any]) -> str:
 
 
 def _learned(row: Mapping[str, Any]) -> bool:
-    """Whether nearly all policies became as accurate as they are compared at."""
+    """Whether nearly all policies reached the accuracy at which they are compared."""
     return bool(row["learned"] >= LEARNED)
 
 
@@ -199,7 +199,7 @@ def _certain(measure: Mapping[str, Any]) -> bool:
 
 
 def draw_settings(results: Results, path: Path) -> None:
-    """The distribution over seeds of the change of coverage, a panel a setting."""
+    """The distribution over seeds of the change of coverage, a panel per setting."""
     settings = results["settings"]
     count = max(len(setting["methods"]) for setting in settings.values()) - 1
     figure = Figure(figsize=(4.2 * len(settings), 1.6 + 0.27 * count), layout="constrained")
@@ -233,7 +233,7 @@ def draw_settings(results: Results, path: Path) -> None:
 
 
 def draw_phase(results: Results, path: Path) -> None:
-    """A panel a method: mean change of coverage over reach and rarity."""
+    """A panel per method: mean change of coverage over reach and rarity."""
     phase = results["phase"]
     methods = list(dict.fromkeys(curve["method"] for curve in phase["curves"]))
     columns = min(4, len(methods))
@@ -273,7 +273,7 @@ def draw_phase(results: Results, path: Path) -> None:
 
 
 def draw_turns(results: Results, path: Path) -> None:
-    """A panel a sweep: mean change of coverage over reach, with its interval, and the median."""
+    """A panel per sweep: mean change of coverage over reach, with its interval, and the median."""
     sweeps = [(sweep, "at_accuracy", "coverage") for sweep in results["turns"].values()]
     # The claim of a turn at ln(cap) was about the entropy after a fixed number of rollouts.
     sweeps += [(sweep, "last", "entropy") for sweep in results["turns"].values() if sweep["fixed"]]

@@ -46,7 +46,7 @@ class Setting:
     rollouts: int = 100
 
     def small(self) -> Setting:
-        """The same, for a look at whether everything works."""
+        """A small version that shows that everything works."""
         return dataclasses.replace(self, seeds=8, rollouts=3)
 
 
@@ -67,7 +67,7 @@ class Sweep:
     stop: bool = True
 
     def small(self) -> Sweep:
-        """The same, for a look at whether everything works."""
+        """A small version that shows that everything works."""
         ends = [self.reaches[0], self.reaches[-1]]
         return dataclasses.replace(self, reaches=ends, seeds=8, rollouts=3)
 
@@ -119,7 +119,7 @@ class Study:
         print(f"written to {folder}: table.md, results.json, settings.png, phase.png, turns.png")
 
     def described(self) -> dict[str, Any]:
-        """The study's settings as plain values, as they stand in results.json."""
+        """The study's settings as plain values, as in results.json."""
         settings: dict[str, Any] = _rounded(self)
         return settings
 
@@ -132,7 +132,7 @@ class Study:
         )
 
     def results(self) -> dict[str, Any]:
-        """Every number of the study, and what made them."""
+        """Every number of the study, and the settings, versions and hardware behind them."""
         start, cpu = time.perf_counter(), time.process_time()
         (baseline,) = load_methods(self.baseline)
         asked = sorted(load_methods(self.methods), key=lambda method: method.name)
@@ -166,7 +166,7 @@ class Study:
         return next(iter(self.phase.updates.values())).group_size
 
     def _setting(self, setting: Setting, methods: Sequence[Method]) -> dict[str, Any]:
-        """A row a method, compared with the first: at equal accuracy and after the last rollout."""
+        """One row per method against the first, at equal accuracy and after the last rollout."""
         rows, base = {}, None
         for method in methods:
             diagnostics = LossDiagnostics()
@@ -188,7 +188,7 @@ class Study:
         return {"description": _described(setting), "methods": rows}
 
     def _sweep(self, sweep: Sweep, baseline: Method, every: Sequence[Method]) -> dict[str, Any]:
-        """Curves over the reaches, each with its turning points; `every` is what `all` means."""
+        """Curves over the reaches, each with its turning points; `every`: the methods of `all`."""
         asked = every if sweep.methods == "all" else load_methods(sweep.methods)
         methods = [method for method in asked if method.name != self.baseline]
         curves = []
@@ -246,14 +246,14 @@ class Study:
         return found
 
     def _changes(self, course: Course, base: Course) -> Tensor:
-        """Per seed, what turns are looked for in, [2, S]: see `_turns`."""
+        """The measures whose turning points `_turns` finds, per seed, [2, S]."""
         at, last = course.at(self.accuracy), course.last()
         base_at, base_last = base.at(self.accuracy), base.last()
         return torch.stack([at.coverage - base_at.coverage, last.entropy - base_last.entropy])
 
 
 def _timed(jobs: Mapping[str, T]) -> Iterator[tuple[str, T]]:
-    """The jobs in turn; says how long each took."""
+    """Runs the jobs in turn; prints how long each took."""
     for name, job in jobs.items():
         start = time.perf_counter()
         yield name, job
@@ -285,7 +285,7 @@ def _described(setting: Setting) -> str:
 def _paired(state: State, base: State) -> dict[str, Any]:
     """For each measure its mean and quantiles over seeds, and those of the paired change.
 
-    The change has Student's interval; its ends are null where nothing is known of its error.
+    The change has Student's interval; its ends are null where its error is unknown.
     """
     values = {name: getattr(state, name).double() for name in MEASURES}
     found: dict[str, Any] = {"accuracy": state.accuracy.double().mean().item()}
@@ -341,7 +341,7 @@ def _ends(values: Tensor) -> list[float]:
 
 
 def _finite(reach: float) -> float | str:
-    """A turning point as JSON knows it: words where it lies outside the sweep."""
+    """A turning point for JSON: a word where it lies outside the sweep."""
     return "below" if reach == 0 else "above" if not reach < float("inf") else reach
 
 

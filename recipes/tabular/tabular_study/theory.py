@@ -36,7 +36,7 @@ def reach_to_meet(bound: float, inner: int) -> float:
 
 
 def share_of_reach(successes: float, group_size: int) -> float:
-    """What is left of the reach when a group has this many successes: A(m)/A(1).
+    """The share of the reach that is left when a group has this many successes: A(m)/A(1).
 
     A(m) = sqrt((G − m)/m) up to a constant: rewards are normalised by their spread.
     """

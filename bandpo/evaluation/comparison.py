@@ -1,0 +1,144 @@
+"""Two evaluations over the same problems, and one run's evaluations over time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from bandpo.errors import UserError
+from bandpo.evaluation.intervals import Estimate, paired_difference
+from bandpo.evaluation.metrics import powers_of_two
+from bandpo.evaluation.report import interval, number
+from bandpo.evaluation.samples import IRRELEVANT, differences
+from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
+
+# Settings in which two evaluations may differ and still be compared.
+COMPARED = IRRELEVANT | {"model"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two evaluations, and b − a paired over problems."""
+
+    metric: str
+    a: float
+    b: float
+    paired: Estimate
+
+
+def compare(a: Summary, b: Summary, force: bool = False) -> list[Difference]:
+    """Paired differences of mean@n, pass@k, best@n and maj@n on one benchmark.
+
+    Raises `UserError` if the evaluations differ in anything but the model, unless `force`;
+    different problems or sample counts are never compared.
+    """
+    different = differences(a.settings, b.settings, COMPARED)
+    if different and not force:
+        raise UserError.join(
+            f"{a.benchmark}: these evaluations are not comparable (--force compares them anyway):",
+            different,
+        )
+    if [p.id for p in a.problems] != [p.id for p in b.problems] or a.n != b.n:
+        raise UserError(f"{a.benchmark}: a paired comparison needs the same problems and n")
+    n = a.n
+    names = [f"mean@{n}", *(f"pass@{k}" for k in powers_of_two(n)), f"best@{n}", f"maj@{n}"]
+    found = []
+    for name in names:
+        first, second = (list(per_problem_values(s, name).values()) for s in (a, b))
+        paired = paired_difference(first, second)
+        found.append(Difference(name, a.metrics[name].value, b.metrics[name].value, paired))
+    return found
+
+
+def compare_folders(a: Path, b: Path, force: bool = False) -> dict[str, list[Difference]]:
+    """Benchmark → differences for all benchmarks that both folders have."""
+    first, second = read_summaries(a), read_summaries(b)
+    common = [name for name in first if name in second]
+    if not common:
+        raise UserError(
+            f"no common benchmark: {a} has {', '.join(first)}; {b} has {', '.join(second)}"
+        )
+    return {name: compare(first[name], second[name], force) for name in common}
+
+
+def differences_table(benchmark: str, rows: Sequence[Difference]) -> Table:
+    """One benchmark's comparison in percent; * marks intervals without 0, ? unknown ones."""
+    table = Table(title=f"{benchmark}, in %", title_justify="left")
+    for column in ("metric", "A", "B", "B − A", "95% interval, paired"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows:
+        mark = " *" if row.paired.sign else ""
+        table.add_row(
+            row.metric,
+            number(row.metric, row.a),
+            number(row.metric, row.b),
+            f"{100 * row.paired.value:+.1f}",
+            escape(interval(row.metric, row.paired)) + mark,
+        )
+    return table
+
+
+# --------------------------------------------------------------------------- one run over time
+
+
+def evaluations_of(run: Path) -> dict[int, dict[str, Summary]]:
+    """Step → summaries for every finished `eval/<step>/summary.json` of a run, by step."""
+    found = {}
+    for path in run.glob("eval/*/summary.json"):
+        step = re.search(r"\d+$", path.parent.name)
+        if step:
+            found[int(step.group())] = read_summaries(path)
+    if not found:
+        raise UserError(f"{run}: no evaluations (eval/<step>/summary.json) of a training run")
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A step of a run that is reported, and the reason."""
+
+    label: str
+    step: int
+    estimate: Estimate
+
+
+def milestones(
+    evaluations: dict[int, dict[str, Summary]], benchmark: str, preregistered: int | None = None
+) -> list[Milestone]:
+    """First, preregistered, last and best step by mean@n, each labelled.
+
+    The best of many noisy evaluations is high by selection alone, so it is never reported alone.
+    Raises `UserError` if the preregistered step was not evaluated.
+    """
+    scores = {
+        step: summaries[benchmark].metrics[f"mean@{summaries[benchmark].n}"]
+        for step, summaries in evaluations.items()
+        if benchmark in summaries
+    }
+    best = max(scores, key=lambda step: scores[step].value)
+    steps = {"first": min(scores), "last": max(scores), "best, chosen afterwards": best}
+    if preregistered is not None:
+        if preregistered not in scores:
+            known = ", ".join(map(str, scores))
+            raise UserError(f"step {preregistered} of {benchmark} was not evaluated, only {known}")
+        steps = {"preregistered": preregistered} | steps
+    return [Milestone(label, step, scores[step]) for label, step in steps.items()]
+
+
+def milestones_table(run: Path, preregistered: int | None = None) -> Table:
+    """mean@n of a run's benchmarks at its milestones, in percent."""
+    evaluations = evaluations_of(run)
+    names = list(dict.fromkeys(name for found in evaluations.values() for name in found))
+    table = Table(title=f"{run}, mean@n in %", title_justify="left")
+    for column in ("benchmark", "step", "which", "mean@n", "95% interval"):
+        table.add_column(column, justify="right" if "%" in column or column == "step" else "left")
+    for name in names:
+        for m in milestones(evaluations, name, preregistered):
+            value = number("mean@n", m.estimate.value)
+            table.add_row(name, str(m.step), m.label, value, escape(interval("mean@n", m.estimate)))
+    return table

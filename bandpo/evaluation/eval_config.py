@@ -1,0 +1,124 @@
+"""The configuration of `bandpo eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from bandpo.config.schema import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
+from bandpo.errors import UserError
+from bandpo.rollout.engine import Sampling
+
+
+class EvalDataSection(Section):
+    """The place of local benchmarks."""
+
+    root: Path | None = Field(
+        None, description="Folder whose files take the place of benchmarks of the same name."
+    )
+
+
+class EvalSection(Section):
+    """How completions are sampled and reported."""
+
+    temperature: float = Field(
+        1.0, ge=0.0, le=MAX_TEMPERATURE, description="0 is greedy; else from 0.01, vLLM's range."
+    )
+    n: int = Field(32, ge=1, le=MAX_SAMPLES, description="Samples per problem.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
+    max_tokens: int = Field(4096, ge=1, description="Longest completion.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
+    )
+    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
+    limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
+    resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
+    report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_sampled_as_it_is(cls, temperature: float) -> float:
+        if 0.0 < temperature < MIN_TEMPERATURE:
+            raise ValueError(f"vLLM would sample at {MIN_TEMPERATURE}; 0 is greedy")
+        return temperature
+
+    @field_validator("n")
+    @classmethod
+    def _greedy_is_one_sample(cls, n: int, info: ValidationInfo) -> int:
+        if info.data.get("temperature") == 0.0 and n > 1:
+            raise ValueError("temperature=0 draws the same sample every time; use n=1")
+        return n
+
+    @property
+    def sampling(self) -> Sampling:
+        """The engine's sampling parameters."""
+        return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens)
+
+
+def dtype_on(own: str, gpu: bool) -> str:
+    """How a checkpoint of dtype `own` is computed: as it is on a GPU, in float32 on a CPU.
+
+    A CPU is no faster in half precision; float16 becomes bfloat16.
+    """
+    return "bfloat16" if gpu and own in ("bfloat16", "float16") else "float32"
+
+
+class EvalCommand(Section):
+    """Everything `bandpo eval` reads."""
+
+    model: str = Field(
+        min_length=1,
+        description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
+    )
+    benchmarks: tuple[str | dict[str, Any], ...] = Field(
+        min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
+    )
+    out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="Of the engine's weights; null: the model's own on a GPU, float32 on a CPU.",
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
+    allow_pickle: bool = Field(False, description="Convert weights that are pickles.")
+    data: EvalDataSection = EvalDataSection(root=None)
+    eval: EvalSection
+    rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")
+    reward: dict[str, Any] = Field(description="hydra `_target_` of the reward.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_named(cls, model: Any) -> Any:
+        if model is None:
+            raise ValueError("name what to evaluate: model=<folder, run, hub id or embedded>")
+        return model
+
+    @field_validator("rollout")
+    @classmethod
+    def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:
+        if "_target_" not in rollout.get("engine", {}):
+            raise ValueError("no engine: choose rollout=vllm_local, vllm_server or hf")
+        return rollout
+
+    def engine(self) -> dict[str, Any]:
+        """The engine's `_target_` and arguments.
+
+        Raises `UserError` if the rollout group sets how to sample, which has no effect here.
+        """
+        same = {"group_size": self.eval.n} | {
+            name: getattr(self.eval, name)
+            for name in ("temperature", "top_p", "top_k", "max_tokens")
+        }
+        faults = [
+            f"rollout.{name}={self.rollout[name]}; it is {value} by eval."
+            f"{'n' if name == 'group_size' else name}"
+            for name, value in same.items()
+            if self.rollout.get(name, value) != value
+        ]
+        if faults:
+            raise UserError.join("sampling is set under eval here, not under rollout:", faults)
+        engine: dict[str, Any] = self.rollout["engine"]
+        return engine

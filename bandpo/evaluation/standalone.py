@@ -1,0 +1,122 @@
+"""One evaluation of a model outside a run: from its configuration to its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from rich.console import Console
+
+from bandpo.cpu import usable_cores
+from bandpo.data.benchmarks import load_benchmarks
+from bandpo.data.prompts import reference_answer
+from bandpo.evaluation.eval_config import EvalCommand, dtype_on
+from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
+from bandpo.evaluation.progress import ProgressDisplay
+from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.samples import prompt_date
+from bandpo.evaluation.store import Store
+from bandpo.evaluation.summary import Summary
+from bandpo.model.source import ModelSource, find_model, load_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.ranks.collectives import Alone, Ranks
+from bandpo.ranks.neighbours import Neighbours
+from bandpo.reward import Compared
+from bandpo.rollout.context import context_length, require_context
+from bandpo.rollout.engine import EngineSpec, start_engine
+from bandpo.rollout.scoring import try_reward
+
+
+def evaluate_model(config: EvalCommand) -> None:
+    """Writes samples, summary.json and report.html, and prints the table; collective.
+
+    Raises `UserError` for everything that a user can have got wrong, before anything that takes
+    minutes.
+    """
+    model = find_model(config.model, allow_pickle=config.allow_pickle)
+    benchmarks = load_benchmarks(config.benchmarks, config.data.root)
+    tokenizer = load_tokenizer(model, config.trust_remote_code)
+    settings = config.eval
+    folder = config.out or Path("outputs") / "eval" / model.slug
+    date = prompt_date(folder) if settings.resume else None
+    tasks = [
+        Task.prepare(
+            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens, date
+        )
+        for b in benchmarks
+    ]
+    prompts = chain.from_iterable(task.prompts for task in tasks)
+    lm_config = model.config(config.trust_remote_code)
+    notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
+    dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
+    if config.dtype is None and dtype != own:
+        notes.append(f"the model's weights are {own}; it is computed in {dtype} (see dtype=…)")
+    engine_settings, context = config.engine(), _context(config, model, tasks)
+    with ExitStack() as stack:
+        ranks, parts = _joined(stack)
+        for note in notes if ranks.rank == 0 else ():
+            Console(stderr=True).print(note, highlight=False, markup=False)
+        # Weights are hashed once, not by every rank.
+        identified = model.identity() | {"dtype": dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(identified)[0]
+        reward = instantiate(config.reward)
+        parts.callback(reward.close)
+        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
+        spec = EngineSpec(
+            model_path=model.path,
+            dtype=dtype,
+            seed=settings.seed,
+            trust_remote_code=config.trust_remote_code,
+            max_model_len=context,
+            threads=usable_cores(),
+            ranks=ranks,
+        )
+        engine = start_engine(engine_settings, spec)
+        parts.callback(engine.close)
+        evaluator = Evaluator(
+            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
+        )
+        on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
+        summaries = evaluator.run(tasks, Store(folder, settings.resume), on_progress)
+    if ranks.rank == 0:
+        _publish(folder, summaries, settings.report_samples)
+        if isinstance(reward, Compared):
+            Console().print(reward.report.render(), highlight=False, markup=False)
+
+
+def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
+    report = write_report(folder, report_samples)
+    console = Console()
+    console.print(summary_table(summaries))
+    for summary in summaries:
+        for warning in summary.warnings:
+            console.print(f"! {summary.benchmark}: {warning}", highlight=False, markup=False)
+    console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
+
+
+def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
+    """The ranks that a launcher announced, and a stack that closes after they have parted.
+
+    On a GPU vLLM needs a process group even of one rank.
+    """
+    if "RANK" not in os.environ and not torch.cuda.is_available():
+        return Alone(), stack
+    joined = stack.enter_context(Ranks())
+    parts = stack.enter_context(ExitStack())
+    stack.enter_context(Neighbours(joined))
+    return joined, parts
+
+
+def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> int:
+    """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
+    demands = demands_of(tasks, config.eval.max_tokens)
+    limit = context_length(model.config(config.trust_remote_code))
+    require_context(f"model={model.spec}", limit, demands)
+    return max(demand.tokens for demand in demands)
