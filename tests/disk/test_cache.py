@@ -19,7 +19,7 @@ from bandpo.model import warm_up
 from bandpo.model.embedded import Recipe, build_model
 from bandpo.model.source import find_model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = Recipe(hidden_size=16, intermediate_size=16, layers=1, heads=1)
 
 

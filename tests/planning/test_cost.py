@@ -20,7 +20,7 @@ from bandpo.planning.memory import checkpoint_gib, gpu_memory, learner_memory, t
 from bandpo.planning.time import RATES, step_seconds
 from bandpo.planning.workload import Workload
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # As the models' own pages and checkpoint indices state them.
 PARAMETERS = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/launch.sh"
 TRAIN = ["-m", "bandpo.cli", "train"]
 # A value that a shell would take apart.

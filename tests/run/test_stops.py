@@ -12,7 +12,7 @@ import torch
 
 from bandpo.run.stops import ECHO_S, Stops
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class OneOfTwo:
