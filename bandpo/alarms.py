@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bandpo.config.schema import Config
 from bandpo.errors import RunHalted, UserError
 
 Metrics = Mapping[str, float]
@@ -130,6 +131,15 @@ class Mismatch(Above):
             "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
             f"{found})"
         )
+
+
+def always_on(config: Config) -> Iterator[Alarm]:
+    """Alarms that no configuration has to name."""
+    yield CutOff()
+    rollout = config.rollout
+    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
+    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
+        yield Mismatch.in_dtype(config.model.dtype)
 
 
 class AlarmPanel:

@@ -1,14 +1,16 @@
-"""Fixtures that several packages' tests share: data at hand, the embedded policy, ranks."""
+"""Fixtures that several rooms' tests share: small policies, ranks, the command line."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,69 @@ hypothesis.settings.register_profile("bandpo", deadline=None)
 hypothesis.settings.load_profile("bandpo")
 
 ROOT = Path(__file__).resolve().parents[1]
+# The package of this checkout, whatever is installed, and the modules that tests share.
+IMPORTABLE = f"{ROOT}{os.pathsep}{ROOT / 'tests/fixtures'}"
+
+
+# Rooms whose files take long, the longest first.
+LONG = ("train", "rollout", "learner", "commands", "ranks", "evaluation", "tables")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole training runs first: what is left for the end is short, and shared out well."""
-    items.sort(key=lambda item: item.path.parent.name != "train")
+    """Long files first: what is left for the end is short, and shared out well."""
+    rank = {room: place for place, room in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(LONG)))
+
+
+def started_on(ranks: int) -> list[str]:
+    """What starts Python on so many ranks."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [sys.executable, *(launcher if ranks > 1 else [])]
+
+
+@pytest.fixture(scope="session")
+def bandpo() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in processes of its own, one a rank, which must end with a code."""
+
+    def run(
+        *arguments: str, ranks: int = 1, code: int = 0, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*started_on(ranks), "-m", "bandpo.cli", *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": IMPORTABLE, **environment},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Any]:
+    """One for all modules: a process can make its process group once."""
+    from bandpo.run.host import Host
+
+    with Host() as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def command(host: Any) -> Callable[..., int]:
+    """Runs the command line in this process, which saves starting one; its exit code."""
+    from bandpo import cli, train
+
+    def run(*arguments: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "run", partial(train.run, host=host))
+            # Those of a test before would write to its stderr, which is closed.
+            patch.setattr(logging.getLogger("bandpo"), "handlers", [])
+            return cli.main(list(arguments))
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -35,21 +95,18 @@ def launch() -> Callable[..., list[dict[str, Any]]]:
 
     On the CPU where there are fewer GPUs than ranks.
     """
-
     import torch
 
     def run(script: Path, ranks: int, *arguments: str, timeout: int = 900) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(ranks), str(script), *arguments]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        }
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORTABLE}
         if torch.cuda.device_count() < ranks:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment
+            [*started_on(ranks), str(script), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
         )
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -35,7 +35,10 @@ def plot_training(folder: Path) -> Path:
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=8)
-    target = folder / "plots" / "training.png"
+    return _saved(figure, folder / "plots" / "training.png")
+
+
+def _saved(figure: Any, target: Path) -> Path:
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=120)
     return target
@@ -90,7 +93,4 @@ def plot_timeline(folder: Path) -> Path:
         axes.bar(steps, hidden, 0.9, color="C0", alpha=0.4, hatch="//", label="rollout, hidden")
     axes.set(xlabel="step", ylabel="seconds", title="seconds per step by phase")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    target = folder / "plots" / "timeline.png"
-    target.parent.mkdir(exist_ok=True)
-    figure.savefig(target, dpi=120)
-    return target
+    return _saved(figure, folder / "plots" / "timeline.png")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def traced(steps: Sequence[int], target: Path | None) -> Iterable[int]:
-    """The steps in turn; the second one (the first compiles) is traced into `target` if given."""
-    return steps if target is None else _traced(steps, target)
-
-
-def _traced(steps: Sequence[int], target: Path) -> Iterator[int]:
+def traced(steps: Sequence[int], target: Path | None) -> Iterator[int]:
+    """Yields the steps; the second one (the first compiles) is traced into `target` if given."""
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
     chosen = steps[:2][-1:]
     for step in steps:
-        if step not in chosen:
+        if target is None or step not in chosen:
             yield step
             continue
         with profile(activities=activities, record_shapes=True) as profiler:

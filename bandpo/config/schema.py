@@ -146,7 +146,7 @@ class RolloutConfig(Section):
         None,
         gt=0.0,
         description="Largest mean |engine − learner| of a completion's log-probabilities that is "
-        "accepted after a weight sync; null: 3e-4 in float32, 0.15 in bfloat16 (docs/silent-"
+        "accepted after a weight sync; null: 3e-4 in float32, 0.1 in bfloat16 (docs/silent-"
         "faults.md).",
         json_schema_extra=HARMLESS,
     )

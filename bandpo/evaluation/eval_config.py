@@ -59,6 +59,14 @@ class EvalSection(Section):
         return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens)
 
 
+def dtype_on(own: str, gpu: bool) -> str:
+    """How a checkpoint of dtype `own` is computed: as it is on a GPU, in float32 on a CPU.
+
+    A CPU is no faster in half precision; float16 becomes bfloat16.
+    """
+    return "bfloat16" if gpu and own in ("bfloat16", "float16") else "float32"
+
+
 class EvalCommand(Section):
     """Everything `bandpo eval` reads."""
 
@@ -70,7 +78,10 @@ class EvalCommand(Section):
         min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
     )
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of the engine's weights.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="Of the engine's weights; null: the model's own on a GPU, float32 on a CPU.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(False, description="Convert weights that are pickles.")
     data: EvalDataSection = EvalDataSection(root=None)

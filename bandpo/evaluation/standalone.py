@@ -16,7 +16,7 @@ from rich.console import Console
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
-from bandpo.evaluation.eval_config import EvalCommand
+from bandpo.evaluation.eval_config import EvalCommand, dtype_on
 from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
 from bandpo.evaluation.progress import ProgressDisplay
 from bandpo.evaluation.report import summary_table, write_report
@@ -54,20 +54,24 @@ def evaluate_model(config: EvalCommand) -> None:
     prompts = chain.from_iterable(task.prompts for task in tasks)
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
+    dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
+    if config.dtype is None and dtype != own:
+        notes.append(f"the model's weights are {own}; it is computed in {dtype} (see dtype=…)")
     engine_settings, context = config.engine(), _context(config, model, tasks)
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
         for note in notes if ranks.rank == 0 else ():
             Console(stderr=True).print(note, highlight=False, markup=False)
         # Weights are hashed once, not by every rank.
-        own = model.identity() | {"dtype": config.dtype} if ranks.rank == 0 else {}
-        identity: dict[str, Any] = ranks.gather(own)[0]
+        identified = model.identity() | {"dtype": dtype} if ranks.rank == 0 else {}
+        identity: dict[str, Any] = ranks.gather(identified)[0]
         reward = instantiate(config.reward)
         parts.callback(reward.close)
         try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
         spec = EngineSpec(
             model_path=model.path,
-            dtype=config.dtype,
+            dtype=dtype,
             seed=settings.seed,
             trust_remote_code=config.trust_remote_code,
             max_model_len=context,

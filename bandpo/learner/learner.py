@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,11 +34,11 @@ from bandpo.weight_sync import weight_stream
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one optimizer update did, the same on every rank.
+    """The result of one optimizer update, the same on every rank.
 
-    An update whose loss or gradient is not finite is refused: weights, optimizer state and
-    schedule stay as they are, and `sick` names the samples, of all ranks, whose values are not
-    finite. It may be empty: the gradient can overflow all the same.
+    An update whose loss or gradient is nonfinite is skipped: weights, optimizer state and schedule
+    stay as they are, and `nonfinite` names the samples, of all ranks, with nonfinite values. It may
+    be empty: a gradient can overflow without them.
     """
 
     loss: float
@@ -45,8 +46,8 @@ class UpdateResult:
     lr: float
     padding_frac: float = 0.0
     imbalance: float = 0.0
-    refused: bool = False
-    sick: tuple[str, ...] = ()
+    skipped: bool = False
+    nonfinite: tuple[str, ...] = ()
 
 
 class DeepSpeedLearner:
@@ -229,8 +230,8 @@ class DeepSpeedLearner:
                 for observe in self.observers:
                     observe(output)
             return UpdateResult(loss, norm, lr, *waste)
-        sick = [name for names in self.ranks.gather(self._sick(samples)) for name in names]
-        return UpdateResult(loss, norm, lr, *waste, refused=True, sick=tuple(sick))
+        found = chain.from_iterable(self.ranks.gather(self._nonfinite(samples)))
+        return UpdateResult(loss, norm, lr, *waste, skipped=True, nonfinite=tuple(found))
 
     def _step(self) -> float:
         """Takes the update, or discards nonfinite gradients; returns their global norm.
@@ -256,15 +257,15 @@ class DeepSpeedLearner:
         self.engine.backward(_poison(logp))
         self._step()
 
-    def _sick(self, samples: Sequence[Sample]) -> list[str]:
-        """This rank's samples that some value of is not finite: advantage or log-probabilities."""
-        sick: list[str] = []
+    def _nonfinite(self, samples: Sequence[Sample]) -> list[str]:
+        """This rank's samples with a nonfinite advantage, log-probability or entropy."""
+        found: list[str] = []
         for sample, logp in zip(samples, self.logprobs(samples), strict=True):
             values: list[Any] = [sample.advantage, logp, sample.rollout_logp, sample.old_logp]
             values += [sample.entropy, sample.ref_logp]
             if not all(_is_finite(value) for value in values if value is not None):
-                sick.append(sample.id)
-        return sick
+                found.append(sample.id)
+        return found
 
     def _imbalance(self, samples: Sequence[Sample]) -> float:
         """The share of an update that the ranks wait for the slowest: 1 − mean/max cost."""
@@ -325,7 +326,7 @@ class DeepSpeedLearner:
 def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
     """Means over the updates that were taken, and the numbers of taken and skipped ones."""
     made = [update for update in updates if update is not None]
-    taken = [update for update in made if not update.refused]
+    taken = [update for update in made if not update.skipped]
     counts = {"learn/updates": float(len(taken)), "learn/skipped": float(len(made) - len(taken))}
     if not taken:
         return counts

@@ -17,6 +17,7 @@ from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.model.loading import load_causal_lm
 from bandpo.ranks.collectives import Ranks
+from bandpo.ranks.joining import building_operators
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
     if config.offload != "none":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(trained, **settings)
+        with building_operators():  # compiled where it is first used
+            return DeepSpeedCPUAdam(trained, **settings)
     return torch.optim.AdamW(trained, fused=True, **settings)
 
 

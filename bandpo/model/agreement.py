@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-TOLERANCE = {"float32": 3e-4, "bfloat16": 0.15}
+TOLERANCE = {"float32": 3e-4, "bfloat16": 0.1}
 """Mean |difference| of a sequence's log-probabilities in two implementations of one network.
 
 A mean, since one token says little in bfloat16: a logit between 32 and 64 moves in steps of 0.25.

@@ -7,6 +7,8 @@ import hashlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,34 +51,48 @@ def announce_single_process() -> None:
 
 
 def own_device() -> torch.device:
-    """This rank's GPU, made the current one, or the CPU where there is none."""
+    """This rank's GPU, made the current one, or the CPU where there is none.
+
+    Raises UserError where torch cannot use the GPUs that are there, or there are fewer than ranks.
+    """
     if not torch.cuda.is_available():
         if problem := unusable_gpus():
             raise UserError(problem)
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise UserError(
+            f"rank {place} of this machine has no GPU, torch sees {gpus}: start at most {gpus} "
+            "rank(s) (torchrun --nproc-per-node, deepspeed --num_gpus), or run on the CPU with "
+            "CUDA_VISIBLE_DEVICES= in the environment"
+        )
+    device = torch.device("cuda", place)
     torch.cuda.set_device(device)
     return device
 
 
 def _operators_folder() -> Path:
-    """The folder of DeepSpeed's CPU operator for this Python environment.
+    """Where DeepSpeed's operators are built: a folder of this environment's own.
 
-    In PyTorch's default folder environments would rebuild each other's operator again and again.
+    In PyTorch's common one they would be built again whenever another environment was there last.
     """
     environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
     return cache_dir() / "operators" / environment
 
 
-def build_operators(folder: Path) -> None:
-    """Builds DeepSpeed's CPU operator, one process at a time, always with the same ninja.
+@contextmanager
+def building_operators(folder: Path | None = None) -> Iterator[None]:
+    """One process at a time builds DeepSpeed's operators in here, always with the same ninja.
 
     PyTorch's own lock is a file, which a process that is killed while it compiles leaves behind:
-    every later one would wait for it forever. And PyTorch takes the first ninja of PATH, where
-    another release of it rebuilds everything.
+    every later one would wait for it forever. And it takes the first ninja of PATH: another
+    release (an environment that is not activated, beside a system's own) builds all again. Does
+    nothing where the user has named another folder (TORCH_EXTENSIONS_DIR).
     """
-    from deepspeed.comm.torch import build_shm_op
-
+    folder = folder or _operators_folder()
+    if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder)) != str(folder):
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "building").open("w", encoding="utf-8") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)  # ends with the process that holds it
@@ -85,7 +101,7 @@ def build_operators(folder: Path) -> None:
         path = os.environ.get("PATH", os.defpath)
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
         try:
-            build_shm_op()
+            yield
         finally:
             os.environ["PATH"] = path
 
@@ -94,9 +110,10 @@ def join(device: torch.device) -> None:
     """Makes the job's process group, NCCL on GPUs and gloo on CPUs; collective."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        own = _operators_folder()
-        if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own)) == str(own):
-            build_operators(own)
+        with building_operators():
+            from deepspeed.comm.torch import build_shm_op
+
+            build_shm_op()
     import deepspeed
 
     if not dist.is_initialized():

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,9 +30,10 @@ from bandpo.reward.worker import EXIT_RECYCLED
 
 logger = logging.getLogger(__name__)
 
-# Ends that are not the item's doing: it is tried again.
+# Ends that are not the item's doing: it is tried again, after pauses that grow, for as long as a
+# machine may be short of memory for a while.
 _INNOCENT = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, EXIT_RECYCLED}
-_MAX_INNOCENT_DEATHS = 20
+_PATIENCE_S, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 120.0, 0.02, 1.0
 _START_LIMIT_S = 120.0
 _MAX_REPLY = 4096
 # Below this share of its time spent on the CPU, a late item was starved by others, not slow.
@@ -59,6 +61,9 @@ class Request:
     lowest_form: bool = True
 
 
+_HARMLESS = Request("1", "1")
+
+
 @dataclass(frozen=True)
 class Reply:
     """The verdict: one of equality.Verdict, or timeout, or crashed."""
@@ -72,8 +77,9 @@ class WorkerPool:
     """Up to `size` workers, started as requests need them, usable from any thread.
 
     An item that outlives its time limit is a `timeout`, unless it was starved of CPU: then it is
-    tried once more when nothing else waits. Where workers cannot start, for instance without
-    math-verify, futures raise RuntimeError: never a silent zero.
+    tried once more when nothing else waits. One that has been killed from outside for two minutes
+    is `crashed` if another item survives in its place. Where none does, or where workers cannot
+    start, for instance without math-verify, futures raise RuntimeError: never a silent zero.
     """
 
     def __init__(self, size: int, limits: Limits) -> None:
@@ -140,6 +146,19 @@ class _Late(Exception):
     """No message came before the deadline."""
 
 
+def _pauses() -> Iterator[float]:
+    """Seconds to wait before the first try and each further one, until patience ends.
+
+    The time counts from the end of the first try.
+    """
+    yield 0.0
+    deadline = time.monotonic() + _PATIENCE_S
+    pause = _SHORTEST_PAUSE_S
+    while time.monotonic() < deadline:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
 class _Worker:
     """One thread and the processes it feeds: a template, and the child that judges."""
 
@@ -150,7 +169,7 @@ class _Worker:
         self._cpu = 0.0  # seconds that the child had used at its last reply
         self._buffer = b""
         self._numbers = itertools.count()
-        self._ended = False
+        self._ended = threading.Event()
         # The thread that starts a process must outlive it: the kernel ties the parent-death
         # signal to the parent's thread.
         self.thread = threading.Thread(target=self._run, name="bandpo-verifier", daemon=True)
@@ -158,7 +177,7 @@ class _Worker:
 
     def end(self) -> None:
         """Kills the processes; the thread ends at its next step."""
-        self._ended = True
+        self._ended.set()
         if (template := self._template) is not None:
             template.kill()  # its child dies with it
 
@@ -180,7 +199,8 @@ class _Worker:
                 self._bury_template()
 
     def _finish(self, task: _Task) -> None:
-        for _ in range(_MAX_INNOCENT_DEATHS):
+        for pause in _pauses():
+            self._ended.wait(pause)
             try:
                 return task.future.set_result(self._ask(task.request))
             except _Late:
@@ -189,12 +209,25 @@ class _Worker:
                     return self._tasks.put(_Task(_RETRY, task.order, task.request, task.future))
                 return task.future.set_result(Reply("timeout", self._limits.timeout))
             except _Died as death:
-                if self._ended or death.code in _INNOCENT:
+                if self._ended.is_set() or death.code in _INNOCENT:
                     continue
                 late = death.code == -signal.SIGXCPU
                 verdict = "timeout" if late else "crashed"
                 return task.future.set_result(Reply(verdict, death.cpu, f"exit {death.code}"))
-        task.future.set_result(Reply("crashed", detail="killed again and again"))
+        self._require_survival()
+        detail = f"killed at each try for {_PATIENCE_S:.0f} s"
+        logger.warning("an answer was not verified: its worker was %s", detail)
+        task.future.set_result(Reply("crashed", detail=detail))
+
+    def _require_survival(self) -> None:
+        """Raises RuntimeError unless an item that harms no worker is judged here and now."""
+        try:
+            self._ask(_HARMLESS)
+        except (_Died, _Late):
+            raise RuntimeError(
+                f"the verifier's workers have been killed for {_PATIENCE_S:.0f} s, whatever they "
+                "judge: is the machine out of memory?"
+            ) from None
 
     def _ask(self, request: Request) -> Reply:
         self._ensure_ready()
@@ -210,9 +243,11 @@ class _Worker:
 
     def _ensure_ready(self) -> None:
         """Starts the template where there is none, and waits for a child that lives."""
-        deaths = 0
-        while True:
-            if self._ended:
+        last: _Died | None = None
+        for pause in _pauses():
+            # The template forks by itself, and a fresh child is best used at once: one that idles
+            # is killed as well. Starting a template is dear.
+            if self._ended.wait(pause if self._template is None else 0.0):
                 raise CancelledError
             try:
                 if self._template is None:
@@ -221,13 +256,14 @@ class _Worker:
                     self._receive(time.monotonic() + _START_LIMIT_S)
                 return
             except _Died as death:
-                deaths += 1
-                if death.code not in _INNOCENT or deaths == _MAX_INNOCENT_DEATHS:
-                    raise RuntimeError(f"the verifier's worker does not start: {death}") from None
+                last = death
+                if death.code not in _INNOCENT:
+                    break
             except _Late:
                 raise RuntimeError(
                     f"the verifier's worker was not ready after {_START_LIMIT_S:.0f} s"
                 ) from None
+        raise RuntimeError(f"the verifier's worker does not start: {last}")
 
     def _launch(self) -> None:
         environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}
@@ -250,7 +286,7 @@ class _Worker:
             env=environment,
             cwd="/",
         )
-        if self._ended:  # end() may have come before there was anything to kill
+        if self._ended.is_set():  # end() may have come before there was anything to kill
             self._template.kill()
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Demand:
     """The longest prompt of a kind and the longest completion that may follow it, in tokens."""
 
     prompts: str
-    """What they are, for messages."""
+    """Their name in messages."""
     prompt: int
     setting: str
     """The configuration key that bounds completions."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from bandpo.types import Completion, Group, Prompt
+
+Sampled = tuple[Sequence[int], Sequence[float], bool]
+"""A sample's tokens, their log-probabilities, and whether it ended before the limit."""
 
 _NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _TAG = re.compile(r"<(/?)([A-Za-z]\w*)>")
@@ -30,6 +35,24 @@ class Decoder:
         self._tokenizer = tokenizer
         self._special = _special_tokens(tokenizer)
         self._framing = _framing(tokenizer, self._special)
+
+    def group(self, prompt: Prompt, samples: Iterable[Sampled], weight_version: int) -> Group:
+        """The group of a prompt's samples."""
+        found = list(samples)
+        texts = self([tokens for tokens, _, _ in found], [ended for _, _, ended in found])
+        return Group(
+            prompt,
+            tuple(
+                Completion(
+                    text=text,
+                    token_ids=tuple(tokens),
+                    logprobs=tuple(logprobs),
+                    finish_reason="stop" if ended else "length",
+                    weight_version=weight_version,
+                )
+                for text, (tokens, logprobs, ended) in zip(texts, found, strict=True)
+            ),
+        )
 
     def __call__(self, samples: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[str]:
         """The texts of samples, each of which was `ended` by its last token or by the limit."""

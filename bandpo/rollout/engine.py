@@ -54,23 +54,26 @@ class Sampling:
 
 
 class RolloutEngine(Protocol):
-    """Generates groups with a policy whose weights can be replaced between calls."""
+    """Generates groups with a policy whose weights can be replaced between calls.
+
+    An engine that derives from it inherits the defaults.
+    """
 
     name: str
     """The engine as it appears in run.json: vllm_local, vllm_server or hf."""
     weight_version: int
     """How many times the weights have been replaced."""
 
-    samples_apart: bool
+    samples_apart: bool = False
     """Whether it samples in other processes, as `rollout.lag` needs: a thread can wait for it."""
 
-    is_shared: bool
+    is_shared: bool = False
     """Whether ranks hold it together: then all must call `generate` and exhaust it."""
 
     @property
     def replicas(self) -> int:
         """Copies of the weights; as many completions, over all ranks, probe each of them."""
-        ...
+        return 1
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Yields one group of `sampling.n` completions per prompt, in the order they finish."""
@@ -85,12 +88,10 @@ class RolloutEngine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Frees device memory for the learner, where the engine can."""
-        ...
+        """Frees device memory for the learner; does nothing by default."""
 
     def wake(self) -> None:
-        """Takes device memory back before weights are loaded."""
-        ...
+        """Takes device memory back before weights are loaded; does nothing by default."""
 
     def close(self) -> None:
         """Ends the engine and its processes."""

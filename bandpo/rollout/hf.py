@@ -20,18 +20,15 @@ from bandpo.model.features import likely_settings, softcap_of
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.hf_cache import CACHED, Block, Cache
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
-class HFGenerate:
+class HFGenerate(RolloutEngine):
     """An engine with its own copy of the model and up to `cache_gib` GiB of keys and values."""
 
     name = "hf"
-    replicas = 1
-    samples_apart = False
-    is_shared = False
 
     def __init__(self, spec: EngineSpec, *, cache_gib: float = 1.0) -> None:
         """Raises UserError for a model whose state is more than attention's keys and values."""
@@ -121,23 +118,8 @@ class HFGenerate:
     def _group(
         self, prompt: Prompt, samples: Sequence[tuple[list[int], list[float], int, bool]]
     ) -> Group:
-        cut = [tokens[:length] for tokens, _, length, _ in samples]
-        texts = self._decode(cut, [ended for *_, ended in samples])
-        return Group(
-            prompt,
-            tuple(
-                Completion(
-                    text=text,
-                    token_ids=tuple(tokens),
-                    logprobs=tuple(logprobs[:length]),
-                    finish_reason="stop" if ended else "length",
-                    weight_version=self.weight_version,
-                )
-                for text, tokens, (_, logprobs, length, ended) in zip(
-                    texts, cut, samples, strict=True
-                )
-            ),
-        )
+        cut = ((ids[:length], logp[:length], ended) for ids, logp, length, ended in samples)
+        return self._decode.group(prompt, cut, self.weight_version)
 
     def _end_tokens(self) -> set[int]:
         ends = self._model.generation_config.eos_token_id
@@ -187,12 +169,6 @@ class HFGenerate:
         if missing:
             raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
         self.weight_version = version
-
-    def sleep(self) -> None:
-        """Does nothing: the model stays on its device."""
-
-    def wake(self) -> None:
-        """Does nothing: the model stays on its device."""
 
     def close(self) -> None:
         """Frees the model."""

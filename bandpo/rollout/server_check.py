@@ -84,7 +84,7 @@ async def check_servers(servers: Sequence[Server], required: Requirements) -> No
 
 
 async def faults_of(server: Server, required: Requirements) -> list[str]:
-    """What must be fixed on a server, in words; sets its slots."""
+    """The faults of a server, each with its remedy; sets the server's slots."""
     try:
         models = await server.request("GET", "/v1/models")
         if models.status_code == 401:

@@ -157,7 +157,7 @@ class ServerPool:
         read: Callable[[Any], Any],
         first: Server | None = None,
     ) -> Future[Any]:
-        """What `read` makes of the reply to a request for so many samples.
+        """The value of `read` for the reply to a request for so many samples.
 
         `read` raises ServerLost for a reply that must not be used. A request whose server is lost
         goes to another one: its seed travels with it, and so its samples are the same. `first` is

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -22,8 +23,10 @@ from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
+from bandpo.ranks.collectives import Ranks
+from bandpo.ranks.shared_memory import SEGMENTS
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.types import Completion, Group, Prompt
 
 OLDEST_VLLM = (0, 27, 1)
@@ -101,13 +104,40 @@ def _process_group_kept() -> Iterator[None]:
         dist.destroy_process_group = destroy
 
 
+@contextmanager
+def _shared_memory_of_its_own(ranks: Ranks) -> Iterator[None]:
+    """Names the memory that the parts of an engine share on a CPU after this engine alone.
+
+    vLLM's name is the same in every job of a machine: two would meet in one segment, and what a
+    killed one leaves would keep every later one from starting. Once all parts have opened it the
+    name goes, so that nothing is left. Collective over the ranks.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as Shared
+
+    engine = ranks.gather(uuid.uuid4().hex)[0]
+    opened = Shared._init_cpu_shm
+
+    def open_own(shared: Any) -> int:
+        shared.group_name = f"{shared.group_name}-{engine}"
+        handle = opened(shared)
+        for segment in SEGMENTS.glob(f"*{engine}_*"):
+            segment.unlink(missing_ok=True)
+        return handle
+
+    Shared._init_cpu_shm = open_own
+    try:
+        yield
+    finally:
+        Shared._init_cpu_shm = opened
+
+
 def _has_head(model: torch.nn.Module) -> bool:
     """Whether a model of vLLM has a head module, even if it shares the embedding's weight."""
     names = (name for name, _ in model.named_modules(remove_duplicate=False))
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
-class VLLMLocal:
+class VLLMLocal(RolloutEngine):
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
     With `tensor_parallel_size` t, t consecutive ranks hold one engine: each adds the requests of
@@ -115,8 +145,6 @@ class VLLMLocal:
     """
 
     name = "vllm_local"
-    replicas = 1
-    samples_apart = False
 
     def __init__(
         self,
@@ -166,7 +194,9 @@ class VLLMLocal:
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
-        with _untouched_random_state():
+        parted = tensor_parallel_size > 1 and not on_gpu
+        naming = _shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
+        with _untouched_random_state(), naming:
             self._llm = LLM(
                 model=spec.model_path,
                 dtype=spec.dtype,
@@ -231,21 +261,11 @@ class VLLMLocal:
 
     def _group(self, prompt: Prompt, output: Any) -> Group:
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        ended = [sample.finish_reason != "length" for sample in samples]
-        texts = self._decode([sample.token_ids for sample in samples], ended)
-        return Group(
-            prompt,
-            tuple(
-                Completion(
-                    text=text,
-                    token_ids=tuple(sample.token_ids),
-                    logprobs=tuple(_of_tokens(sample.logprobs, sample.token_ids)),
-                    finish_reason="stop" if end else "length",
-                    weight_version=self.weight_version,
-                )
-                for sample, end, text in zip(samples, ended, texts, strict=True)
-            ),
+        sampled = (
+            (s.token_ids, _of_tokens(s.logprobs, s.token_ids), s.finish_reason != "length")
+            for s in samples
         )
+        return self._decode.group(prompt, sampled, self.weight_version)
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1 under the engine's own weights."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
 from bandpo.rollout.decoding import Decoder
-from bandpo.rollout.engine import EngineSpec, Sampling
+from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.server_check import (
     GENERATE,
     Requirements,
@@ -43,7 +43,7 @@ UNTOUCHED = "default"
 _NO_LOGPROB = -9999.0  # what vLLM sends for NaN, which JSON lacks
 
 
-class VLLMServer:
+class VLLMServer(RolloutEngine):
     """Running vLLM servers as one engine, shared by all ranks; the first rank sends weights.
 
     `model` is the servers' name of the model where it is not the spec's `model_path`; a server
@@ -55,7 +55,6 @@ class VLLMServer:
 
     name = "vllm_server"
     samples_apart = True
-    is_shared = False
 
     def __init__(
         self,
@@ -155,21 +154,11 @@ class VLLMServer:
 
     def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-        ended = [choice["finish_reason"] == "stop" for choice in choices]
-        texts = self._decode([choice["token_ids"] for choice in choices], ended)
-        return Group(
-            prompt,
-            tuple(
-                Completion(
-                    text=text,
-                    token_ids=tuple(choice["token_ids"]),
-                    logprobs=_sampled_logprobs(choice),
-                    finish_reason=choice["finish_reason"],
-                    weight_version=self.weight_version,
-                )
-                for choice, text in zip(choices, texts, strict=True)
-            ),
+        sampled = (
+            (choice["token_ids"], _sampled_logprobs(choice), choice["finish_reason"] == "stop")
+            for choice in choices
         )
+        return self._decode.group(prompt, sampled, self.weight_version)
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1.
@@ -216,12 +205,6 @@ class VLLMServer:
         self._label, slots = self._ranks.gather((label, self._pool.slots))[0]
         self._pool.use_only(slots)
         self.weight_version = version
-
-    def sleep(self) -> None:
-        """Does nothing: the servers have devices of their own."""
-
-    def wake(self) -> None:
-        """Does nothing: the servers have devices of their own."""
 
     def close(self) -> None:
         """Closes the connections; the servers keep running."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from bandpo.alarms import Alarm, AlarmPanel, CutOff, Mismatch
+from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
@@ -133,7 +133,7 @@ class Job:
             self._nonfinite_guard = NonfiniteGuard(
                 config.trainer.max_skipped_updates, self.folder, ranks, self.tracker.say
             )
-            alarms = [*_always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
+            alarms = [*always_on(config), *(instantiate(alarm) for alarm in config.alarms)]
             self._alarms = AlarmPanel(alarms, self.tracker.past(), self.tracker.say)
             seed_everything(config.seed)  # last, since building the parts draws random numbers
             if checkpoint:
@@ -200,8 +200,7 @@ class Job:
                 self._alarms.check(step, metrics)
             except RunHalted as error:
                 halt = error
-        if halt := self.ranks.gather(halt)[0]:
-            raise halt
+        self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
@@ -234,15 +233,6 @@ class Job:
             "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
-
-
-def _always_on(config: Config) -> Iterator[Alarm]:
-    """Alarms that no configuration has to name."""
-    yield CutOff()
-    rollout = config.rollout
-    # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
-    if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
-        yield Mismatch.in_dtype(config.model.dtype)
 
 
 def _loss(config: Config) -> PolicyLoss:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bandpo.batching import Sample
-from bandpo.errors import RunHalted
+from bandpo.errors import RunHalted, listed
 from bandpo.learner.learner import UpdateResult
 from bandpo.ranks.collectives import Ranks
 
@@ -35,12 +35,12 @@ class NonfiniteGuard:
 
     def check(self, result: UpdateResult, samples: Sequence[Sample], step: int) -> None:
         """Counts an update on these samples; raises RunHalted on every rank at the limit."""
-        if not result.refused:
+        if not result.skipped:
             self._in_a_row = 0
             return
         self._in_a_row += 1
         what = "gradient" if math.isfinite(result.loss) else "loss"
-        cause = _cause(result.sick)
+        cause = _cause(result.nonfinite)
         self._say(f"step {step}: update skipped, since its {what} is nonfinite; {cause}")
         if self._in_a_row < self._limit:
             return
@@ -57,8 +57,7 @@ class NonfiniteGuard:
 def _cause(names: Sequence[str]) -> str:
     if not names:
         return "the values of every sample are finite: it overflowed on the way"
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"samples with nonfinite values: {', '.join(names[:NAMED])}{more}"
+    return f"samples with nonfinite values: {listed(names, NAMED)}"
 
 
 def write_bundle(
@@ -77,7 +76,10 @@ def write_bundle(
     file = folder / f"samples-rank{ranks.rank}.jsonl"
     file.write_text("".join(lines), encoding="utf-8")
     if ranks.is_first:
-        text = json.dumps(asdict(result), indent=2) + "\n"
+        found = asdict(result)
+        # The keys are those of the bundles of earlier versions.
+        found |= {"refused": found.pop("skipped"), "sick": found.pop("nonfinite")}
+        text = json.dumps(found, indent=2) + "\n"
         (folder / "update.json").write_text(text, encoding="utf-8")
         for name in ("config.yaml", "run.json"):
             if (run / name).exists():
@@ -93,7 +95,7 @@ def _record(sample: Sample, result: UpdateResult) -> dict[str, Any]:
     values = {name: getattr(sample, name) for name in VALUES}
     return {
         "id": sample.id,
-        "sick": sample.id in result.sick,
+        "sick": sample.id in result.nonfinite,
         "prompt_ids": sample.prompt_ids,
         "completion_ids": sample.completion_ids,
         **{k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in values.items()},

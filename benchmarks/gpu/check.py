@@ -80,7 +80,7 @@ _SCRATCH: TemporaryDirectory[str] = TemporaryDirectory(prefix="bandpo-gpu-")
 
 @dataclass(frozen=True)
 class Check:
-    """`run` answers `question` with figures; `seconds` is what it takes on an H100.
+    """`run` answers `question` with figures; `seconds` is about what it takes on an H200.
 
     needs   modules that must be importable, and `cuda`
     fresh   whether it wants a process in which nothing has run

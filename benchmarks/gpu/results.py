@@ -57,31 +57,38 @@ def _machine() -> dict[str, Any]:
     return facts
 
 
-def table(checks: Iterable[Check], found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def table(checks: Iterable[Check], records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a row for each check, a column for each card; an empty cell has not run."""
-    cards = sorted(found)
-    lines = [
-        f"| check | {' | '.join(cards) or 'no GPU yet'} |",
-        "|---" * (1 + max(1, len(cards))) + "|",
-    ]
+    rows = [["check", *records], ["---"] * (1 + len(records))]
     for check in checks:
-        cells = [_cell(found[card].get(check.name)) for card in cards] or [""]
-        lines.append(f"| `{check.name}`: {check.question} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [_verdict(record["checks"].get(check.name)) for record in records.values()]
+        rows.append([f"`{check.name}`: {check.question}", *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(outcome: Mapping[str, Any] | None) -> str:
-    """Verdict, date and figures with a bar; empty where it has not run."""
+def _verdict(outcome: Mapping[str, Any] | None) -> str:
+    """Empty where it has not run."""
     if outcome is None or outcome["verdict"] == "not run":
         return ""
-    parts = [f"**{outcome['verdict']}** {outcome['date']}"]
-    parts += [_shown(name, figure) for name, figure in outcome.get("figures", {}).items()]
-    if reason := outcome.get("reason"):
-        parts.append(reason.splitlines()[0][:200].replace("|", "/"))
-    return "; ".join(parts)
+    return f"{outcome['verdict']} {outcome['date']}"
+
+
+def details(card: str, record: Mapping[str, Any]) -> str:
+    """Markdown: what was found on a card, with the bars, or why a check has not run there."""
+    lines = [f"## {card}", "", "| check | found |", "|---|---|"]
+    for name, outcome in record["checks"].items():
+        shown = [_shown(*item) for item in outcome.get("figures", {}).items()]
+        if reason := outcome.get("reason"):
+            said = reason.splitlines()[0].replace("|", "/")
+            shown.insert(0, f"{outcome['verdict']}: {said}")
+        lines.append(f"| `{name}` | {'; '.join(shown)} |")
+    used = [outcome["versions"] for outcome in record["checks"].values()]
+    packages = {name: version for versions in used for name, version in versions.items()}
+    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return "\n".join([*lines, "", f"With {listed}.", ""])
 
 
 def _shown(name: str, figure: Mapping[str, float]) -> str:
     bars = {"at_most": "≤", "at_least": "≥"}
     held = "".join(f" ({sign} {figure[key]:g})" for key, sign in bars.items() if key in figure)
-    return f"{name.replace('_', ' ')} {figure['value']:.3g}{held}"
+    return f"{name.replace('_', ' ')} {figure['value']:.4g}{held}"

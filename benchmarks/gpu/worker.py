@@ -11,10 +11,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.gpu.check import Check, Lab, Outcome
-from benchmarks.gpu.checks import CHECKS
-
-# A check that takes so many times what it takes on an H100, and so many seconds, is ended.
-PATIENCE, GRACE = 3.0, 60.0
 
 
 class Worker:
@@ -25,8 +21,8 @@ class Worker:
         self._process: Any = None
         self._connection: Connection | None = None
 
-    def run(self, check: Check, limit: float) -> Outcome:
-        """The check's outcome; failed where it takes longer than `limit` seconds or is killed."""
+    def run(self, check: Check, limit: float) -> Outcome | None:
+        """The check's outcome, failed where its process is lost; None after `limit` seconds."""
         if check.fresh:
             self.close()
         if self._connection is None:
@@ -34,18 +30,17 @@ class Worker:
         assert self._connection is not None
         begun = time.perf_counter()
         try:
-            self._connection.send(check.name)
-            if self._connection.poll(limit):
-                outcome: Outcome = self._connection.recv()
-                if "CUDA error" in outcome.reason or check.fresh:
-                    self.close()
-                return outcome
-            reason = f"ended after {limit:.0f} s"
+            self._connection.send(check)
+            outcome = self._connection.recv() if self._connection.poll(limit) else None
         except (EOFError, OSError):
             self._process.join(10)
             reason = f"its process was lost (exit code {self._process.exitcode})"
-        self.close()
-        return Outcome("failed", time.perf_counter() - begun, reason)
+            outcome = Outcome("failed", time.perf_counter() - begun, reason)
+            self.close()
+        # After an error of CUDA's every later call in the process fails.
+        if outcome is None or check.fresh or "CUDA error" in outcome.reason:
+            self.close()
+        return outcome
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -68,10 +63,9 @@ class Worker:
 def _serve(connection: Connection, settings: dict[str, Any]) -> None:
     os.setpgid(0, 0)
     lab = Lab(**settings)
-    checks = {check.name: check for check in CHECKS}
     while True:
         try:
-            name = connection.recv()
+            check = connection.recv()
         except EOFError:
             return
-        connection.send(Outcome.of(checks[name], lab))
+        connection.send(Outcome.of(check, lab))

@@ -1,4 +1,4 @@
-"""What is made once: complete whenever it can be seen, and never in the way of the next process."""
+"""The cache: folders are complete whenever they can be seen, and never block the next process."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def left_by_a_kill(folder: Path) -> Path:
-    """What an earlier process of this one's number had begun."""
+    """A folder that an earlier process with this one's id had begun."""
     left = folder.with_name(f"{folder.name}.{os.getpid()}")
     left.mkdir(parents=True)
     (left / "config.json").write_text("{")

@@ -2,18 +2,17 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_fakes import SAMPLING, FakeEngine, FakeReward, fake_task, run
+from eval_fakes import SAMPLING, FakeEngine, FakeReward, evaluate_into, fake_task, run
+from small_runs import FIXTURES
 
 from bandpo.errors import UserError
 from bandpo.evaluation.evaluate import Evaluator
@@ -84,29 +83,36 @@ def test_benchmarks_of_one_evaluation_share_no_seeds(tmp_path):
     assert {prompt.seed for prompt in alone.seen} == set(together[12:])
 
 
-def test_killed_five_times_the_summary_is_the_same(tmp_path):
+def test_killed_five_times_the_summary_is_the_same(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     folder = tmp_path / "killed"
     rng = random.Random(0)
-    script = [sys.executable, str(Path(__file__).with_name("eval_fakes.py")), str(folder)]
+    paths = (str(FIXTURES), *filter(None, [os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    processes = multiprocessing.get_context("forkserver")  # which imports for all of them
+    processes.set_forkserver_preload(["eval_fakes"])
     kills, sizes = 0, [0]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while kills < 5:
-        process = subprocess.Popen([*script, "0.05"], env=environment)
+        process = processes.Process(target=evaluate_into, args=(folder, 0.05))
+        process.start()
         grown = sizes[-1] + rng.randint(1, 2)  # killed as soon as one or two more groups are there
-        while process.poll() is None:
+        while process.is_alive():
             done = len(lines(folder)) // 4 if (folder / "toy.jsonl").exists() else 0
             if done >= grown:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         sizes.append(len(lines(folder)) // 4)
         with (folder / "toy.jsonl").open("a") as file:  # what a torn write would leave
             file.write('{"problem_id": "p3", "sam' if kills % 2 else lines(folder)[0] + "\n")
         kills += 1
     assert not (folder / "summary.json").exists()
     assert sizes == sorted(sizes) and sizes[-1] < 12
-    subprocess.run([*script, "0"], env=environment, check=True)
+    last = processes.Process(target=evaluate_into, args=(folder, 0.0))
+    last.start()
+    last.join()
+    assert last.exitcode == 0
     assert (
         read_summaries(folder)["toy"] == read_summaries(write_summaries(tmp_path, [whole]))["toy"]
     )

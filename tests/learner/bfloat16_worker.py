@@ -16,7 +16,7 @@ from bandpo.config.schema import LearnerConfig, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 
-FOLDER, REPEATS = sys.argv[1], 512
+FOLDER, REPEATS = sys.argv[1], 320
 
 
 def learner_with(dtype, **settings):

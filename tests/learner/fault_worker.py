@@ -70,21 +70,21 @@ def mine(first, last):
     return ranks.share(samples)
 
 
-def refusals(folder, dtype, stage):
-    """Three updates of which the middle one is sick, and the two others alone."""
+def skips(folder, dtype, stage):
+    """Three updates of which the middle one is nonfinite, and the two others alone."""
     quiet = learner_of(folder, dtype, stage)
     expected = [quiet.update(mine(0, 5), 1), quiet.update(mine(5, 9), 3)]
     found = {}
     for fault in (advantage_is_nan, loss_is_infinite, gradient_is_nan):
         learner = learner_of(folder, dtype, stage)
         first = learner.update(mine(0, 5), 1)
-        sick = mine(2, 8)
-        fault(learner, sick)
-        refused = learner.update(sick, 2)
+        middle = mine(2, 8)
+        fault(learner, middle)
+        skipped = learner.update(middle, 2)
         learner.loss = LOSS
         second = learner.update(mine(5, 9), 3)
         found[fault.__name__] = {
-            "refused": dataclasses.asdict(refused),
+            "skipped": dataclasses.asdict(skipped),
             "others": [dataclasses.asdict(r) for r in (first, second)],
             "weights": weights_of(learner),
             "metrics": learner.take_metrics(),
@@ -150,7 +150,7 @@ def memory(folder, stage, backward=False):
 
 folder, target = sys.argv[1:]
 ranks = Ranks()
-results = {f"refusal/{d}/{s}": refusals(folder, d, s) for d, s in SETTINGS}
+results = {f"skip/{d}/{s}": skips(folder, d, s) for d, s in SETTINGS}
 stages = range(4) if ranks.size == 1 else range(3)
 results |= {f"memory/forward/{stage}": memory(folder, stage) for stage in stages}
 results["memory/backward/0"] = memory(folder, 0, backward=True)

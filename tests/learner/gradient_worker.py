@@ -1,6 +1,6 @@
 """Loss and gradient of one optimizer update, for ZeRO 0 to 3, micro-batch sizes and layouts.
 
-Arguments: folder of a policy, file for the results, share (`even` or `uneven`) of samples a rank.
+Arguments: folder of a policy, file for the results, shares (`even`, `uneven`) of samples a rank.
 """
 
 import sys
@@ -13,12 +13,11 @@ from bandpo.config.schema import LearnerConfig, ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 
-folder, target, share = sys.argv[1:]
+folder, target, *shares = sys.argv[1:]
 ranks = Ranks()
 samples = make_samples(longest=300)
 # Uneven: the second rank is left with one sample, and with fewer micro-batches.
 uneven = (samples[:-1], samples[-1:])
-mine = uneven[ranks.rank] if share == "uneven" else ranks.share(samples)
 SETTINGS = [
     # (ZeRO stage, micro-batch tokens, packing, attention, gradient checkpointing)
     *((stage, budget, True, "sdpa", False) for stage in (0, 1, 2, 3) for budget in (32, 4096)),
@@ -28,7 +27,7 @@ SETTINGS = [
 ]
 
 
-def update(stage, budget, packing, attention, checkpointing):
+def update(share, stage, budget, packing, attention, checkpointing):
     config = LearnerConfig(
         zero_stage=stage,
         lr=1e-3,
@@ -51,6 +50,7 @@ def update(stage, budget, packing, attention, checkpointing):
                 gradients[name] = safe_get_full_grad(parameter).clone()
 
     learner.engine.step = capture
+    mine = uneven[ranks.rank] if share == "uneven" else ranks.share(samples)
     result = learner.update(mine, step=0)
     return {
         "loss": result.loss,
@@ -61,7 +61,7 @@ def update(stage, budget, packing, attention, checkpointing):
     }
 
 
-results = {settings: update(*settings) for settings in SETTINGS}
+results = {share: {settings: update(share, *settings) for settings in SETTINGS} for share in shares}
 if ranks.is_first:
     torch.save(results, target)
     print('RESULT {"saved": true}', flush=True)

@@ -1,9 +1,10 @@
 """On each rank: engine and learner score the same samples, before and after updates and a sync.
 
-Arguments: folder of a policy. Prints, for ZeRO 0, 2 and 3, the largest difference of
+Arguments: folders of policies. Prints, for each and ZeRO 0, 2 and 3, the largest difference of
 log-probabilities before and after three updates, and how far the updates moved them.
 """
 
+import itertools
 import json
 import sys
 
@@ -18,10 +19,8 @@ from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 
-folder = sys.argv[1]
 ranks = Ranks()
 loss = PolicyLoss(TokenRatio(), Clip(Capped(BandKL(0.05), 10.0)), TokenMean())
-model = ModelConfig(path=folder)
 sampling = Sampling(n=4, temperature=0.8, max_tokens=12)
 engine = None
 
@@ -47,16 +46,19 @@ def gap(samples) -> float:
     return float(ranks.max(torch.tensor(worst)))
 
 
-for stage in (0, 2, 3):
+for folder, stage in itertools.product(sys.argv[1:], (0, 2, 3)):
     config = LearnerConfig(zero_stage=stage, lr=1e-2, micro_batch_tokens=64, logits_chunk=16)
+    model = ModelConfig(path=folder)
     learner = DeepSpeedLearner(config, model, folder, loss, ranks, sampling.temperature)
-    if engine is None:  # after the first learner: the order that DeepSpeed needs
+    if stage == 0:  # after the first learner: the order that DeepSpeed needs
+        if engine is not None:
+            engine.close()
         spec = EngineSpec(folder, max_model_len=128, ranks=ranks)
         engine = VLLMLocal(spec, max_num_seqs=32, enforce_eager=True)
     engine.load_weights(learner.weights(), 1)
     before = generate(0)
     samples = score(learner, before)
-    result = {"stage": stage, "before": gap(samples)}
+    result = {"folder": folder, "stage": stage, "before": gap(samples)}
     first = torch.cat([s.old_logp for s in samples])
     for step in range(3):
         learner.update(samples, step)

@@ -23,7 +23,7 @@ def test_updates_move_the_policy_as_far_as_in_float32(found, stage):
 
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_the_sum_of_many_small_gradients_is_whole(found, stage):
-    """A sum in bfloat16 stops growing at 256 equal parts: half of 512 would arrive."""
+    """A sum in bfloat16 stops growing at 256 equal parts: four fifths of 320 would arrive."""
     growth = found["growth"][stage]
     assert len(growth) > 10
     assert all(0.99 < ratio < 1.01 for ratio in growth.values()), growth

@@ -1,6 +1,6 @@
-"""Sick numbers and too little memory leave nothing behind: the other updates are bitwise the same.
+"""Nonfinite numbers and too little memory leave no trace: other updates are bitwise the same.
 
-What a worker did with faults (`fault_worker.py`) is compared with what it did without.
+The results of a worker with faults (`fault_worker.py`) are compared with those without.
 """
 
 import math
@@ -23,17 +23,17 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_sick_update_is_refused_and_leaves_no_trace(results):
-    tried = [name for name in results if name.startswith("refusal/")]
+def test_a_nonfinite_update_is_skipped_and_leaves_no_trace(results):
+    tried = [name for name in results if name.startswith("skip/")]
     assert len(tried) == 6
     for name in tried:
         quiet = results[name]
-        assert not any(result["refused"] for result in quiet["others"])
+        assert not any(result["skipped"] for result in quiet["others"])
         assert quiet["others"][0]["lr"] < quiet["others"][1]["lr"]  # the schedule moves
         for fault, found in quiet["faults"].items():
             where = f"{name} {fault}"
-            assert found["refused"]["refused"], where
-            loss, norm = found["refused"]["loss"], found["refused"]["grad_norm"]
+            assert found["skipped"]["skipped"], where
+            loss, norm = found["skipped"]["loss"], found["skipped"]["grad_norm"]
             assert math.isfinite(loss) == (fault == "gradient_is_nan"), where
             assert not math.isfinite(norm), where
             assert found["others"] == quiet["others"], where
@@ -43,11 +43,11 @@ def test_a_sick_update_is_refused_and_leaves_no_trace(results):
 
 def test_the_samples_at_fault_are_named_whichever_rank_holds_them(results):
     for name in results:
-        if name.startswith("refusal/"):
+        if name.startswith("skip/"):
             faults = results[name]["faults"]
             # The first sample of the last rank's share of samples 2 to 7.
-            assert faults["advantage_is_nan"]["refused"]["sick"] in (("p/2",), ("p/3",)), name
-            assert faults["gradient_is_nan"]["refused"]["sick"] == (), name
+            assert faults["advantage_is_nan"]["skipped"]["nonfinite"] in (("p/2",), ("p/3",)), name
+            assert faults["gradient_is_nan"]["skipped"]["nonfinite"] == (), name
 
 
 def test_micro_batches_that_do_not_fit_are_halved_with_the_same_result(results):
@@ -57,7 +57,7 @@ def test_micro_batches_that_do_not_fit_are_halved_with_the_same_result(results):
         found = results[name]
         assert found["budget"] < 56, name  # of BUDGET
         first, second = found["results"]
-        assert first == second and not first["refused"], name
+        assert first == second and not first["skipped"], name
         assert same_weights(*found["weights"]), name
         # Neither metrics nor observers count what was started again.
         assert found["metrics"][0] == found["metrics"][1], name

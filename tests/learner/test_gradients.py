@@ -1,5 +1,6 @@
 """One loss, whatever the split: micro-batches, packing, ranks and ZeRO stages change nothing."""
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,34 +44,43 @@ def expected(untrained):
     return plain_loss_and_gradients(untrained())
 
 
+@pytest.fixture(scope="module")
+def found(launch, untrained, tmp_path_factory):
+    """By number of ranks: what these found by share of samples and by split."""
+
+    @cache
+    def of(ranks):
+        target = tmp_path_factory.mktemp("gradients") / "results.pt"
+        launch(WORKER, ranks, str(untrained()), str(target), "even", *["uneven"][: ranks - 1])
+        return torch.load(target)
+
+    return of
+
+
 @pytest.mark.parametrize(("ranks", "share"), [(1, "even"), (2, "even"), (2, "uneven")])
-def test_loss_and_gradients_do_not_depend_on_the_split(
-    launch, untrained, expected, tmp_path, ranks, share
-):
-    target = tmp_path / "results.pt"
-    launch(WORKER, ranks, str(untrained()), str(target), share)
-    results = torch.load(target)
+def test_loss_and_gradients_do_not_depend_on_the_split(found, expected, ranks, share):
+    results = found(ranks)[share]
     assert len(results) == 14
     loss, gradients, logps = expected
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
-    for split, found in results.items():
+    for split, result in results.items():
         packing, alone = split[2], ranks == 1 or share == "even"
         # Packed rows hold nothing but samples; padding to the longest of them would be most of it.
         if split[1] == 4096 and alone:
-            assert (found["padding_frac"] == 0) if packing else (found["padding_frac"] > 0.6)
+            assert (result["padding_frac"] == 0) if packing else (result["padding_frac"] > 0.6)
         assert (
-            found["imbalance"] == pytest.approx(0, abs=1e-9)
+            result["imbalance"] == pytest.approx(0, abs=1e-9)
             if ranks == 1
-            else 0.05 < found["imbalance"] < 1
+            else 0.05 < result["imbalance"] < 1
         )
-        assert found["loss"] == pytest.approx(loss, abs=1e-6), split
+        assert result["loss"] == pytest.approx(loss, abs=1e-6), split
         # Policy and reference start from the same weights; the first rank's share was kept.
-        for (old, ref, entropy), logp in zip(found["scored"], logps[::ranks], strict=True):
+        for (old, ref, entropy), logp in zip(result["scored"], logps[::ranks], strict=True):
             torch.testing.assert_close(old, logp, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(ref, old, atol=1e-6, rtol=0)
             assert (entropy > 5).all()  # near log(262)
         for name, gradient in gradients.items():
-            gap = (found["gradients"][name] - gradient).abs().max()
+            gap = (result["gradients"][name] - gradient).abs().max()
             assert gap <= 1e-6, (split, name)
 
 

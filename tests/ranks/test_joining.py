@@ -10,6 +10,7 @@ import torch
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.errors import UserError
 from bandpo.ranks import joining
 from bandpo.ranks.collectives import Alone, Ranks
 
@@ -18,7 +19,7 @@ deepspeed = pytest.importorskip("deepspeed")
 
 @pytest.fixture
 def joined(monkeypatch):
-    """What the groups are made with; they are not made."""
+    """The arguments of process groups, which are not made."""
     made = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(
@@ -79,3 +80,17 @@ def test_a_process_alone_shares_with_itself():
     assert torch.equal(alone.sum(torch.ones(2)), torch.ones(2))
     alone.barrier()
     alone.apart().close()
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    """CUDA would call it an invalid ordinal."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert joining.own_device() == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"rank 2 of this machine has no GPU, torch sees 2"):
+        joining.own_device()
+    assert chosen == [torch.device("cuda", 1)]

@@ -17,7 +17,8 @@ def two_ranks(how: str, log: Path) -> Launched:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", str(Path(__file__).with_name("neighbour_worker.py")), how]
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    job = Launched(command, log, env={**os.environ, "PYTHONPATH": paths})
+    own = {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}  # there may be one GPU, and two ranks
+    job = Launched(command, log, env={**os.environ, **own})
     deadline = time.monotonic() + 120
     while log.read_text().count("READY") < 2:
         assert time.monotonic() < deadline and job.process.poll() is None, log.read_text()[-3000:]

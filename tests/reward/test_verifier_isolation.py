@@ -131,9 +131,9 @@ def test_no_towers_where_the_reference_is_a_number():
         assert max(score.seconds for score in scores) < 1
 
 
-def kill_until(stop, pool, every_s):
+def kill_until(stop, pool, every_s, at_most):
     rng, killed = random.Random(0), 0
-    while not stop.wait(every_s):
+    while killed < at_most and not stop.wait(every_s):
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
             rng.choice(workers(pool)).kill()
             killed += 1
@@ -150,7 +150,8 @@ def test_workers_killed_at_random(items, every_s):
         undisturbed = statuses(verifier.score(pairs))
         stop, killed = threading.Event(), []
         thread = threading.Thread(
-            target=lambda: killed.append(kill_until(stop, verifier._pool, every_s))
+            # On a busy machine a worker may need longer than every_s for a single item.
+            target=lambda: killed.append(kill_until(stop, verifier._pool, every_s, items // 8))
         )
         thread.start()
         disturbed = statuses(verifier.score(pairs))
@@ -176,6 +177,64 @@ def test_killed_while_idle(pool):
         workers(pool)[0].kill()
         time.sleep(0.1 * n)
         assert pool.submit(Request(f"x+{n}", f"{n}+x")).result(timeout=30).verdict == "equal"
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """`killed_at(condition)`: workers kill themselves, as others would from outside, before they
+    judge an `answer` for which the condition holds; pauses between tries are short."""
+
+    def kill(condition):
+        start = f"""
+            import os, signal
+            from bandpo.reward import equality, worker
+            judge, self_test = equality.judge, equality.self_test
+            def judge_unless_killed(answer, **request):
+                if {condition}:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return judge(answer, **request)
+            def test_before():
+                self_test()
+                equality.judge = judge_unless_killed
+            equality.self_test = test_before
+            worker.main()
+        """
+        monkeypatch.setattr(bandpo.reward.pool, "_START", textwrap.dedent(start))
+        monkeypatch.setattr(bandpo.reward.pool, "_LONGEST_PAUSE_S", 0.02)
+
+    return kill
+
+
+def test_a_right_answer_is_right_however_often_its_worker_is_killed(killed_at, tmp_path):
+    for n in range(40):
+        (tmp_path / str(n)).touch()
+    # A worker may write no file, but remove one: each removal is a death.
+    killed_at(
+        f"(left := os.listdir({str(tmp_path)!r})) and not os.remove("
+        f"os.path.join({str(tmp_path)!r}, left[0]))"
+    )
+    with contextlib.closing(WorkerPool(1, Limits(timeout=10))) as pool:
+        assert pool.submit(Request("x+1", "1+x")).result(timeout=60).verdict == "equal"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_alone_is_killed_is_given_up_in_time(killed_at, monkeypatch, caplog):
+    monkeypatch.setattr(bandpo.reward.pool, "_PATIENCE_S", 1.0)
+    killed_at("answer == 'poison'")
+    with contextlib.closing(WorkerPool(1, Limits(timeout=10))) as pool:
+        reply = pool.submit(Request("poison", "x")).result(timeout=60)
+        assert (reply.verdict, reply.detail) == ("crashed", "killed at each try for 1 s")
+        assert "an answer was not verified" in caplog.text
+        assert pool.submit(Request("x+1", "1+x")).result(timeout=60).verdict == "equal"
+
+
+def test_no_answer_is_to_blame_where_every_worker_is_killed(killed_at, monkeypatch):
+    monkeypatch.setattr(bandpo.reward.pool, "_PATIENCE_S", 1.0)
+    killed_at("True")
+    with contextlib.closing(WorkerPool(1, Limits(timeout=10))) as pool:
+        right = pool.submit(Request("x+1", "1+x"))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            right.result(timeout=60)
 
 
 def test_a_starved_item_is_tried_again():

@@ -90,8 +90,8 @@ def of_hf(engine, prompt, tokens):
 
 
 def of_vllm(engine, prompt, tokens):
-    entries = [{token: SimpleNamespace(logprob=-0.5)} for token in tokens]
-    sample = SimpleNamespace(index=0, token_ids=tokens, logprobs=entries, finish_reason="stop")
+    flat = SimpleNamespace(token_ids=tokens, logprobs=[-0.5] * len(tokens))
+    sample = SimpleNamespace(index=0, token_ids=tokens, logprobs=flat, finish_reason="stop")
     return engine._group(prompt, SimpleNamespace(outputs=[sample]))
 
 

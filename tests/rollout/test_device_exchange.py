@@ -27,7 +27,7 @@ ONE_AND_TWO = {"http://10.0.0.7:8000": 2, "http://10.0.0.8:8000": 1}
 
 
 class RecordingPool:
-    """Servers of given world sizes that take everything; `said` is what they were told."""
+    """Servers of given world sizes that take everything; `said` holds the requests."""
 
     def __init__(self, sizes, commands=True):
         self.sizes, self.commands, self.said = sizes, commands, []
@@ -59,7 +59,7 @@ class RecordingPool:
 
 @pytest.fixture
 def sent(monkeypatch):
-    """What crosses from GPU to GPU, with every device function of both transfers replaced."""
+    """The tensors that cross from GPU to GPU; the device functions of both transfers are fakes."""
     sent = []
 
     copies = SimpleNamespace(done=False)

@@ -1,4 +1,4 @@
-"""What an engine held on its device is free when it is closed, so that another can start."""
+"""A closed engine frees all that it held on its device, so that another can start."""
 
 from pathlib import Path
 

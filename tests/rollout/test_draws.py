@@ -67,6 +67,7 @@ class Loop:
         self.kind, self.ranks = kind, ranks or ThreadRanks()
         self.said, self.batches = [], []
         self.tracker = SimpleNamespace(say=self.said.append)
+        self.actor = SimpleNamespace(rollout=self.rollout)
 
     def draws(self, step):
         """As the job's."""
@@ -74,7 +75,7 @@ class Loop:
         return Draws(self.settings, self.sampler, seeds, self.ranks)
 
     def rollout(self, prompts):
-        """As the job's."""
+        """As the actor's."""
         self.batches.append([prompt.problem.id for prompt in prompts])
         return [self._scored(prompt, self.kind(prompt)) for prompt in prompts]
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
+from small_runs import LOW_BYTES, timeless
 
 from bandpo.errors import UserError
 from bandpo.rollout.engine import EngineSpec, Sampling
@@ -208,7 +209,8 @@ def flat(rows):
     return torch.tensor([value for row in rows for value in row])
 
 
-def test_the_samples_are_those_of_the_engine_in_process(url, model, connect):
+def test_the_samples_are_those_of_the_engine_in_process(host, url, model, connect):
+    """With `host`: what of this process joined no job before vLLM's engine could not afterwards."""
     from bandpo.rollout.vllm_local import VLLMLocal
 
     spec = EngineSpec(str(model), max_model_len=LENGTH)
@@ -509,20 +511,6 @@ def test_streams_are_written_in_buckets(tmp_path):
     assert all(torch.equal(read[name], tensor) for name, tensor in stream)
 
 
-def bandpo(*arguments, launcher=(), timeout=300, code=0):
-    """What the command line prints, error messages last."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "bandpo.cli", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests/train'}"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert done.returncode == code, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout + done.stderr
-
-
 def training(model, folder, *overrides):
     """The arguments of a small training run."""
     return [
@@ -536,21 +524,12 @@ def training(model, folder, *overrides):
         "data.max_prompt_tokens=64",
         "learner.updates_per_rollout=1",
         "eval.benchmarks=[]",
-        f"hydra.searchpath=[file://{Path(__file__).parents[1] / 'train/configs'}]",
-        "reward=low_bytes",
+        *LOW_BYTES,
         *overrides,
     ]
 
 
-def metrics_of(folder):
-    """The lines of metrics.jsonl without times, which differ from run to run."""
-    path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    timed = ("time/", "throughput/")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
-
-
-def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
+def test_bandpo_eval_on_a_running_server(url, model, tmp_path, bandpo):
     bandpo(
         "eval",
         "rollout=vllm_server",
@@ -571,7 +550,7 @@ def test_bandpo_eval_on_a_running_server(url, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_five_steps_are_the_same_wherever_engine_and_learner_run(tmp_path, capsys):
+def test_five_steps_are_the_same_wherever_engine_and_learner_run(tmp_path, capsys, bandpo):
     """One rank, two ranks with ZeRO-3, and these with a server: the embedded policy, float32."""
     from bandpo.model.source import find_model
 
@@ -588,17 +567,16 @@ def test_five_steps_are_the_same_wherever_engine_and_learner_run(tmp_path, capsy
         "eval.benchmarks=[]",
     ]
     in_process = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-    def run(name, *overrides, launcher=()):
-        bandpo(*settings, *overrides, f"run.dir={tmp_path / name}", launcher=launcher, timeout=900)
-        return metrics_of(tmp_path / name)[1:]
+    def run(name, *overrides, ranks=1):
+        bandpo(*settings, *overrides, f"run.dir={tmp_path / name}", ranks=ranks)
+        return timeless(tmp_path / name)[1:]
 
     one = run("one", *in_process)
-    two = run("two", *in_process, "learner.zero_stage=3", launcher=torchrun)
+    two = run("two", *in_process, "learner.zero_stage=3", ranks=2)
     with serving(policy, tmp_path / "log") as (server, _):
         apart = ("rollout=vllm_server", f"rollout.engine.urls=[{server}]", "learner.zero_stage=3")
-        three = run("three", *apart, launcher=torchrun)
+        three = run("three", *apart, ranks=2)
 
     assert [line["step"] for line in one] == [1, 2, 3, 4, 5]
     names = ("reward/mean", "loss/policy", "grad/norm", "policy/entropy", "length/mean")
@@ -637,20 +615,26 @@ def test_a_server_killed_in_a_rollout_costs_nothing(url, model, connect, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, model, lm, tmp_path):
+def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(
+    url, model, bandpo, tmp_path
+):
     """Servers are killed in the middle of the second step's rollout."""
     settings = ("rollout=vllm_server", "trainer.steps=3", "trainer.checkpoint_every=1")
 
     def run(folder, *urls, code=0):
         urls = f"rollout.engine.urls=[{','.join(urls)}]"
-        return bandpo(*training(model, folder, *settings, urls), code=code)
+        done = bandpo(*training(model, folder, *settings, urls), code=code)
+        return done.stdout + done.stderr
+
+    def steps_of(folder):
+        return timeless(folder) if (folder / "metrics.jsonl").exists() else []
 
     def front_of(folder, server, process):
         """Kills its server at the second request for samples after the first step."""
         asked = []
 
         def kill(path, body, reply):
-            if path == GENERATE and len(metrics_of(folder)) == 2:
+            if path == GENERATE and len(steps_of(folder)) == 2:
                 asked.append(path)
                 if len(asked) == 2:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -660,14 +644,14 @@ def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, m
         return Front(server, kill)
 
     run(tmp_path / "whole", url)
-    whole = metrics_of(tmp_path / "whole")
+    whole = timeless(tmp_path / "whole")
     assert [line["step"] for line in whole] == [0, 1, 2, 3]
 
     with serving(model, tmp_path / "first") as (server, process):
         front = front_of(tmp_path / "two", server, process)
         said = run(tmp_path / "two", front.url, url)
         assert process.poll() is not None and f"server lost: {front.url}" in said
-    assert metrics_of(tmp_path / "two") == whole
+    assert timeless(tmp_path / "two") == whole
 
     with serving(model, tmp_path / "second") as (server, process):
         front = front_of(tmp_path / "only", server, process)
@@ -675,11 +659,11 @@ def test_a_run_outlives_one_of_two_servers_and_resumes_after_its_only_one(url, m
         assert process.poll() is not None
     assert "no vLLM server is left; start one again and repeat the command" in said
     assert front.url in said and "Traceback" not in said
-    assert metrics_of(tmp_path / "only") == whole[:2]
+    assert timeless(tmp_path / "only") == whole[:2]
     with serving(model, tmp_path / "again") as (server, _):
         front.server, front.spoil = httpx.Client(base_url=server, timeout=60), _unspoiled
         run(tmp_path / "only", front.url)
-    assert metrics_of(tmp_path / "only") == whole
+    assert timeless(tmp_path / "only") == whole
 
 
 def test_the_probe_takes_reference_answers(url, connect, lm):

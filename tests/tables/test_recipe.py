@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from bandpo.config.composition import compose, config_dir
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.planning.gpus import Cluster
-from bandpo.tables.recipe import find_recipe, override_of
-from bandpo.tables.runs import Selection, plan_runs, seeds_of, table_hash
+from bandpo.tables.recipe import Recipe, find_recipe, override_of
+from bandpo.tables.runs import PlannedRun, Selection, plan_runs, seeds_of, table_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/recipe.yaml"))
@@ -38,6 +39,17 @@ class Echo:
 
     def run(self, folder: Path, smoke: bool) -> None:
         (folder / "table.md").write_text(f"{self.number} {smoke}")
+
+
+@cache
+def planned(folder: Path) -> list[PlannedRun]:
+    """Every run of a recipe that ships: composing those of table1 takes seconds."""
+    recipe = find_recipe(str(folder)).recipe()
+    return plan_runs(recipe, Path("out"), ranks=ranks_of(recipe))
+
+
+def ranks_of(recipe: Recipe) -> int:
+    return Cluster.of(recipe.cluster).count if recipe.cluster else 1
 
 
 def written(folder: Path, text: str) -> Path:
@@ -159,18 +171,16 @@ def commands_of(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("folder", TABLES, ids=lambda folder: folder.name)
-def test_every_recipe_composes_and_its_readme_has_the_command_of_each_row(folder, tmp_path):
+def test_every_recipe_composes_and_its_readme_has_the_command_of_each_row(folder):
     found = find_recipe(str(folder))
-    recipe = found.recipe()
-    ranks = Cluster.of(recipe.cluster).count if recipe.cluster else 1
-    runs = plan_runs(recipe, tmp_path, ranks=ranks)
+    recipe, runs = found.recipe(), planned(folder)
     seeds = sum(len(seeds_of(recipe, method)) for method in recipe.methods)
     assert len(runs) == len(recipe.models) * seeds
     assert len({run.folder for run in runs}) == len(runs)
     commands = commands_of(folder / "README.md")
     assert ["bandpo", "table", folder.name] in commands
     trained = [
-        table_hash(compose("train", words[2:], Config, ranks))
+        table_hash(compose("train", words[2:], Config, ranks_of(recipe)))
         for words in commands
         if words[:2] == ["bandpo", "train"]
     ]
@@ -238,7 +248,8 @@ def test_the_release_decays_weights_by_a_hundredth_and_dapo_by_a_tenth():
 
 def test_table1_is_24_runs_a_seed_with_the_release_protocol(tmp_path):
     recipe = find_recipe(str(ROOT / "recipes/table1")).recipe()
-    runs = plan_runs(recipe, tmp_path, Selection.of(["seed=0"], recipe), ranks=8)
+    assert ranks_of(recipe) == 8
+    runs = [run for run in planned(ROOT / "recipes/table1") if run.seed == 0]
     assert len(runs) == 24
     for run in runs:
         c = run.config

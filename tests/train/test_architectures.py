@@ -1,42 +1,33 @@
 """Runs of models that are not like Qwen2: computed as they are meant, or refused in words."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 
 import pytest
+from small_runs import LOW_BYTES, metrics_of
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from bandpo import cli, train
-
-HERE = Path(__file__).parent
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=2"),
     *("rollout.group_size=4", "rollout.max_tokens=24", "learner.updates_per_rollout=2"),
     *("data.max_prompt_tokens=200", "run.dir=run", "method=grpo"),
     # Updates that change no bit of a float32: every ratio is of the policy with itself.
     "learner.lr=1e-12",
-    # The untrained policy writes random bytes: something that it does more or less of.
-    *(f"hydra.searchpath=[file://{HERE}/configs]", "reward=low_bytes"),
+    *LOW_BYTES,
 ]
 
 
 @pytest.fixture
-def run(host, tmp_path, monkeypatch, capsys):
+def run(command, tmp_path, monkeypatch, capsys):
     """Trains in this process; returns the exit code, what was said, and the last step's metrics."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "run", partial(train.run, host=host))
 
     def start(folder, *overrides):
-        code = cli.main(["train", *SMALL, f"model.path={folder}", *overrides])
+        code = command("train", *SMALL, f"model.path={folder}", *overrides)
         told = capsys.readouterr()
         assert "Traceback" not in told.err
-        lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines() if code == 0 else ["{}"]
-        return code, " ".join((told.out + told.err).split()), json.loads(lines[-1])
+        lines = metrics_of(tmp_path / "run") if code == 0 else [{}]
+        return code, " ".join((told.out + told.err).split()), lines[-1]
 
     return start
 
@@ -144,15 +135,16 @@ def test_a_model_without_an_end_is_refused_and_completions_cut_off_are_told(
     assert code == 2 and "no token ends a completion" in told and "eos_token_id" in told
 
 
-def test_an_evaluation_of_a_model_without_an_end_is_refused_too(untrained, tmp_path, capsys):
+def test_an_evaluation_of_a_model_without_an_end_is_refused_too(
+    untrained, tmp_path, command, capsys
+):
     folder = shutil.copytree(untrained(), tmp_path / "model")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         settings = json.loads((folder / name).read_text())
         settings |= {"eos_token_id": None, "eos_token": None}
         (folder / name).write_text(json.dumps(settings))
-    command = ["eval", f"model={folder}", "rollout=hf", "benchmarks=[arithmetic]"]
-    command += ["eval.max_tokens=16", "eval.n=2", "eval.limit=2"]
-    assert cli.main([*command, f"out={tmp_path / 'out'}"]) == 2
+    few = ("benchmarks=[arithmetic]", "eval.max_tokens=16", "eval.n=2", "eval.limit=2")
+    assert command("eval", f"model={folder}", "rollout=hf", *few, f"out={tmp_path / 'out'}") == 2
     assert "no token ends a completion" in capsys.readouterr().err
 
 
@@ -170,20 +162,13 @@ def test_an_evaluation_of_a_model_without_an_end_is_refused_too(untrained, tmp_p
     ],
     ids=["granite", "cohere", "gemma2"],
 )
-def test_vllm_and_the_learner_agree_on_them_too(untrained_as, tmp_path, kind, settings, overrides):
+def test_vllm_and_the_learner_agree_on_them_too(
+    untrained_as, bandpo, tmp_path, kind, settings, overrides
+):
     pytest.importorskip("vllm")
     folder = untrained_as(kind, hidden_size=128, head_dim=64, **settings)
-    overrides = [*SMALL[1:], "rollout.engine.enforce_eager=true", *overrides]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bandpo.cli", "train", f"model.path={folder}"),
-            *("rollout.engine.max_num_seqs=16", "rollout=vllm_local", *overrides),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE)))},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    engine = ["rollout=vllm_local", "rollout.engine.max_num_seqs=16"]
+    engine += ["rollout.engine.enforce_eager=true"]
+    bandpo("train", f"model.path={folder}", *engine, *SMALL[1:], *overrides, cwd=tmp_path)
+    last = metrics_of(tmp_path / "run")[-1]
     assert last["mismatch/logprob_abs_max"] < 1e-3 and last["sync/probe_logprob_max"] < 1e-3

@@ -1,23 +1,17 @@
 """A reward that goes wrong is named with its sample: at the start, or with all that was trained."""
 
 import json
-import logging
-from functools import partial
-from pathlib import Path
 
 import failing_rewards
 import pytest
+from small_runs import CONFIGS, few, metrics_of, timeless
 
-from bandpo import cli, train
-
-HERE = Path(__file__).parent
 SMALL = [
     *("rollout=hf", "trainer.steps=3", "rollout.prompts_per_step=2", "rollout.group_size=2"),
     *("rollout.max_tokens=4", "learner.updates_per_rollout=1", "eval.benchmarks=[]"),
-    *("trainer.checkpoint_every=0", "run.dir=run", f"hydra.searchpath=[file://{HERE}/configs]"),
+    *("trainer.checkpoint_every=0", "run.dir=run", CONFIGS),
 ]
 A_STEP = 4  # completions
-FEW = "[{name: few, source: {_target_: bandpo.data.arithmetic.problems, split: heldout, count: 2}}]"
 
 
 def function(name):
@@ -35,28 +29,16 @@ def own(fault):
 
 
 @pytest.fixture
-def trained(host, untrained, tmp_path, monkeypatch):
+def trained(command, untrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setattr(train, "run", partial(train.run, host=host))
-    # Those of a test before would write to its stderr, which is closed.
-    monkeypatch.setattr(logging.getLogger("bandpo"), "handlers", [])
 
     def run(*overrides, healthy=10**9):
         failing_rewards.calls.update(seen=-2, **{"healthy until": healthy})  # two at the start
         given = {o.split("=")[0] for o in overrides}
         settings = [s for s in SMALL if s.split("=")[0] not in given]
-        return cli.main(["train", *settings, f"model.path={untrained()}", "~reward", *overrides])
+        return command("train", *settings, f"model.path={untrained()}", "~reward", *overrides)
 
     return run
-
-
-def metrics_of(folder):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
-        for line in lines
-    ]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +91,7 @@ def test_what_was_trained_before_a_reward_fails_is_kept(fault, lag, trained, tmp
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0, 1, 2]
 
     assert trained(*settings) == 0  # mended
-    whole, quiet = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "quiet")
+    whole, quiet = timeless(tmp_path / "run"), timeless(tmp_path / "quiet")
     assert [line["step"] for line in whole] == [0, 1, 2, 3]
     if lag == 0:  # else the step after the failure is sampled by newer weights
         assert whole == quiet
@@ -123,7 +105,7 @@ def test_nothing_is_saved_where_nothing_was_trained(trained, tmp_path, capsys):
 
 
 def test_what_was_trained_before_an_evaluation_fails_is_kept(trained, tmp_path, capsys):
-    settings = [late("none"), f"eval.benchmarks={FEW}", "eval.n=2", "trainer.eval_every=2"]
+    settings = [late("none"), few(2), "eval.n=2", "trainer.eval_every=2"]
     assert trained(*settings, healthy=4 + 2 * A_STEP) == 2  # the first evaluation has four
     assert "Training up to step 2 is saved" in " ".join(capsys.readouterr().err.split())
     lines = metrics_of(tmp_path / "run")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_runs import FIXTURES, LOW_BYTES, timeless
 
-HERE = Path(__file__).parent
 SMALL = [
     *("rollout=hf", "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.sample_every=1"),
     *("rollout.prompts_per_step=4", "rollout.group_size=2", "rollout.max_tokens=4"),
-    *("learner.updates_per_rollout=2", "eval.benchmarks=[]", "reward=low_bytes"),
-    f"hydra.searchpath=[file://{HERE}/configs]",
+    *("learner.updates_per_rollout=2", "eval.benchmarks=[]"),
+    *LOW_BYTES,
 ]
 SECRET = "correct-horse-battery"
 
@@ -47,18 +47,9 @@ def ended(launch, untrained, tmp_path_factory, pytestconfig):
     folder = tmp_path_factory.mktemp("runs")
     runs = runs_of(folder, untrained())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(HERE))
         patch.setenv("SOME_API_KEY", SECRET)
-        results = launch(HERE / "fault_runs.py", 1, *map(json.dumps, runs.values()))
+        results = launch(FIXTURES / "fault_runs.py", 1, *map(json.dumps, runs.values()))
     return dict(zip(runs, results, strict=True)), folder
-
-
-def metrics_of(folder: Path) -> list[dict]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
-        for line in lines
-    ]
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -69,7 +60,7 @@ def test_a_run_whose_time_is_up_stops_after_a_step_and_goes_on_from_there(ended)
     results, folder = ended
     assert results["quiet"] == results["stopped"] == results["continued"] == {}
     # After "stopped" the folder held one step; its second part wrote the others.
-    assert metrics_of(folder / "stopped") == metrics_of(folder / "quiet")
+    assert timeless(folder / "stopped") == timeless(folder / "quiet")
     samples = sorted((folder / "quiet/samples").iterdir())
     assert len(samples) == 3
     for path in samples:
@@ -79,7 +70,7 @@ def test_a_run_whose_time_is_up_stops_after_a_step_and_goes_on_from_there(ended)
 def test_an_alarm_stops_the_run_with_its_metrics_written(ended):
     results, folder = ended
     assert "after step 1 by an alarm: ratio/mean is above 0.5" in results["alarm"]["RunHalted"]
-    assert [line["step"] for line in metrics_of(folder / "alarm")][-1] == 1
+    assert [line["step"] for line in timeless(folder / "alarm")][-1] == 1
     assert not checkpoints(folder / "alarm")
 
 
@@ -98,7 +89,7 @@ def test_nonfinite_numbers_end_the_run_with_a_bundle_and_the_last_good_checkpoin
         "step 3: 1 update(s) in a row were skipped because loss or gradient was nonfinite"
     )
     assert checkpoints(folder / "sick")[-1] == "step_000002"
-    assert metrics_of(folder / "sick")[-1]["learn/skipped"] == 0.0
+    assert timeless(folder / "sick")[-1]["learn/skipped"] == 0.0
     bundle = folder / "sick/diagnostics/step_000003"
     assert str(bundle) in message
     samples = [json.loads(x) for x in (bundle / "samples-rank0.jsonl").read_text().splitlines()]
@@ -117,7 +108,7 @@ def test_nonfinite_numbers_end_the_run_with_a_bundle_and_the_last_good_checkpoin
 def test_an_engine_and_a_reward_that_die_are_replaced_and_the_run_is_the_same(ended):
     results, folder = ended
     assert results["mortal"] == {}
-    assert metrics_of(folder / "mortal") == metrics_of(folder / "quiet")
+    assert timeless(folder / "mortal") == timeless(folder / "quiet")
 
 
 def test_an_engine_that_dies_again_ends_the_run_with_the_cause(ended):
@@ -128,16 +119,13 @@ def test_an_engine_that_dies_again_ends_the_run_with_the_cause(ended):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_vllm_that_dies_is_replaced_in_the_same_process(
-    ranks, launch, untrained, tmp_path, monkeypatch
-):
+def test_vllm_that_dies_is_replaced_in_the_same_process(ranks, launch, untrained, tmp_path):
     pytest.importorskip("vllm")
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
     model = untrained(tied=False)
     eager = ("rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32")
     runs = [
         overrides_of(tmp_path / "mortal", model, "rollout=mortal_vllm"),
         overrides_of(tmp_path / "quiet", model, "rollout=vllm_local", *eager),
     ]
-    assert launch(HERE / "fault_runs.py", ranks, *map(json.dumps, runs)) == [{}, {}] * ranks
-    assert metrics_of(tmp_path / "mortal") == metrics_of(tmp_path / "quiet")
+    assert launch(FIXTURES / "fault_runs.py", ranks, *map(json.dumps, runs)) == [{}, {}] * ranks
+    assert timeless(tmp_path / "mortal") == timeless(tmp_path / "quiet")

@@ -1,45 +1,37 @@
 """`rollout.lag=1` from start to end, with dynamic sampling: exact on resume."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from small_runs import LOW_BYTES, metrics_of, timeless
 
 pytest.importorskip("deepspeed")
 
-HERE = Path(__file__).parent
-STEPS = 4
+SETTINGS = [
+    *("rollout=in_a_thread", "rollout.lag=1", "rollout.filter_groups=reward", "trainer.steps=4"),
+    *("trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "eval.benchmarks=[]"),
+    *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=6"),
+    *("learner.updates_per_rollout=2", "learner.zero_stage=2", "learner.lr=0.003"),
+    *("trainer.sample_every=1", *LOW_BYTES),
+]
 
 
-def trained(model, folder, ranks):
+@pytest.fixture
+def trained(command, bandpo, untrained):
     """The metrics of a run without those of time."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "bandpo.cli", "train"]
-    command += [f"model.path={model}", f"run.dir={folder}", f"trainer.steps={STEPS}"]
-    command += ["rollout=in_a_thread", "rollout.lag=1", "rollout.filter_groups=reward"]
-    command += ["trainer.checkpoint_every=1", "trainer.keep_checkpoints=9", "eval.benchmarks=[]"]
-    command += ["rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=6"]
-    command += ["learner.updates_per_rollout=2", "learner.zero_stage=2", "learner.lr=0.003"]
-    command += [f"hydra.searchpath=[file://{HERE}/configs]", "reward=low_bytes"]
-    command += ["trainer.sample_every=1"]
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    # The last step starts no rollout.
-    assert all(line["rollout/overlap_s"] > 0 for line in lines[1:-1])
-    timed = ("time/", "throughput/", "rollout/overlap_s")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+
+    def run(folder, ranks):
+        arguments = ["train", *SETTINGS, f"model.path={untrained()}", f"run.dir={folder}"]
+        if ranks == 1:
+            assert command(*arguments) == 0
+        else:
+            bandpo(*arguments, ranks=ranks)
+        # The last step starts no rollout.
+        assert all(line["rollout/overlap_s"] > 0 for line in metrics_of(folder)[1:-1])
+        return timeless(folder, "rollout/overlap_s")
+
+    return run
 
 
 def versions(folder, step):
@@ -49,9 +41,9 @@ def versions(folder, step):
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_one_step_off_policy_resumes_exactly(ranks, untrained, tmp_path):
-    model, whole = untrained(), tmp_path / "whole"
-    expected = trained(model, whole, ranks)
+def test_a_run_one_step_off_policy_resumes_exactly(ranks, trained, tmp_path):
+    whole = tmp_path / "whole"
+    expected = trained(whole, ranks)
     assert [line.get("rollout/lag") for line in expected] == [None, 0, 1, 1, 1]
     # Version v holds the weights of step v−1: each step but the first samples with those before.
     assert [versions(whole, step) for step in (1, 2, 3, 4)] == [{1}, {1}, {2}, {3}]
@@ -67,5 +59,5 @@ def test_a_run_one_step_off_policy_resumes_exactly(ranks, untrained, tmp_path):
         shutil.rmtree(stopped / f"checkpoints/step_{step:06d}")
     (stopped / "checkpoints/latest").unlink()
     (stopped / "checkpoints/latest").symlink_to("step_000002")
-    assert trained(model, stopped, ranks) == expected
+    assert trained(stopped, ranks) == expected
     assert [versions(stopped, step) for step in (3, 4)] == [{2}, {3}]

@@ -11,22 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 from killing import kill_when
+from small_runs import FIXTURES, LOW_BYTES, few, metrics_of
 
-HERE = Path(__file__).parent
 TINY = [
     *("trainer.checkpoint_every=2", "trainer.sample_every=1", "trainer.dump_tokens_every=1"),
     *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=8"),
     *("learner.updates_per_rollout=2", "eval.n=2", "method=grpo"),
-    "eval.benchmarks=[{name: few, source: {_target_: bandpo.data.arithmetic.problems, "
-    "split: heldout, count: 4}}]",
-    # The untrained policy writes random bytes: something that it does more or less of.
-    f"hydra.searchpath=[file://{HERE}/configs]",
-    "reward=low_bytes",
+    few(4),
+    *LOW_BYTES,
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE), "WANDB_MODE": "offline"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(FIXTURES), "WANDB_MODE": "offline"}
 
 
-def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
+def command_of(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     start = [*(launcher if ranks > 1 else []), "-m", "bandpo.cli", "train"]
     return [sys.executable, *start, *overrides, f"run.dir={folder}"]
@@ -35,7 +32,7 @@ def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
 def trained(folder: Path, *overrides: str, ranks: int = 1) -> str:
     """What a run into `folder` that ended well printed."""
     done = subprocess.run(
-        command(folder, *overrides, ranks=ranks), env=ENVIRONMENT, capture_output=True, text=True
+        command_of(folder, *overrides, ranks=ranks), env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return " ".join(done.stdout.split())
@@ -45,7 +42,7 @@ def killed(folder: Path, step: int, *overrides: str, ranks: int = 1) -> None:
     """A run whose processes all get SIGKILL as soon as a step is on its record."""
     kill_when(
         lambda: f'"step": {step},' in read(folder / "metrics.jsonl"),
-        command(folder, *overrides, ranks=ranks),
+        command_of(folder, *overrides, ranks=ranks),
         folder.parent / f"{folder.name}.log",
         ENVIRONMENT,
     )
@@ -154,22 +151,30 @@ def test_a_damaged_checkpoint_is_skipped_and_the_one_before_is_used(fast, whole,
     assert (folder / "previous/1/checkpoints/step_000004/engine" / shard.name).exists()
 
 
-def test_other_settings_are_refused_with_a_list_and_harmless_ones_pass(fast, whole, tmp_path):
+def test_the_fallback_engine_trains_and_says_so(whole):
+    assert json.loads((whole / "run.json").read_text())["engine"] == "hf"
+    assert metrics_of(whole)[-1]["mismatch/logprob_abs_max"] < 1e-4
+
+
+def test_other_settings_are_refused_with_a_list_and_harmless_ones_pass(
+    command, fast, whole, tmp_path, capsys
+):
     folder = tmp_path / "changed"
     shutil.copytree(whole, folder, symlinks=True)
     before = record(folder)
-    refused = subprocess.run(
-        command(folder, *fast, "learner.lr=0.1", "rollout.temperature=0.5", "run.name=other"),
-        **{"env": ENVIRONMENT, "capture_output": True, "text": True},
-    )
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "learner.lr: 0.0002 → 0.1" in refused.stderr
-    assert "rollout.temperature: 1.0 → 0.5" in refused.stderr
-    assert "run.name:" not in refused.stderr
+    train = ("train", *fast, f"run.dir={folder}")
+    others = ("learner.lr=0.1", "rollout.temperature=0.5", "run.name=other")
+    assert command(*train, *others) == 2
+    refused = capsys.readouterr().err
+    assert "Traceback" not in refused
+    assert "learner.lr: 0.0002 → 0.1" in refused
+    assert "rollout.temperature: 1.0 → 0.5" in refused
+    assert "run.name:" not in refused
     assert record(folder) == before
     assert yaml.safe_load(read(folder / "config.yaml"))["learner"]["lr"] == 0.0002
     harmless = ("trainer.steps=5", "run.name=other", "trainer.eval_every=5")
-    said = trained(folder, *fast, *harmless, "learner.micro_batch_tokens=999")
+    assert command(*train, *harmless, "learner.micro_batch_tokens=999") == 0
+    said = " ".join(capsys.readouterr().out.split())
     assert "learner.micro_batch_tokens: None → 999" in said and "no longer bitwise" in said
     steps = [line["step"] for line in record(folder)["metrics"]]
     assert steps == [0, 1, 2, 3, 4, 5]
@@ -243,7 +248,7 @@ def test_a_full_disk_fails_the_checkpoint_and_not_the_run(fast, whole, tmp_path)
     paths["DISK"].mkdir()
     paths["LOG"].touch()
     environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **{n: str(p) for n, p in paths.items()}}
-    run = command(paths["DISK"] / "run", *fast, "trainer.keep_checkpoints=1")
+    run = command_of(paths["DISK"] / "run", *fast, "trainer.keep_checkpoints=1")
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", *run], env=environment, timeout=600
     )

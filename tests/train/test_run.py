@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from killing import kill_when
+from small_runs import FIXTURES, LOW_BYTES, few, metrics_of, timeless
 
 pytest.importorskip("vllm")
 
-HERE = Path(__file__).parent
-# The package of this checkout, whatever is installed, and the modules beside this file.
-IMPORTABLE = f"{HERE.parents[1]}{os.pathsep}{HERE}"
+EAGER = ["rollout.engine.enforce_eager=true", "rollout.engine.max_num_seqs=32"]
 FAST = [
     "trainer.steps=2",
     "trainer.checkpoint_every=1",
@@ -22,47 +21,16 @@ FAST = [
     "rollout.prompts_per_step=4",
     "rollout.group_size=4",
     "rollout.max_tokens=8",
-    "rollout.engine.enforce_eager=true",
-    "rollout.engine.max_num_seqs=32",
     "learner.updates_per_rollout=2",
     "eval.n=2",
-    "eval.benchmarks=[{name: few, source: {_target_: bandpo.data.arithmetic.problems, "
-    "split: heldout, count: 4}}]",
-    # The untrained policy writes random bytes: something that it does more or less of.
-    f"hydra.searchpath=[file://{HERE}/configs]",
-    "reward=low_bytes",
+    few(4),
+    *LOW_BYTES,
 ]
 
 
-def bandpo(*arguments: str, cwd: Path | None = None, **environment: str):
-    """Runs the command line in a process of its own, with this folder importable."""
-    return subprocess.run(
-        [sys.executable, "-m", "bandpo.cli", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": IMPORTABLE, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-def trained(folder: Path, model: Path, *overrides: str) -> list[dict]:
-    """The metrics of a run into `folder`."""
-    arguments = ["train", *FAST, f"model.path={model}", f"run.dir={folder}", *overrides]
-    done = bandpo(*arguments, cwd=folder.parent)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return metrics_of(folder)
-
-
-def metrics_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(lines: list[dict]) -> list[dict]:
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
-        for line in lines
-    ]
+def settings_of(folder: Path, model: Path, *overrides: str) -> list[str]:
+    """The overrides of a run into `folder` with vLLM."""
+    return [*FAST, *EAGER, f"model.path={model}", f"run.dir={folder}", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +39,11 @@ def model(untrained):
 
 
 @pytest.fixture(scope="module")
-def run(model, tmp_path_factory):
+def run(bandpo, model, tmp_path_factory):
     """A finished run of two steps."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     overrides = ("method=grpo", "tracking.trackers=[tensorboard,wandb]", "trainer.profile=true")
-    trained(folder, model, *overrides)
+    bandpo("train", *settings_of(folder, model, *overrides), cwd=folder.parent)
     return folder
 
 
@@ -146,45 +114,44 @@ def test_the_checkpoint_is_a_transformers_folder_with_the_trained_weights(run, m
     assert torch.isfinite(policy(torch.tensor([[3, 40, 1, 4]])).logits).all()
 
 
-def test_the_checkpoint_evaluates_with_vllm(run, tmp_path):
+def test_the_checkpoint_evaluates_with_vllm(bandpo, run, tmp_path):
     done = bandpo(
         *("eval", f"model={run}", f"out={tmp_path / 'eval'}", "eval.n=2", "eval.limit=2"),
         "benchmarks=[arithmetic]",
         *("eval.max_tokens=8", "eval.template=none", "rollout.engine.enforce_eager=true"),
     )
-    assert done.returncode == 0, done.stderr[-4000:]
     assert "mean@2" in done.stdout
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, model, tmp_path):
-    again = trained(tmp_path / "again", model, "method=grpo")
-    assert timeless(again) == timeless(metrics_of(run))
-    other = trained(tmp_path / "other", model, "method=grpo", "seed=1")
-    assert timeless(other)[1:] != timeless(again)[1:]
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, model, launch, tmp_path):
+    again = settings_of(tmp_path / "again", model, "method=grpo")
+    other = settings_of(tmp_path / "other", model, "method=grpo", "seed=1")
+    # Both in one process: what the first leaves in it, an engine too, is no part of the second.
+    ended = launch(FIXTURES / "fault_runs.py", 1, json.dumps(again), json.dumps(other))
+    assert ended == [{}, {}]
+    assert timeless(tmp_path / "again") == timeless(run)
+    assert timeless(tmp_path / "other")[1:] != timeless(run)[1:]
 
 
-def test_a_run_goes_on_after_sigkill_as_if_nothing_had_been(run, model, tmp_path):
+@pytest.mark.slow  # by default test_resume.py and test_chaos.py prove it, without vLLM
+def test_a_run_goes_on_after_sigkill_as_if_nothing_had_been(bandpo, run, model, tmp_path):
     folder = tmp_path / "killed"
-    arguments = [*FAST, f"model.path={model}", f"run.dir={folder}", "method=grpo"]
+    arguments = ["train", *settings_of(folder, model, "method=grpo")]
     kill_when(
         (folder / "checkpoints/latest").exists,
-        [sys.executable, "-m", "bandpo.cli", "train", *arguments],
+        [sys.executable, "-m", "bandpo.cli", *arguments],
         tmp_path / "killed.log",
-        {**os.environ, "PYTHONPATH": str(HERE)},
+        {**os.environ, "PYTHONPATH": str(FIXTURES)},
     )
-    assert timeless(trained(folder, model, "method=grpo")) == timeless(metrics_of(run))
+    bandpo(*arguments)
+    assert timeless(folder) == timeless(run)
     hf = "checkpoints/latest/hf/model.safetensors"
     assert (folder / hf).read_bytes() == (run / hf).read_bytes()
 
 
-def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
+def test_two_ranks_under_torchrun_train_with_zero_2(bandpo, model, tmp_path):
     folder = tmp_path / "ranks"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "bandpo.cli", "train", *FAST]
-    command += [f"model.path={model}", f"run.dir={folder}", "learner.zero_stage=2"]
-    environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    bandpo("train", *settings_of(folder, model, "learner.zero_stage=2"), ranks=2)
     lines = metrics_of(folder)
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert lines[1]["rollout/groups"] == 4
@@ -194,35 +161,23 @@ def test_two_ranks_under_torchrun_train_with_zero_2(model, tmp_path):
 
 def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     folder = tmp_path / "launched"
-    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [str(launcher), "--num_accelerators", "2", "--module", "bandpo.cli", "train"]
-    command += ["rollout=hf", *overrides, f"model.path={model}", f"run.dir={folder}"]
+    command += ["rollout=hf", *FAST, f"model.path={model}", f"run.dir={folder}"]
     command += ["learner.zero_stage=3", "trainer.steps=1"]
     path = os.pathsep.join((str(launcher.parent), os.environ["PATH"]))
-    environment = {**os.environ, "PYTHONPATH": IMPORTABLE, "DS_ACCELERATOR": "cpu", "PATH": path}
+    paths = f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}"
+    environment = {**os.environ, "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert metrics_of(folder)[-1]["rollout/groups"] == 4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
 
 
-def test_the_fallback_engine_trains_and_says_so(model, tmp_path):
-    folder = tmp_path / "hf"
-    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
-    arguments = ["train", "rollout=hf", *overrides, f"model.path={model}", f"run.dir={folder}"]
-    done = bandpo(*arguments)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads((folder / "run.json").read_text())["engine"] == "hf"
-    assert metrics_of(folder)[-1]["mismatch/logprob_abs_max"] < 1e-4
-
-
 @pytest.mark.parametrize("engine", ["stale", "stale_head"])
-def test_weights_that_did_not_arrive_stop_the_run(engine, model, tmp_path):
-    overrides = [o for o in FAST if "enforce_eager" not in o and "max_num_seqs" not in o]
-    arguments = ["train", *overrides, f"rollout={engine}", f"model.path={model}"]
-    done = bandpo(*arguments, "learner.lr=0.01", f"run.dir={tmp_path / 'run'}")
-    assert done.returncode == 1
-    assert "the weights did not arrive" in done.stderr
+def test_weights_that_did_not_arrive_stop_the_run(engine, command, model, tmp_path, capsys):
+    arguments = ["train", *FAST, f"rollout={engine}", f"model.path={model}"]
+    assert command(*arguments, "learner.lr=0.01", f"run.dir={tmp_path / 'run'}") == 1
+    assert "the weights did not arrive" in capsys.readouterr().err
     # What was written before stays.
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0]

@@ -1,6 +1,7 @@
 """`bandpo eval` from its arguments to its files, with a fake engine in vLLM's place."""
 
 import json
+import shutil
 from datetime import datetime
 
 import pytest
@@ -9,6 +10,7 @@ from eval_fakes import FakeEngine
 from safetensors.torch import save_file
 
 from bandpo.cli import main
+from bandpo.evaluation.eval_config import dtype_on
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.embedded import build_tokenizer
 from bandpo.model.files import weights_fingerprint
@@ -102,6 +104,33 @@ def test_an_evaluation_that_goes_on_the_next_day_sends_the_same_prompts(
     assert evaluate(model, tmp_path / "new") == 2
     assert "model fails on problem" in (said := capsys.readouterr().err)
     assert "TemplateError: no users here" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("own", "gpu", "computed"),
+    [
+        ("bfloat16", False, "float32"),
+        ("bfloat16", True, "bfloat16"),
+        ("float16", True, "bfloat16"),
+        ("float32", True, "float32"),
+        ("float64", True, "float32"),
+    ],
+)
+def test_a_checkpoint_is_computed_in_its_own_dtype_on_a_gpu(own, gpu, computed):
+    assert dtype_on(own, gpu) == computed
+
+
+def test_another_dtype_than_the_checkpoints_is_said(model, tmp_path, capsys):
+    half = tmp_path / "half"
+    shutil.copytree(model, half)
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    assert evaluate(half, tmp_path / "out") == 0
+    assert "the model's weights are bfloat16; it is computed in float32" in capsys.readouterr().err
+    assert Engine.calls[-1]["dtype"] == "float32"
+    assert evaluate(half, tmp_path / "asked", "dtype=bfloat16") == 0
+    assert "it is computed in" not in capsys.readouterr().err
+    assert Engine.calls[-1]["dtype"] == "bfloat16"
 
 
 def test_settings_that_cannot_be_read_are_an_error(model, tmp_path, capsys):

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
-from bandpo import cli, train
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout.context import context_length
 
@@ -27,7 +25,7 @@ def write(path, question, count):
 
 
 @pytest.fixture
-def trained(host, untrained, tmp_path, monkeypatch):
+def trained(command, untrained, tmp_path, monkeypatch):
     """The exit code of a run of a model of so many tokens' context."""
 
     def run(context, *overrides):
@@ -38,8 +36,7 @@ def trained(host, untrained, tmp_path, monkeypatch):
         write(tmp_path / "data.jsonl", QUESTION, 4)
         write(tmp_path / "long.jsonl", QUESTION * 3, 1)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(train, "run", partial(train.run, host=host))
-        return cli.main(["train", *SMALL, *overrides])
+        return command("train", *SMALL, *overrides)
 
     return run
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from small_runs import FIXTURES
 from token_dumps import output_of, random_batch, sequences_of, write_dump
 
 from bandpo.artifacts.folder import cut_after
@@ -129,7 +130,7 @@ with TokenRecorder(Path(sys.argv[1])) as recorder:
 
 
 def test_a_killed_run_leaves_no_half_file(path):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=FIXTURES)
     assert done.returncode == -9
     (partial,) = path.parent.iterdir()
     assert partial.stat().st_size > 100_000

@@ -3,13 +3,10 @@
 import json
 import pickle
 import shutil
-from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-from bandpo import cli, train
 
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "eval.benchmarks=[]", "rollout.prompts_per_step=4"),
@@ -268,21 +265,19 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_told_in_words(case, host, untrained, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_told_in_words(case, command, untrained, tmp_path, monkeypatch, capsys):
     given, make, fragments = CASES[case]
     monkeypatch.chdir(tmp_path)
-    # One process group for all cases: a process can make it once.
-    monkeypatch.setattr(train, "run", partial(train.run, host=host))
     if make is not None:
         make(tmp_path, untrained())
     given = [given] if isinstance(given, str) else given
     if given[0] == "!":
-        command = given[1:]
+        arguments = given[1:]
     else:
         keys = {override.split("=")[0].lstrip("+") for override in given}
         settings = [f"model.path={untrained()}", *SMALL]
-        command = ["train", *(s for s in settings if s.split("=")[0] not in keys), *given]
-    assert cli.main(command) == 2
+        arguments = ["train", *(s for s in settings if s.split("=")[0] not in keys), *given]
+    assert command(*arguments) == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told
     for fragment in fragments:
@@ -295,14 +290,13 @@ def test_there_are_enough_kinds():
 
 
 def test_long_prompts_are_dropped_and_counted_and_equal_groups_warned_of(
-    host, untrained, tmp_path, monkeypatch, capsys
+    command, untrained, tmp_path, monkeypatch, capsys
 ):
     rows = [problem(0, problem="x" * 500), *map(problem, range(1, 6))]
     write(tmp_path / "data.jsonl", rows)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "run", partial(train.run, host=host))
-    command = ["train", *SMALL, "data.train=data.jsonl", f"model.path={untrained()}"]
-    assert cli.main(command) == 0
+    arguments = ["train", *SMALL, "data.train=data.jsonl", f"model.path={untrained()}"]
+    assert command(*arguments) == 0
     told = capsys.readouterr().out
     assert "dropped 1 prompts longer than 64 tokens" in told
     # The untrained policy answers nothing: every reward is 0.

@@ -6,10 +6,9 @@ from pathlib import Path
 from bandpo.config.composition import config_dir
 
 
-def test_every_method_takes_updates(launch, untrained, monkeypatch):
-    here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", str(here.parent / "learner"))
-    results = {r["method"]: r for r in launch(here / "method_worker.py", 1, str(untrained()))}
+def test_every_method_takes_updates(launch, untrained):
+    worker = Path(__file__).with_name("method_worker.py")
+    results = {r["method"]: r for r in launch(worker, 1, str(untrained()))}
     files = {p.stem for p in (config_dir() / "method").glob("*.yaml") if p.stem[0] != "_"}
     assert results.keys() == files
     for method, result in results.items():

@@ -38,6 +38,7 @@ def table(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_without_redoing_what_is_finished(untrained, tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()

@@ -1,18 +1,16 @@
 """A run outlives its console: what it leaves is complete, and its exit code is its own."""
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from small_runs import FIXTURES, LOW_BYTES, metrics_of
 
-HERE = Path(__file__).parent
 SMALL = [
     *("rollout=hf", "trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2"),
     *("rollout.max_tokens=4", "learner.updates_per_rollout=1", "eval.benchmarks=[]"),
-    *("run.dir=run", f"hydra.searchpath=[file://{HERE}/configs]", "reward=low_bytes"),
+    *("run.dir=run", *LOW_BYTES),
 ]
 
 
@@ -31,13 +29,12 @@ def test_a_run_ends_well_without_a_console_that_takes_all(
         env={
             **os.environ,
             "PYTHONIOENCODING": encoding,
-            "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}",
+            "PYTHONPATH": f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}",
         },
         capture_output=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:].decode()
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open(encoding="utf-8")]
-    assert [line["step"] for line in lines] == [0, 1]
+    assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0, 1]
     for name in ("plots/timeline.png", "checkpoints/latest/hf/model.safetensors"):
         assert (tmp_path / "run" / name).stat().st_size > 0

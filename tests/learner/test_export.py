@@ -2,14 +2,12 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from bandpo import cli, train
 from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint
 from bandpo.config.schema import ModelConfig
 from bandpo.learner import export
@@ -34,10 +32,9 @@ def folder(untrained, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def trained(folder, host, monkeypatch):
+def trained(folder, command):
     """Exit code of a run of the model."""
-    monkeypatch.setattr(train, "run", partial(train.run, host=host))
-    return lambda *overrides: cli.main(["train", *SMALL, *overrides])
+    return lambda *overrides: command("train", *SMALL, *overrides)
 
 
 def give_a_head(folder, distance):

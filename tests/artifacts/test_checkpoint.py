@@ -115,8 +115,8 @@ DAMAGE = [
     (flip, "engine/rank0.pt", "the checksum of engine/rank0.pt is wrong"),
     (remove, "engine/rank0.pt", "engine/rank0.pt is missing"),
     (flip, "state.json", "the checksum of state.json is wrong"),
-    (remove, "manifest.json", "it has no manifest.json"),
-    (truncate, "manifest.json", "it has no manifest.json"),
+    (remove, "manifest.json", "it has no readable manifest.json"),
+    (truncate, "manifest.json", "it has no readable manifest.json"),
 ]
 
 

@@ -1,21 +1,19 @@
 """Runs that share an engine, one after another, are the runs that they would be alone."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
+from small_runs import FIXTURES, LOW_BYTES, timeless
 
 pytest.importorskip("deepspeed")
 
 from bandpo.tables.series import launch_series
 
-HERE = Path(__file__).parent
 BASE = [
     *("trainer.steps=2", "trainer.checkpoint_every=0", "rollout.prompts_per_step=4"),
     *("rollout.group_size=4", "rollout.max_tokens=8", "learner.updates_per_rollout=2"),
-    *("learner.lr=1e-2", "eval.benchmarks=[]", f"hydra.searchpath=[file://{HERE}/configs]"),
-    "reward=low_bytes",
+    *("learner.lr=1e-2", "eval.benchmarks=[]", *LOW_BYTES),
 ]
 
 
@@ -24,14 +22,7 @@ FAILING = "failing_engine.FailingEngine"
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}{os.pathsep}{HERE}")
-
-
-def timeless(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "throughput/"))}
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+    monkeypatch.setenv("PYTHONPATH", f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}")
 
 
 def runs_of(folder: Path, model: Path, *overrides: str) -> list[tuple[str, ...]]:
