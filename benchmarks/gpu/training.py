@@ -118,7 +118,7 @@ def lora(lab: Lab) -> Mapping[str, Figure]:
 
 
 def sleep_and_wake(lab: Lab) -> Mapping[str, Figure]:
-    """What a sleeping engine gives back, and whether it says the same once it has its weights."""
+    """Memory that a sleeping engine gives back, and its log-probabilities before and after."""
     folder = find_model("embedded").path
     learner = learner_on(Path(folder), {"dtype": "float32"})
     spec = EngineSpec(str(folder), max_model_len=256, ranks=learner.ranks)
