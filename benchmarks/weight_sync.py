@@ -1,4 +1,4 @@
-"""Bytes that a weight sync moves and memory that it takes, for a pretrained model of 135 M parameters.
+"""Bytes that a weight sync moves and its memory, for a pretrained model of 135 M parameters.
 
     python benchmarks/weight_sync.py [--model FOLDER] [--engine hf|vllm]
 
