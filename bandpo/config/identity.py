@@ -96,5 +96,5 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
     own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
     values = flat(defaults(Config)) | own
-    formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items()}
+    formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items() if k in values}
     return values | formerly

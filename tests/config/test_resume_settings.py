@@ -102,3 +102,9 @@ def test_every_mark_is_one_that_means_something():
 
     found = set(marks(Config))
     assert found == {"harmless", "rounding"}
+
+
+@pytest.mark.parametrize("engine", ["hf", "vllm_local"])
+def test_engines_without_a_setting_that_was_renamed_have_a_hash_too(engine):
+    hashed = config_hash(compose("train", [f"rollout={engine}"], Config))
+    assert len(hashed) == 16
