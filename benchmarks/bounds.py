@@ -1,4 +1,4 @@
-"""What Band-KL costs: against bisection of the same equation, and within the whole loss.
+"""The cost of Band-KL: against bisection of the same equation, and within the whole loss.
 
     python benchmarks/bounds.py [--device cuda] [--tokens 1048576] [--repeats 15]
 
@@ -91,7 +91,7 @@ def random_batch(tokens: int, device: str) -> TokenBatch:
 
 
 def candidates(batch: TokenBatch) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """The timed functions by name."""
     totals = BatchTotals(*map(float, (batch.mask.shape[0], batch.mask.numel())))
     band, fixed = Capped(BandKL(DELTA), 10.0), Fixed(0.2, 0.28)
     compiled = Compiled(BandKL(DELTA))

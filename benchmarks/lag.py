@@ -1,4 +1,4 @@
-"""What `rollout.lag=1` saves: the same training with a real vLLM server, lag 0 against lag 1.
+"""Time that `rollout.lag=1` saves: the same training with a real vLLM server, lag 0 against lag 1.
 
     python benchmarks/lag.py [--steps 12] [hydra overrides]
 

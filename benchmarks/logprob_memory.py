@@ -44,7 +44,7 @@ def work(tokens: int, vocabulary: int, hidden: int, chunk: int) -> None:
 
 
 def measure(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str, float]:
-    """What `work` finds in a process of its own."""
+    """The result of `work` in a process of its own."""
     numbers = [str(number) for number in (tokens, vocabulary, hidden, chunk)]
     command = [sys.executable, __file__, "--work", *numbers]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])

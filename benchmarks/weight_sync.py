@@ -1,4 +1,4 @@
-"""What a weight sync moves and the memory it takes, for a pretrained model of 135 M parameters.
+"""Bytes that a weight sync moves and its memory, for a pretrained model of 135 M parameters.
 
     python benchmarks/weight_sync.py [--model FOLDER] [--engine hf|vllm]
 
@@ -99,7 +99,7 @@ def work(folder: str, stage: int, engine_name: str) -> None:
 
 
 def measure(folder: str, ranks: int, stage: int, engine: str) -> dict[str, float]:
-    """What `work` prints for so many ranks."""
+    """The output of `work` on `ranks` ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(ranks), __file__, "--work", folder, str(stage), engine]
     done = subprocess.run(command, capture_output=True, text=True)

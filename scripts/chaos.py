@@ -57,7 +57,7 @@ RUN = [
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is made of."""
+    """The settings of a run."""
 
     name: str
     ranks: int
@@ -118,7 +118,7 @@ class Launched:
         return sorted(filter(_is_alive, self._seen), key=lambda process: process.create_time())
 
     def role(self, process: psutil.Process) -> str:
-        """What a process of the job is."""
+        """The role of a process in the job."""
         try:
             words = process.cmdline()
             if any("bandpo.reward.worker" in word for word in words):
@@ -159,7 +159,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @dataclass
 class Round:
-    """What happened in a round, as a row of the table."""
+    """A round as a row of the table."""
 
     number: int
     setting: Setting
@@ -340,7 +340,7 @@ def final(folder: Path) -> Path:
 
 
 def differences(quiet: Path, folder: Path) -> list[str]:
-    """What of a run's end is not as that of the quiet one."""
+    """Differences of a run's end from the undisturbed one's."""
     found = []
     names = [f"checkpoints/step_{STEPS:06d}/hf/model.safetensors"]
     names += [str(p.relative_to(quiet)) for p in sorted((quiet / "samples").iterdir())]

@@ -64,7 +64,7 @@ class Sources:
         raise Missing(dotted)
 
     def find(self, dotted: str, name: str) -> tuple[ast.AST, str]:
-        """What a module calls `name`, and the module that declares it; imports are followed."""
+        """The declaration of `name` in a module, and its module; imports are followed."""
         head, _, rest = name.partition(".")
         for node in _statements(self.module(dotted)):
             if isinstance(node, ast.ClassDef) and node.name == head and rest:
@@ -166,7 +166,7 @@ def parameters(function: Function) -> list[str]:
 
 
 def declared(sources: Sources, place: str) -> Any:
-    """What a contract holds of `module:name`: parameters, fields, or that it is there."""
+    """The contract's entry for `module:name`: parameters, fields, or that it is there."""
     dotted, _, name = place.partition(":")
     if not name:
         sources.module(dotted)
@@ -180,7 +180,7 @@ def declared(sources: Sources, place: str) -> Any:
 
 
 def reads(sources: Sources, place: str, variable: str) -> list[str]:
-    """What a class takes of an object that it calls `variable`: `name`, `method()`, `iter()`."""
+    """Members of an object `variable` that a class uses: `name`, `method()`, `iter()`."""
     owner, _ = sources.find(*place.split(":"))  # type: ignore[arg-type]
     called = {id(node.func) for node in ast.walk(owner) if isinstance(node, ast.Call)}
     found = set()
@@ -244,7 +244,7 @@ def contract(sources: Sources, relied_on: dict[str, Any]) -> dict[str, Any]:
 
 
 def relied_on(package: str) -> dict[str, Any]:
-    """What tests/contracts/relied_on.yaml lists of a package (a CPU build's is the same)."""
+    """The names of a package in tests/contracts/relied_on.yaml (a CPU build's are the same)."""
     every = yaml.safe_load((CONTRACTS / "relied_on.yaml").read_text(encoding="utf-8"))
     found: dict[str, Any] = every[package.removesuffix("-cpu")]
     return found

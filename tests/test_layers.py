@@ -114,6 +114,18 @@ def test_no_file_is_too_long_to_read():
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
 
 
+def test_no_docstring_opens_with_a_riddle():
+    """“What a run may …” makes the reader guess; a docstring names the thing or what it returns."""
+    opened = [
+        f"{path.relative_to(PACKAGE)}: {text.splitlines()[0]}"
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and (text := ast.get_docstring(node) or "").startswith("What ")
+    ]
+    assert opened == []
+
+
 CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 

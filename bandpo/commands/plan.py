@@ -63,6 +63,8 @@ def forecast_lines(found: Forecast) -> Mapping[str, str]:
     learner, engine = found.memory.learner, found.memory.engine
     return {
         "cluster": str(found.cluster),
+        "chosen by memory": f"micro-batches of {found.config.learner.micro_batch_tokens:,} tokens, "
+        f"{_share(found.config)} of the GPU for the engine",
         "memory per GPU": f"{found.memory.peak:.0f} of {found.memory.usable:.0f} GiB usable",
         "while the learner works": f"{sum(learner.values()):.1f} GiB: {_parts(learner)}",
         "while the engine works": f"{found.memory.resident + sum(engine.values()):.1f} GiB: "
@@ -72,6 +74,11 @@ def forecast_lines(found: Forecast) -> Mapping[str, str]:
         "seconds per step": f"{found.step:.0f}: {_parts(found.seconds)}",
         "hours of the run": f"{found.hours:.0f}, evaluations included",
     }
+
+
+def _share(config: Config) -> str:
+    share = config.rollout.engine.get("gpu_memory_utilization")
+    return "none" if share is None else f"{share:.0%}"
 
 
 def _parts(parts: Mapping[str, float], digits: int = 1) -> str:

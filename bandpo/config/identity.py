@@ -16,7 +16,10 @@ from bandpo.redaction import redacted
 
 # Meanings of keys and values in files of earlier versions, where `true` filtered by reward.
 RENAMED = {"learner.warmup_steps": "learner.warmup_updates"}
-FORMERLY: Mapping[str, Mapping[Any, Any]] = {"rollout.filter_groups": {True: "reward"}}
+FORMERLY: Mapping[str, Mapping[Any, Any]] = {
+    "rollout.filter_groups": {True: "reward"},
+    "rollout.engine.gpu_memory_utilization": {0.6: None},  # the default was a fixed share
+}
 
 Effect = Literal["determining", "rounding", "harmless"]
 Settings = Mapping[str, Any]

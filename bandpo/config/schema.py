@@ -199,8 +199,8 @@ class LearnerConfig(Section):
         None,
         ge=1,
         description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
-        "that samples share, a repetition counts a quarter. null: 16384 on a GPU, 2048 on a CPU, "
-        "whose caches hold the activations of so many.",
+        "that samples share, a repetition counts a quarter. null: the largest of 2048 to 32768 "
+        "that fits on the GPU; 2048 on a CPU, whose caches hold the activations of so many.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(

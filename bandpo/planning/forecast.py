@@ -9,6 +9,7 @@ from typing import Any
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.model.architecture import Shape
+from bandpo.planning.fit import fitted, replaced
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import Memory, gpu_memory
 from bandpo.planning.time import run_hours, step_seconds
@@ -19,9 +20,11 @@ from bandpo.planning.workload import PROMPT_TOKENS, Workload
 class Forecast:
     """A run on a cluster; `shortage` says why it does not fit and what to change.
 
-    `seconds` are those of a step by phase, `hours` those of the run.
+    `config` has the settings that the GPU's memory decides, `seconds` are those of a step by phase,
+    `hours` those of the run.
     """
 
+    config: Config
     cluster: Cluster
     work: Workload
     memory: Memory
@@ -39,6 +42,7 @@ def forecast(
     config: Config, shape: Shape, cluster: Cluster, mean_tokens: float | None = None
 ) -> Forecast:
     """Memory and time of a run; `mean_tokens` is the expected completion, None: the longest."""
+    config = fitted(config, shape, cluster.gpu.memory_gib, cluster.count)
     memory = gpu_memory(config, shape, cluster)
     shortage = memory.shortage(longest_sequence(config))
     if shortage:
@@ -48,7 +52,7 @@ def forecast(
     work = Workload.of(config, mean_tokens, min(slots, int(memory.sequences(live))))
     seconds = step_seconds(shape, work, cluster)
     hours = run_hours(config, shape, work, cluster)
-    return Forecast(cluster, work, memory, seconds, hours, shortage)
+    return Forecast(config, cluster, work, memory, seconds, hours, shortage)
 
 
 def remedies(config: Config, shape: Shape, cluster: Cluster) -> str:
@@ -56,7 +60,7 @@ def remedies(config: Config, shape: Shape, cluster: Cluster) -> str:
     for choice in _choices(config):
         changed = config
         for key, value in choice.items():
-            changed = _changed(changed, key, value)
+            changed = replaced(changed, key, value)
         if gpu_memory(changed, shape, cluster).shortage(longest_sequence(config)) is None:
             words = " ".join(f"{key}={str(value).lower()}" for key, value in choice.items())
             return f"it would fit with {words}"
@@ -87,13 +91,3 @@ def _choices(config: Config) -> Iterator[dict[str, Any]]:
     for values in product(*reversed(list(settings.values()))):
         choice = dict(zip(settings, reversed(values), strict=True))
         yield {key: value for key, value in choice.items() if value != present[key]}
-
-
-def _changed(config: Config, key: str, value: Any) -> Config:
-    section, _, name = key.partition(".")
-    part = getattr(config, section)
-    if name.startswith("engine."):
-        update: dict[str, Any] = {"engine": {**part.engine, name.removeprefix("engine."): value}}
-    else:
-        update = {name: value}
-    return config.model_copy(update={section: part.model_copy(update=update)})

@@ -115,38 +115,52 @@ def learner_memory(
     return {name: size / GIB for name, size in parts.items()}
 
 
-def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
-    """The memory of one of the cluster's GPUs, on which learner and engine take turns.
+def _has_own_gpus(config: Config) -> bool:
+    """Whether the engine samples on other GPUs than the learner's."""
+    return getattr(get_object(config.rollout.engine["_target_"]), "samples_apart", False)
 
-    The engine takes `gpu_memory_utilization` of the GPU: its weights, a pass's activations and the
-    logits of a token of every sequence, CUDA graphs, and with all the rest its KV cache. The probe
-    is a pass of the learner beside that. Servers are taken to have as many GPUs of their own, free
-    of the learner.
+
+def resident_memory(config: Config, learner: Mapping[str, float]) -> float:
+    """GiB of the learner's parts that stay on the engine's GPU while it generates."""
+    kept = ("weights", "gradients", "optimizer", "reference")
+    return 0.0 if _has_own_gpus(config) else sum(learner.get(part, 0.0) for part in kept)
+
+
+def engine_memory(config: Config, shape: Shape, learner: Mapping[str, float]) -> dict[str, float]:
+    """Estimated GiB beside the engine's KV cache: its weights, a pass, graphs, and the probe.
+
+    A pass has the activations of its tokens and the logits of a token of every sequence. The probe
+    is a pass of the learner without gradients, while the engine is awake.
     """
-    learner = learner_memory(config, shape, cluster.count, "cuda")
-    engine = config.rollout.engine
-    share = float(engine.get("gpu_memory_utilization", 0.9))
-    shards = int(engine.get("tensor_parallel_size", 1))
-    width = BYTES[config.model.dtype]
-    weights = shape.parameters * width / GIB / shards
+    engine, width = config.rollout.engine, BYTES[config.model.dtype]
     passes = int(engine.get("max_num_batched_tokens") or ENGINE_TOKENS)
     live = passes * (2 * shape.intermediate + 4 * shape.hidden) * width
     live += int(engine.get("max_num_seqs", 256)) * shape.vocabulary * 12
-    graphs = 0.0 if engine.get("enforce_eager") else GRAPHS_GIB
-    apart = getattr(get_object(engine["_target_"]), "samples_apart", False)
-    kept = () if apart else ("weights", "gradients", "optimizer", "reference")
+    shards = int(engine.get("tensor_parallel_size", 1))
+    return {
+        "engine weights": shape.parameters * width / GIB / shards,
+        "engine activations": live / GIB,
+        "CUDA graphs": 0.0 if engine.get("enforce_eager") else GRAPHS_GIB,
+        "probe": 0.0 if _has_own_gpus(config) else 2 / 3 * learner["logits"],
+    }
+
+
+def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
+    """The memory of one of the cluster's GPUs, on which learner and engine take turns.
+
+    The engine takes `gpu_memory_utilization` of the GPU, with all that its other parts leave for
+    the KV cache. Servers are taken to have as many GPUs of their own, free of the learner.
+    """
+    learner = learner_memory(config, shape, cluster.count, "cuda")
+    engine = engine_memory(config, shape, learner)
+    share = float(config.rollout.engine.get("gpu_memory_utilization") or 0.9)
+    others = sum(engine.values()) - engine["probe"]
     return Memory(
         learner=learner,
-        engine={
-            "engine weights": weights,
-            "engine activations": live / GIB,
-            "CUDA graphs": graphs,
-            "KV cache": share * cluster.gpu.memory_gib - weights - live / GIB - graphs,
-            "probe": 0.0 if apart else 2 / 3 * learner["logits"],
-        },
-        resident=sum(learner.get(part, 0.0) for part in kept),
+        engine={**engine, "KV cache": share * cluster.gpu.memory_gib - others},
+        resident=resident_memory(config, learner),
         usable=cluster.gpu.memory_gib * (1 - RESERVED),
-        kv_bytes=shape.kv_bytes(width),
+        kv_bytes=shape.kv_bytes(BYTES[config.model.dtype]),
     )
 
 

@@ -44,7 +44,7 @@ _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may use, and after how many items a worker makes room for a fresh one."""
+    """Limits of one item, and the number of items after which a worker is replaced."""
 
     timeout: float = 3.0  # wall-clock seconds
     memory_mib: int = 512  # address space

@@ -181,8 +181,9 @@ class VLLMLocal(RolloutEngine):
             llm_arguments.setdefault("distributed_executor_backend", "external_launcher")
         if on_gpu:
             llm_arguments.setdefault("enable_sleep_mode", True)
-        else:
+        if not on_gpu or llm_arguments.get("gpu_memory_utilization") is None:
             llm_arguments.pop("gpu_memory_utilization", None)
+        if not on_gpu:
             # Per-request seeds crash in chunked prefill on a CPU.
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, spec.max_model_len))

@@ -6,9 +6,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.cpu import usable_cores
+from bandpo.model.architecture import shape_of
 from bandpo.model.source import ModelSource
+from bandpo.planning.fit import fitted
+from bandpo.planning.gpus import GIB
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.neighbours import Neighbours
 from bandpo.rollout.context import context_length
@@ -20,6 +25,14 @@ def served_length(config: Config, model: ModelSource) -> int:
     limit = context_length(model.config(config.model.trust_remote_code))
     longest = longest_sequence(config)
     return longest if limit is None else min(longest, limit)
+
+
+def fitted_here(config: Config, ranks: Ranks) -> Config:
+    """The configuration with what it leaves to the memory of the ranks' GPUs; collective."""
+    if ranks.device.type != "cuda":
+        return config
+    own = torch.cuda.get_device_properties(ranks.device).total_memory / GIB
+    return fitted(config, shape_of(config.model), min(ranks.gather(own)), ranks.size)
 
 
 class Host:

@@ -38,7 +38,7 @@ from bandpo.rollout.draws import Draws, read_rollout
 from bandpo.rollout.engine import Sampling
 from bandpo.rollout.scoring import ScoredGroup
 from bandpo.run.actor import Actor, Replaceable
-from bandpo.run.host import Host
+from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.nonfinite_guard import NonfiniteGuard
 from bandpo.run.preflight import preflight
@@ -86,9 +86,10 @@ class Job:
             self.tracker = stack.enter_context(closing(_tracker(config, inputs, ranks)))
             for note in [*notes, *_introduction(config, inputs, ranks)]:
                 self.tracker.say(note)
+            fit = fitted_here(config, ranks)
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
-                config.learner,
+                fit.learner,
                 config.model,
                 model.path,
                 loss,
@@ -103,7 +104,7 @@ class Job:
             self.actor = Actor(
                 config.rollout,
                 Replaceable(
-                    "engine", lambda: host.engine(config, model), lambda _: host.discard_engine()
+                    "engine", lambda: host.engine(fit, model), lambda _: host.discard_engine()
                 ),
                 reward,
                 self.learner,

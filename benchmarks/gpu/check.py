@@ -94,7 +94,7 @@ class Check:
     fresh: bool = False
 
     def missing(self) -> list[str]:
-        """What it needs and this machine has not."""
+        """Its requirements that this machine does not meet."""
         return [need for need in self.needs if not _has(need)]
 
 
@@ -104,7 +104,7 @@ def _has(need: str) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a check: `passed`, `failed` or `not run`, with figures or a reason."""
+    """The outcome of a check: `passed`, `failed` or `not run`, with figures or a reason."""
 
     verdict: str
     seconds: float = 0.0

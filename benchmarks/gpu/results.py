@@ -1,4 +1,4 @@
-"""What the checks found on a card, kept in benchmarks/results and shown in docs/gpu.md."""
+"""Results of the checks by GPU, kept in benchmarks/results and shown in docs/gpu.md."""
 
 from __future__ import annotations
 

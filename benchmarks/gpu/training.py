@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bandpo.model.source import find_model
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.types import Problem, Prompt
 from benchmarks.gpu.check import Figure, Lab
@@ -118,10 +118,11 @@ def lora(lab: Lab) -> Mapping[str, Figure]:
 
 
 def sleep_and_wake(lab: Lab) -> Mapping[str, Figure]:
-    """What a sleeping engine gives back, and whether it says the same once it has its weights."""
+    """Memory that a sleeping engine gives back, and its log-probabilities before and after."""
     folder = find_model("embedded").path
     learner = learner_on(Path(folder), {"dtype": "float32"})
-    engine = VLLMLocal(str(folder), max_model_len=256, max_num_seqs=32, gpu_memory_utilization=0.3)
+    spec = EngineSpec(str(folder), max_model_len=256, ranks=learner.ranks)
+    engine = VLLMLocal(spec, max_num_seqs=32, gpu_memory_utilization=0.3)
     prompt = Prompt(Problem("p", "1+1", "2"), "1+1", (5, 6, 7, 8), seed=1)
     answer = next(iter(engine.generate([prompt], Sampling(n=4, max_tokens=16))))
     engine.load_weights(learner.weights(), 1)

@@ -14,7 +14,15 @@ from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.worker import Worker
 
 # Minutes where a small machine compiles an operator or starts an engine.
-LONG = ("quickstart_vllm", "probe_bfloat16", "sleep_and_wake", "ipc", "lora", "offload")
+LONG = (
+    "quickstart_hf",
+    "quickstart_vllm",
+    "probe_bfloat16",
+    "sleep_and_wake",
+    "ipc",
+    "lora",
+    "offload",
+)
 # The same functions at other sizes.
 ELSEWHERE = ("learner_3B", "learner_1.5B_liger", "packing_flash", "packing_flex")
 

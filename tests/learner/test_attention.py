@@ -11,6 +11,8 @@ from bandpo.batching import Sample
 from bandpo.errors import UserError
 from bandpo.learner.attention import (
     BY_SEQUENCE,
+    Selection,
+    _Selected,
     layout_for,
     packed_arguments,
     sdpa_by_sequence,
@@ -99,3 +101,28 @@ def test_samples_of_one_token_are_sequences_too(untrained):
     logprobs = scorer(untrained(), BY_SEQUENCE)
     alone = [logprobs([sample])[0] for sample in samples]
     torch.testing.assert_close(torch.tensor(logprobs(samples)), torch.tensor(alone))
+
+
+def test_a_selection_adds_what_repetitions_receive_in_float32():
+    """Of 512 equal parts a sum in bfloat16 keeps half."""
+    places = torch.tensor([2, *[0] * 512, 1, 0])
+    tokens = torch.zeros(4, 2, 3, dtype=torch.bfloat16, requires_grad=True)
+    selected = _Selected.apply(tokens, Selection.of(places, length=4))
+    assert selected.shape == (515, 2, 3)
+    (gradient,) = torch.autograd.grad(selected.sum(), tokens)
+    assert gradient.dtype == torch.bfloat16
+    assert gradient[:, 0, 0].tolist() == [512.0, 1.0, 1.0, 0.0]
+
+
+def test_a_selection_has_the_gradient_of_index_select():
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(7, (30,), generator=generator)
+    tokens = torch.randn(7, 2, 3, generator=generator, requires_grad=True)
+    upstream = torch.randn(30, 2, 3, generator=generator)
+    selection = Selection.of(places, length=7)
+    gradients = [
+        torch.autograd.grad((taken * upstream).sum(), tokens)[0]
+        for taken in (_Selected.apply(tokens, selection), tokens.index_select(0, places))
+    ]
+    torch.testing.assert_close(*gradients)
+    assert torch.equal(selection(tokens), tokens[places])

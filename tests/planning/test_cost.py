@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bandpo.cli import main
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, ModelConfig
+from bandpo.config.schema import Config, ModelConfig, longest_sequence
 from bandpo.errors import UserError
 from bandpo.model import architecture
 from bandpo.model.architecture import KNOWN, Shape, shape_of
+from bandpo.planning.fit import fitted
 from bandpo.planning.forecast import forecast
 from bandpo.planning.gpus import GPUS, Cluster
 from bandpo.planning.memory import checkpoint_gib, gpu_memory, learner_memory, trained_parameters
@@ -113,7 +114,8 @@ def config_on(ranks: int, *overrides: str) -> Config:
 
 
 def test_memory_by_hand():
-    config = config_on(8, "model.path=Qwen/Qwen2.5-3B-Instruct")
+    share = "rollout.engine.gpu_memory_utilization=0.6"
+    config = config_on(8, "model.path=Qwen/Qwen2.5-3B-Instruct", share)
     memory = gpu_memory(config, shape_of(config.model), Cluster.of("8xH200"))
     gib = 2**30
     n = PARAMETERS["Qwen/Qwen2.5-3B-Instruct"]
@@ -123,7 +125,7 @@ def test_memory_by_hand():
     assert memory.learner["logits"] == pytest.approx(12 * 1024 * 151_936 / gib)
     in_layer = 2 * 2048 * 6 + 2 * (2 * 2048 + 2 * 2048 + 2 * 256 + 4 * 11_008)
     kept = 36 * 2048 * 2 + in_layer
-    assert memory.learner["activations"] == pytest.approx(16384 * kept / gib)
+    assert memory.learner["activations"] == pytest.approx(16_384 * kept / gib)
     assert memory.learner["head's gradient"] == pytest.approx(8 * 151_936 * 2048 / gib)
     assert memory.learner["buffers"] == pytest.approx(2 * (min(0.5e9, n) + 1e9) / gib)
     live = (
@@ -133,6 +135,37 @@ def test_memory_by_hand():
     assert memory.engine["probe"] == pytest.approx(8 * 1024 * 151_936 / gib)
     # 36 layers × 2 × 2 heads × 128 × 2 bytes a token.
     assert memory.sequences(5120) == pytest.approx(memory.engine["KV cache"] * gib / 5120 / 36_864)
+
+
+def test_open_settings_follow_from_the_gpus_memory():
+    model = "model.path=Qwen/Qwen2.5-3B-Instruct"
+    shape = shape_of(ModelConfig(path="Qwen/Qwen2.5-3B-Instruct"))
+    for name, gpu in GPUS.items():
+        config = fitted(config_on(8, model), shape, gpu.memory_gib, 8)
+        memory = gpu_memory(config, shape, Cluster(8, gpu))
+        assert memory.shortage(longest_sequence(config)) is None, name
+        share = config.rollout.engine["gpu_memory_utilization"]
+        assert memory.peak > 0.9 * memory.usable or share == 0.9  # little is left unused
+    small = config_on(
+        *(1, "model.path=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"),
+        *("model.gradient_checkpointing=false", "learner.zero_stage=2"),
+    )
+    sizes = [fitted(small, shape_of(small.model), gib, 1) for gib in (80, 140)]
+    assert [size.learner.micro_batch_tokens for size in sizes] == [8192, 32_768]
+
+
+def test_settings_that_the_user_chose_stay():
+    chosen = ["learner.micro_batch_tokens=5000", "rollout.engine.gpu_memory_utilization=0.4"]
+    config = config_on(8, "model.path=Qwen/Qwen2.5-3B-Instruct", *chosen)
+    assert fitted(config, shape_of(config.model), 80, 8) == config
+    servers = config_on(8, chosen[0], "model.path=Qwen/Qwen2.5-3B-Instruct", "rollout=vllm_server")
+    assert fitted(servers, shape_of(servers.model), 80, 8) == servers
+
+
+def test_a_model_that_fits_nowhere_gets_the_smallest_micro_batches_that_take_a_sequence():
+    config = config_on(1, "model.path=deepseek-ai/DeepSeek-R1-Distill-Llama-8B")
+    small = fitted(config, shape_of(config.model), 24, 1)
+    assert small.learner.micro_batch_tokens == 8192 > longest_sequence(config) > 4096
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])

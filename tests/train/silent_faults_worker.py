@@ -28,7 +28,7 @@ from bandpo.loss.bounds import Fixed
 from bandpo.model.agreement import TOLERANCE, gap_between
 from bandpo.model.source import find_model
 from bandpo.ranks.collectives import Ranks
-from bandpo.rollout.engine import Sampling
+from bandpo.rollout.engine import EngineSpec, Sampling
 from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.run.probe import prove_weights
 from bandpo.types import Group, Prompt
@@ -88,9 +88,8 @@ class Stack:
         config = LearnerConfig(**{"lr": 4e-4, "zero_stage": stage, **settings})
         model = ModelConfig(path=folder, dtype=DTYPE)
         self.learner = DeepSpeedLearner(config, model, folder, LOSS, ranks)
-        self.engine = VLLMLocal(
-            folder, dtype=ENGINE_DTYPE, max_model_len=256, max_num_seqs=64, enforce_eager=True
-        )
+        spec = EngineSpec(folder, dtype=ENGINE_DTYPE, max_model_len=256, ranks=ranks)
+        self.engine = VLLMLocal(spec, max_num_seqs=64, enforce_eager=True)
         self.old = weights_of(self.learner)
         self.load(self.old)
         self.groups = list(self.engine.generate(PROMPTS, SAMPLING))
