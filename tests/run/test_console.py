@@ -16,7 +16,12 @@ SMALL = [
 
 @pytest.mark.parametrize(
     ("redirection", "encoding"),
-    [("| head -1", "utf-8"), (">&-", "utf-8"), (">/dev/null", "ascii")],
+    [
+        ("| head -1", "utf-8"),
+        (">&-", "utf-8"),
+        # By default test_encodings.py prints to a console of few characters.
+        pytest.param(">/dev/null", "ascii", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_ends_well_without_a_console_that_takes_all(
     redirection, encoding, untrained, tmp_path

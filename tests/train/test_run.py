@@ -159,6 +159,7 @@ def test_two_ranks_under_torchrun_train_with_zero_2(bandpo, model, tmp_path):
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
 
 
+@pytest.mark.slow  # it announces what torchrun does, by which two ranks train by default
 def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     folder = tmp_path / "launched"
     launcher = Path(sys.executable).with_name("deepspeed")
