@@ -6,8 +6,8 @@ import pytest
 from hydra.utils import get_object
 
 PROMISED = {
-    "bandpo.loss": "Interval Fixed Band BandKL BandTV BandChi2 Union Capped DynamicAdaptive Clip Mask "
-    "DualClip PolicyLoss TokenBatch Bounds Divergence TokenRatio SequenceMeanTokenMean",
+    "bandpo.loss": "Interval Fixed Band BandKL BandTV BandChi2 Union Capped DynamicAdaptive Clip "
+    "Mask DualClip PolicyLoss TokenBatch Bounds Divergence TokenRatio SequenceMeanTokenMean",
     "bandpo.reward": "MathVerifier FunctionReward WeightedSum",
     "bandpo.advantage": "group_advantages centered_advantages",
     "bandpo.evaluation.metrics": "mean_at_k pass_at_k best_at_k maj_at_k",
