@@ -48,12 +48,17 @@ def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
 
 
 def _offload_fits_stage(learner: LearnerConfig) -> str | None:
-    least = {"none": 0, "optimizer": 1, "parameters": 3}[learner.offload]
-    if learner.zero_stage >= least:
+    stages = {
+        "none": (0, 1, 2, 3),
+        "between_updates": (1, 2),  # under ZeRO 3 DeepSpeed does it with its own Adam alone
+        "optimizer": (1, 2, 3),
+        "parameters": (3,),
+    }[learner.offload]
+    if learner.zero_stage in stages:
         return None
     return (
-        f"learner.offload={learner.offload} needs learner.zero_stage >= {least}, "
-        f"not {learner.zero_stage}"
+        f"learner.offload={learner.offload} needs learner.zero_stage="
+        f"{' or '.join(map(str, stages))}, not {learner.zero_stage}"
     )
 
 

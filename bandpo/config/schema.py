@@ -209,8 +209,11 @@ class LearnerConfig(Section):
         description="Tokens whose logits exist at one time; peak memory is chunk × V.",
         json_schema_extra=ROUNDING,
     )
-    offload: Literal["none", "optimizer", "parameters"] = Field(
-        "none", description="Move optimizer state (ZeRO ≥ 1) or parameters too (ZeRO 3) to the CPU."
+    offload: Literal["none", "between_updates", "optimizer", "parameters"] = Field(
+        "none",
+        description="Optimizer state in the CPU's memory: between_updates (ZeRO 1 and 2: while the "
+        "engine works), optimizer (ZeRO ≥ 1: always, and updated there), parameters (ZeRO 3: "
+        "weights too).",
     )
 
     def micro_batch_on(self, device: Literal["cuda", "cpu"]) -> int:

@@ -75,6 +75,7 @@ class DeepSpeedLearner:
         self.diagnostics = LossDiagnostics(ranks.device)
         budget = config.micro_batch_on(ranks.device.type)
         self.micro_batches = MicroBatches(budget, self.layout, ranks, config.zero_stage)
+        self._rests = False
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
         self._prove(TOLERANCE[model.dtype])
@@ -187,6 +188,7 @@ class DeepSpeedLearner:
         totals = self._global_totals(samples)
         if totals.tokens == 0:
             return None
+        self._reload()
         while True:
             try:
                 return self._update(samples, step, totals)
@@ -248,6 +250,24 @@ class DeepSpeedLearner:
         if not math.isfinite(norm) and self.engine.was_step_applied():
             raise RuntimeError("DeepSpeed applied a nonfinite gradient: use a newer version of it")
         return norm
+
+    def rest(self) -> None:
+        """Leaves the GPU's memory to the engine until the next update (`offload=between_updates`).
+
+        Optimizer state and the float32 weights beside bfloat16 ones go to the CPU's memory.
+        """
+        if self.config.offload != "between_updates" or self._rests:
+            return
+        from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as State
+
+        on_gpu = self.ranks.device.type == "cuda"
+        self.engine.offload_states({State.optim_states, State.hp_params}, pin_memory=on_gpu)
+        self._rests = True
+
+    def _reload(self) -> None:
+        if self._rests:
+            self.engine.reload_states()
+            self._rests = False
 
     def _drop_gradients(self) -> None:
         """Discards the gradients accumulated so far, by adding one that is nonfinite."""

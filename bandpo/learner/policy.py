@@ -98,7 +98,7 @@ def _recompute_activations(lm: Any) -> None:
 
 def _deepspeed_config(config: LearnerConfig, model: ModelConfig, ranks: Ranks) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.zero_stage}
-    if config.offload != "none":
+    if config.offload in ("optimizer", "parameters"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.offload == "parameters":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -129,7 +129,7 @@ def _optimizer(config: LearnerConfig, network: PolicyNetwork) -> Any:
         "eps": config.eps,
         "weight_decay": config.weight_decay,
     }
-    if config.offload != "none":
+    if config.offload in ("optimizer", "parameters"):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         with building_operators():  # compiled where it is first used

@@ -85,7 +85,9 @@ def _choices(config: Config) -> Iterator[dict[str, Any]]:
         "model.gradient_checkpointing": sorted({model.gradient_checkpointing, True}),
         "learner.zero_stage": sorted({learner.zero_stage, 3}),
         "learner.micro_batch_tokens": batches,
-        "learner.offload": list(dict.fromkeys([learner.offload, "optimizer", "parameters"])),
+        "learner.offload": list(
+            dict.fromkeys([learner.offload, "between_updates", "optimizer", "parameters"])
+        ),
     }
     present = {key: values[0] for key, values in settings.items()}
     for values in product(*reversed(list(settings.values()))):

@@ -96,7 +96,7 @@ def learner_memory(
     recomputed = config.model.gradient_checkpointing
     kept = shape.layers * (shape.hidden * width if recomputed else in_layer)
     tokens = max(learner.micro_batch_on(device), longest_sequence(config))
-    on_gpu = learner.offload == "none"
+    on_gpu = learner.offload in ("none", "between_updates")
     head = shape.vocabulary * shape.hidden
     parts = {
         "weights": shape.parameters * width / (ranks if stage == 3 else 1),
@@ -122,7 +122,9 @@ def _has_own_gpus(config: Config) -> bool:
 
 def resident_memory(config: Config, learner: Mapping[str, float]) -> float:
     """GiB of the learner's parts that stay on the engine's GPU while it generates."""
-    kept = ("weights", "gradients", "optimizer", "reference")
+    kept = ["weights", "gradients", "optimizer", "reference"]
+    if config.learner.offload == "between_updates":
+        kept.remove("optimizer")
     return 0.0 if _has_own_gpus(config) else sum(learner.get(part, 0.0) for part in kept)
 
 

@@ -155,6 +155,7 @@ class Actor:
         Both score a few samples of the step. Raises RuntimeError where they differ by more than
         the tolerance.
         """
+        self._learner.rest()
         self.engine.wake()
         self.weight_version += 1
         self.engine.load_weights(self._learner.weights(), self.weight_version)

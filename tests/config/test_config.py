@@ -91,7 +91,11 @@ def test_all_problems_are_told_together():
         ),
         (["+learner.warmup_steps=9"], r"warmup_steps: no such key; it counted.*warmup_rollouts"),
         (["trainer.steps=many"], r"trainer\.steps='many'"),
-        (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage >= 3"),
+        (["learner.offload=parameters"], "offload=parameters needs learner.zero_stage=3, not 0"),
+        (
+            ["learner.offload=between_updates", "learner.zero_stage=3"],
+            "between_updates needs learner.zero_stage=1 or 2, not 3",
+        ),
         (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in other processes"),
         (["rollout.lag=1", "rollout=hf"], "choose rollout=vllm_server"),
         (

@@ -1,6 +1,7 @@
 """The losses of three updates with weights or optimizer state in the CPU's memory, and without.
 
-Argument: folder of a policy. Prints them by dtype, ZeRO stage and what is offloaded.
+Arguments: folder of a policy, `all` or `states` (without DeepSpeed's CPU optimizer). Prints them by
+dtype, ZeRO stage and what is offloaded.
 """
 
 import json
@@ -13,7 +14,9 @@ from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 
 FOLDER = sys.argv[1]
-CASES = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
+CASES = [(stage, "between_updates") for stage in (1, 2)]
+if sys.argv[2] == "all":
+    CASES += [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
 
 
 def losses(dtype, stage, offload):
@@ -21,7 +24,12 @@ def losses(dtype, stage, offload):
     model = ModelConfig(path=FOLDER, dtype=dtype)
     learner = DeepSpeedLearner(config, model, FOLDER, LOSS, ranks, TEMPERATURE)
     learner.prepare([make_samples()])
-    return [learner.update(make_samples(), step).loss for step in range(3)]
+    found = []
+    for step in range(3):
+        learner.rest()
+        found.append(learner.update(make_samples(), step).loss)
+    learner.rest()
+    return found
 
 
 with Ranks() as ranks:

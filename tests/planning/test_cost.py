@@ -168,6 +168,21 @@ def test_a_model_that_fits_nowhere_gets_the_smallest_micro_batches_that_take_a_s
     assert small.learner.micro_batch_tokens == 8192 > longest_sequence(config) > 4096
 
 
+def test_state_that_rests_leaves_its_memory_to_the_engine():
+    shape = shape_of(ModelConfig(path="Qwen/Qwen2.5-3B-Instruct"))
+    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "learner.zero_stage=2"]
+    stays, rests = (
+        gpu_memory(fitted(config, shape, 140, 1), shape, Cluster.of("1xH200"))
+        for config in (
+            config_on(1, *settings),
+            config_on(1, *settings, "learner.offload=between_updates"),
+        )
+    )
+    assert stays.learner == rests.learner
+    freed = rests.engine["KV cache"] - stays.engine["KV cache"]
+    assert freed == pytest.approx(stays.learner["optimizer"], abs=1.5)  # shares are whole percent
+
+
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize(("dtype", "width"), [(torch.bfloat16, 2), (torch.float32, 4)])
 @pytest.mark.parametrize("inner", [352, 1000])
