@@ -77,7 +77,8 @@ def host() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def command(host: Any) -> Callable[..., int]:
     """Runs the command line in this process, which saves starting one; its exit code."""
-    from bandpo import cli, train
+    from bandpo import cli
+    from bandpo.commands import train  # where the name is looked up
 
     def run(*arguments: str) -> int:
         with pytest.MonkeyPatch.context() as patch:
