@@ -78,11 +78,12 @@ def host() -> Iterator[Any]:
 def command(host: Any) -> Callable[..., int]:
     """Runs the command line in this process, which saves starting one; its exit code."""
     from bandpo import cli
-    from bandpo.commands import train  # where the name is looked up
+    from bandpo.commands import train
+    from bandpo.train import run as train_one
 
     def run(*arguments: str) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "run", partial(train.run, host=host))
+            patch.setattr(train, "run", partial(train_one, host=host))
             # Those of a test before would write to its stderr, which is closed.
             patch.setattr(logging.getLogger("bandpo"), "handlers", [])
             return cli.main(list(arguments))

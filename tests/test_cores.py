@@ -55,7 +55,7 @@ def test_a_process_bound_to_one_core_starts_one_thread():
 def test_nothing_else_counts_the_machines_cores():
     allowed = {
         ROOT / "bandpo/cpu.py",
-        ROOT / "bandpo/artifacts/tracking.py",
+        ROOT / "bandpo/environment.py",
     }  # describes the machine
     users = [p for p in (ROOT / "bandpo").rglob("*.py") if "cpu_count" in p.read_text()]
     assert set(users) <= allowed

@@ -107,6 +107,28 @@ def _majority_chance(right: int, rivals: tuple[int, ...], abstaining: int, k: in
     return min(favourable, 1.0)
 
 
+def mean_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of c/n; see `mean_per_problem`. In [0, 1]."""
+    return float(mean_per_problem(correct, k).mean())
+
+
+def pass_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of 1 − C(n−c, k)/C(n, k); see `pass_per_problem`. In [0, 1]."""
+    return float(pass_per_problem(correct, k).mean())
+
+
+def best_at_k(correct: ArrayLike, k: int) -> float:
+    """Mean over problems of 1 − (1 − c/n)^k; see `best_per_problem`. In [0, 1]."""
+    return float(best_per_problem(correct, k).mean())
+
+
+def maj_at_k(
+    correct: ArrayLike, k: int, answers: Sequence[Sequence[Hashable | None]] | None = None
+) -> float:
+    """Mean over problems of the majority's chance; see `majority_per_problem`. In [0, 1]."""
+    return float(majority_per_problem(correct, k, answers).mean())
+
+
 def powers_of_two(n: int) -> list[int]:
     """The k at which pass@k is reported: 1, 2, 4, … and n itself."""
     return [*(2**i for i in range(n.bit_length()) if 2**i < n), n]

@@ -82,7 +82,7 @@ def _write_everything(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if problems:
-        raise UserError.join("the end of this run would fail, since now already:", problems)
+        raise UserError.join("this run would fail at its end:", problems)
     return notes
 
 

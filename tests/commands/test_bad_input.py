@@ -192,7 +192,7 @@ CASES = {
         ["data.jsonl", "line 1", "utf-8"],
     ),
     "the same id twice": (DATA, rows(problem(0)), ["data.jsonl", "line 2", "duplicate id 'p0'"]),
-    "too few rows": (DATA, rows(good=1), ["4 prompts a step", "only 1"]),
+    "too few rows": (DATA, rows(good=1), ["4 prompts per step", "only 1"]),
     "no parquet": ("data.train=d.parquet", raw("d.parquet", b"text"), ["d.parquet"]),
     "no columns": ("data.train=d.csv", raw("d.csv", b"a,b\n1,2\n"), ["d.csv", "problem"]),
     "a long prompt": (

@@ -10,22 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandpo.evaluation.metrics import (
+    best_at_k,
     best_per_problem,
+    maj_at_k,
     majority_per_problem,
-    mean_per_problem,
+    mean_at_k,
+    pass_at_k,
     pass_per_problem,
     powers_of_two,
 )
-
-
-def over_problems(per_problem):
-    return lambda *arguments: float(per_problem(*arguments).mean())
-
-
-mean_at_k = over_problems(mean_per_problem)
-pass_at_k = over_problems(pass_per_problem)
-best_at_k = over_problems(best_per_problem)
-maj_at_k = over_problems(majority_per_problem)
 
 tables = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=4)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -59,5 +60,9 @@ with torch.no_grad():
 stale = gap()
 engine.load_weights(weight_stream(lm), 1)
 after = gap()
-print("RESULT", json.dumps({"before": before, "stale": stale, "after": after}), flush=True)
+maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+mapped = [line.split(maxsplit=5)[-1] for line in maps]
+shared = sorted({name for name in mapped if "cpushm" in name})
+result = {"before": before, "stale": stale, "after": after, "shared": shared}
+print("RESULT", json.dumps(result), flush=True)
 engine.close()

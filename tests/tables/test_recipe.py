@@ -108,7 +108,7 @@ def test_a_bad_recipe_is_told_in_words(content, fragments, tmp_path, capsys):
     ("arguments", "fragment"),
     [
         (["--only", "method=grpo,seed=1"], "leaves no run"),
-        (["--smoke"], "smoke: dapo is no row"),
+        (["--smoke"], "smoke: dapo is not a row"),
         (["--at-once", "0"], "at least one"),
         (["--hostfile", "nowhere"], "--hostfile nowhere: no such file"),
         (["--cluster", "8xQ1"], "such as 8xH200"),
