@@ -106,6 +106,27 @@ def building_operators(folder: Path | None = None) -> Iterator[None]:
             os.environ["PATH"] = path
 
 
+def require_reachable_host() -> None:
+    """Raises UserError where gloo would announce this host to other nodes by a loopback address.
+
+    gloo takes the address that the host's name resolves to, which is 127.0.1.1 on Debian; vLLM
+    makes a gloo group over all ranks, and would wait in it for nodes that cannot connect.
+    """
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError as error:
+        address = f"no address ({error})"
+    if address.startswith(("127.", "no address")):
+        raise UserError(
+            f"several nodes: the name of this one, {name}, resolves to {address}, at which no other "
+            "node reaches it: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface of the "
+            "nodes' network on every node (ip -brief address lists them)"
+        )
+
+
 def join(device: torch.device) -> None:
     """Makes the job's process group, NCCL on GPUs and gloo on CPUs; collective."""
     if device.type == "cpu":

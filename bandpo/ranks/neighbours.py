@@ -14,6 +14,7 @@ import psutil
 from bandpo.errors import RunHalted
 from bandpo.ranks import heartbeat
 from bandpo.ranks.collectives import Ranks
+from bandpo.ranks.joining import require_reachable_host
 
 POLL_S = 0.5
 NOTICE_S = 1.0
@@ -39,6 +40,8 @@ class Neighbours:
         machines = list(dict.fromkeys(machine for machine, _ in processes))
         first = next(rank for rank, (machine, _) in enumerate(processes) if machine == here)
         self._hosts = [host for host, _ in machines]
+        if len(set(self._hosts)) > 1:
+            require_reachable_host()
         self._heartbeat: heartbeat.Heartbeat | None = None
         if len(machines) > 1 and ranks.rank == first:
             self._heartbeat = heartbeat.Heartbeat(machines.index(here), len(machines))

@@ -94,3 +94,24 @@ def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"rank 2 of this machine has no GPU, torch sees 2"):
         joining.own_device()
     assert chosen == [torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize("address", ["127.0.1.1", "127.0.0.1", None])
+def test_a_host_that_other_nodes_cannot_reach_is_refused(monkeypatch, address):
+    def resolve(name):
+        if address is None:
+            raise OSError("Name or service not known")
+        return address
+
+    monkeypatch.setattr(joining.socket, "gethostbyname", resolve)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    with pytest.raises(UserError, match="set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"):
+        joining.require_reachable_host()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    joining.require_reachable_host()
+
+
+def test_a_host_with_an_address_of_its_own_is_fine(monkeypatch):
+    monkeypatch.setattr(joining.socket, "gethostbyname", lambda name: "10.0.0.7")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    joining.require_reachable_host()

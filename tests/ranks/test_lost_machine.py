@@ -49,7 +49,7 @@ def two_machines(tmp_path):
             started.append(
                 subprocess.Popen(
                     [*command, node, str(barriers)],
-                    env={**os.environ, "PYTHONPATH": paths},
+                    env={**os.environ, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
