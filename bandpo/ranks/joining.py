@@ -121,9 +121,9 @@ def require_reachable_host() -> None:
         address = f"no address ({error})"
     if address.startswith(("127.", "no address")):
         raise UserError(
-            f"several nodes: the name of this one, {name}, resolves to {address}, at which no other "
-            "node reaches it: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface of the "
-            "nodes' network on every node (ip -brief address lists them)"
+            f"several nodes: the name of this one, {name}, resolves to {address}, where no other "
+            "node reaches it: set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface of "
+            "the nodes' network on every node (ip -brief address lists them)"
         )
 
 
