@@ -111,8 +111,9 @@ def launch() -> Callable[..., list[dict[str, Any]]]:
             env=environment,
         )
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        return [json.loads(line.removeprefix("RESULT ")) for line in lines]
+        # Another rank's output may stand before it in its line, or after it.
+        results = done.stdout.split("RESULT ")[1:]
+        return [json.JSONDecoder().raw_decode(result)[0] for result in results]
 
     return run
 
