@@ -26,7 +26,7 @@ class Ranks:
         announce_single_process()
         remove_stale_buffers(int(os.environ["RANK"]))
         self.device = own_device()
-        join(self.device)
+        self._made_group = join(self.device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._group: dist.ProcessGroup | None = None  # all of them
 
@@ -121,8 +121,8 @@ class Ranks:
             self.close()
 
     def close(self) -> None:
-        """Leaves the job."""
-        if dist.is_initialized():
+        """Leaves the job, if it was this that joined it: others may use the process group still."""
+        if self._made_group and dist.is_initialized():
             dist.destroy_process_group()
 
 

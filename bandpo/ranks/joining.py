@@ -127,8 +127,11 @@ def require_reachable_host() -> None:
         )
 
 
-def join(device: torch.device) -> None:
-    """Makes the job's process group, NCCL on GPUs and gloo on CPUs; collective."""
+def join(device: torch.device) -> bool:
+    """Makes the job's process group, NCCL on GPUs and gloo on CPUs; False if there was one.
+
+    Collective.
+    """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         with building_operators():
@@ -137,6 +140,8 @@ def join(device: torch.device) -> None:
             build_shm_op()
     import deepspeed
 
-    if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
+    if dist.is_initialized():
+        return False
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
+    return True

@@ -115,3 +115,11 @@ def test_a_host_with_an_address_of_its_own_is_fine(monkeypatch):
     monkeypatch.setattr(joining.socket, "gethostbyname", lambda name: "10.0.0.7")
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     joining.require_reachable_host()
+
+
+def test_ranks_that_found_a_process_group_leave_it_to_the_others(host):
+    """An evaluation in the process of a run, say, ends before the run does."""
+    with Ranks() as ranks:
+        assert ranks.size == host.ranks.size
+    assert torch.distributed.is_initialized()
+    assert host.ranks.gather("still there") == ["still there"]
