@@ -12,6 +12,7 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bandpo.config.schema import (
+    OFFLOAD_STAGES,
     EvalConfig,
     LearnerConfig,
     MethodConfig,
@@ -48,12 +49,7 @@ def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
 
 
 def _offload_fits_stage(learner: LearnerConfig) -> str | None:
-    stages = {
-        "none": (0, 1, 2, 3),
-        "between_updates": (1, 2),  # under ZeRO 3 DeepSpeed does it with its own Adam alone
-        "optimizer": (1, 2, 3),
-        "parameters": (3,),
-    }[learner.offload]
+    stages = OFFLOAD_STAGES[learner.offload]
     if learner.zero_stage in stages:
         return None
     return (

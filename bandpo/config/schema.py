@@ -167,6 +167,15 @@ class LoraConfig(Section):
     )
 
 
+OFFLOAD_STAGES = {
+    "none": (0, 1, 2, 3),
+    "between_updates": (1, 2),  # under ZeRO 3 DeepSpeed does it with its own Adam alone
+    "optimizer": (1, 2, 3),
+    "parameters": (3,),
+}
+"""The ZeRO stages at which `learner.offload` may have a value."""
+
+
 class LearnerConfig(Section):
     """The optimizer side."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from bandpo.config.schema import Config, longest_sequence
+from bandpo.config.schema import OFFLOAD_STAGES, Config, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.fit import fitted, replaced
 from bandpo.planning.gpus import Cluster
@@ -92,4 +92,6 @@ def _choices(config: Config) -> Iterator[dict[str, Any]]:
     present = {key: values[0] for key, values in settings.items()}
     for values in product(*reversed(list(settings.values()))):
         choice = dict(zip(settings, reversed(values), strict=True))
+        if choice["learner.zero_stage"] not in OFFLOAD_STAGES[choice["learner.offload"]]:
+            continue
         yield {key: value for key, value in choice.items() if value != present[key]}
