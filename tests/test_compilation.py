@@ -19,7 +19,8 @@ print(torch.compiler.config.cache_key_tag)
 FLEX = """
 import sys, torch
 from bandpo.learner.logprobs import PolicyNetwork
-from bandpo.batching import PackedBatch, Sample
+from bandpo.batching import Sample
+from bandpo.learner.layouts import PackedBatch
 from bandpo.model.loading import load_causal_lm
 samples = [Sample(tuple(range(7)), tuple(range(n)), 1.0, None) for n in (5, 3)]
 with torch.no_grad():
