@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bandpo.config.schema import Config
 from bandpo.errors import RunHalted, UserError
@@ -21,6 +21,8 @@ class Alarm(ABC):
     A nonfinite value is always wrong. Raises UserError for fewer than one step, a nonfinite limit,
     and another action than `warn` or `stop`.
     """
+
+    meaning: ClassVar[str] = ""  # for the user, before the metric and its value
 
     metric: str
     limit: float
@@ -53,7 +55,8 @@ class Alarm(ABC):
         if len(last) < self.steps or any(self.is_right(v) and math.isfinite(v) for v in last):
             return None
         duration = f" for {self.steps} steps" if self.steps > 1 else ""
-        return f"{self.metric} {self.wrong()}{duration} (now {last[-1]:.4g})"
+        found = f"{self.metric} {self.wrong()}{duration} (now {last[-1]:.4g})"
+        return f"{self.meaning} ({found})" if self.meaning else found
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,14 @@ class StuckAt(Alarm):
 class CutOff(Above):
     """Warns, in every run, that nearly all completions reach their limit."""
 
+    meaning: ClassVar[str] = (
+        "nearly all completions were cut off at rollout.max_tokens, so few answers can be read: "
+        "raise it, or check that the token with which the model ends its answers is an "
+        "eos_token_id of its generation_config.json"
+    )
+
     metric: str = "length/truncated_frac"
     limit: float = 0.95
-
-    def message(self, history: Sequence[Metrics]) -> str | None:
-        """The alarm after the last of these steps, None if it is silent."""
-        found = super().message(history)
-        return found and (
-            "nearly all completions were cut off at rollout.max_tokens, so few answers can be "
-            "read: raise it, or check that the token with which the model ends its answers is an "
-            f"eos_token_id of its generation_config.json ({found})"
-        )
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,11 @@ class Mismatch(Above):
     prompt.
     """
 
+    meaning: ClassVar[str] = (
+        "the engine samples from another distribution than the learner computes: its temperature, "
+        "its cache of prompts or its precision differs (see docs/silent-faults.md)"
+    )
+
     metric: str = "mismatch/logprob_abs_mean"
     limit: float = 1e-3
     action: Literal["warn", "stop"] = "stop"
@@ -122,15 +127,6 @@ class Mismatch(Above):
     def in_dtype(cls, dtype: str) -> Mismatch:
         """It stops a run in float32; in bfloat16 rounding alone comes near its limit."""
         return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
-
-    def message(self, history: Sequence[Metrics]) -> str | None:
-        """The alarm after the last of these steps, None if it is silent."""
-        found = super().message(history)
-        return found and (
-            "the engine samples from another distribution than the learner computes: its "
-            "temperature, its cache of prompts or its precision differs (docs/silent-faults.md; "
-            f"{found})"
-        )
 
 
 def always_on(config: Config) -> Iterator[Alarm]:

@@ -11,7 +11,7 @@ from bandpo.learner.attention import BY_SEQUENCE
 from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.proof import prove_network, prove_packing
-from bandpo.model.agreement import TOLERANCE, own_logprobs
+from bandpo.model.agreement import TOLERANCE, gap_between, own_logprobs
 from bandpo.model.features import training_noise
 
 NOISY = {
@@ -130,13 +130,17 @@ def test_attention_that_leaves_out_what_the_model_does_is_refused(untrained_as):
 
 
 def test_usual_models_pass_in_every_layout(untrained_as):
+    samples = [Sample((5, 6, 7), tuple(range(start, start + 9)), 0.0, None) for start in (8, 10)]
     for layout, attention in (
         (PaddedBatch, "sdpa"),
         (PackedBatch, "sdpa"),
         (SharedPromptBatch, BY_SEQUENCE),
     ):
         for kind in ("qwen2", "llama", "gemma3_text"):
-            prove(network_of(untrained_as(kind), attention), layout)
+            network = network_of(untrained_as(kind), attention)
+            prove(network, layout)
+            found = scorer(network, layout=layout)(samples)  # together, as `prove` does not
+            assert gap_between(own(network)(samples), found).largest < 1e-4
 
 
 def test_noise_is_told_by_name_and_only_where_there_is_some():

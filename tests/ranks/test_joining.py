@@ -112,9 +112,16 @@ def test_a_host_that_other_nodes_cannot_reach_is_refused(monkeypatch, address):
 
 
 def test_a_host_with_an_address_of_its_own_is_fine(monkeypatch):
-    monkeypatch.setattr(joining.socket, "gethostbyname", lambda name: "10.0.0.7")
+    asked = []
+
+    def resolve(name):
+        asked.append(name)
+        return "10.0.0.7"
+
+    monkeypatch.setattr(joining.socket, "gethostbyname", resolve)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     joining.require_reachable_host()
+    assert asked == [joining.socket.gethostname()]
 
 
 def test_ranks_that_found_a_process_group_leave_it_to_the_others(host):
