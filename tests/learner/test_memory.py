@@ -31,15 +31,17 @@ def test_the_budget_halves_down_to_a_single_sample():
 
 
 def test_a_rank_that_fits_starts_again_with_one_that_does_not():
-    with pytest.raises(OutOfMemory), micro_batches(size=2, elsewhere=True).forward():
+    with pytest.raises(OutOfMemory), micro_batches(size=2, elsewhere=True).forward(last=True):
         pass
-    with micro_batches(size=2).forward():
+    with micro_batches(size=2).forward(last=True):
         pass
 
 
 @pytest.mark.parametrize(
     ("name", "size", "zero_stage", "local"),
     [
+        ("scoring", 2, 2, True),
+        ("scoring", 2, 3, False),
         ("forward", 2, 2, True),
         ("forward", 1, 3, True),
         ("forward", 2, 3, False),  # gathers weights
@@ -52,7 +54,8 @@ def test_a_rank_that_fits_starts_again_with_one_that_does_not():
 def test_only_a_pass_without_communication_can_be_started_again(name, size, zero_stage, local):
     batches = micro_batches(size, zero_stage)
     surroundings = {
-        "forward": batches.forward,
+        "scoring": lambda: batches.scoring(last=False),
+        "forward": lambda: batches.forward(last=False),
         "backward": lambda: batches.backward(last=False),
         "last backward": lambda: batches.backward(last=True),
     }
