@@ -248,3 +248,42 @@ def test_the_entropy_of_an_older_policy_is_not_that_of_the_new_one():
 def test_a_weightless_batch_counts_nothing():
     batch = PaddedBatch.of(samples([(3, 4)]), weightless=True)
     assert batch.mask.sum() == 0 and batch.mask.shape == (1, 4) and len(batch.targets) == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cutting_micro_batches_takes_time_in_proportion_to_the_samples(layout):
+    class Counted(Sample):
+        asked = 0
+
+        def __len__(self):
+            Counted.asked += 1
+            return super().__len__()
+
+    def asked(count: int) -> int:
+        Counted.asked = 0
+        few = [Counted((index // 8,), (1,), 0.0, None) for index in range(count)]
+        assert len(micro_batches(few, 2 * count, layout)) == 1
+        return Counted.asked
+
+    assert asked(1000) > 0
+    assert asked(4000) <= 4 * asked(1000)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_tokens_may_be_tuples_arrays_or_tensors(layout, kind):
+    sizes = [(3, 4), (2, 6), (3, 0), (3, 5), (2, 1)]
+    tuples, others = samples(sizes), samples(sizes)
+    dtype = torch.int32 if kind is torch.tensor else np.int32
+    for sample in others:
+        sample.prompt_ids = kind(sample.prompt_ids, dtype=dtype)
+        sample.completion_ids = kind(sample.completion_ids, dtype=dtype)
+    for wanted, found in zip(
+        micro_batches(tuples, 20, layout), micro_batches(others, 20, layout), strict=True
+    ):
+        assert [s.advantage for s in found] == [s.advantage for s in wanted]
+        a, b = layout.of(wanted), layout.of(found)
+        assert layout.size(found) == layout.size(wanted)
+        for mine, other in zip(a.arguments, b.arguments, strict=True):
+            assert torch.equal(mine, other) if isinstance(mine, torch.Tensor) else mine == other
+        assert all(t.dtype == torch.int64 for t in (b.rows.input_ids, b.targets, b.slots))
