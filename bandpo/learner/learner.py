@@ -172,8 +172,8 @@ class DeepSpeedLearner:
         while True:
             try:
                 batches = self.micro_batches.of(list(left))
-                for index, batch in enumerate(self.micro_batches.laid_out(batches), start=1):
-                    with self.micro_batches.scoring(last=index == len(batches)):
+                for index, batch in enumerate(self.micro_batches.laid_out(batches)):
+                    with self.micro_batches.scoring(index, len(batches)):
                         batch = batch.to(self.ranks.device)
                         logp, entropy = network(*batch.arguments)
                     if not batch.weightless:

@@ -78,9 +78,12 @@ class MicroBatches:
 
         return one_ahead(lay, batches)
 
-    def scoring(self, last: bool) -> AbstractContextManager[None]:
-        """Surrounds a forward pass that no backward pass follows; the ranks meet after the last."""
-        return self._fitting(local=self._forward_is_local, meet=last)
+    def scoring(self, index: int, count: int) -> AbstractContextManager[None]:
+        """Surrounds a forward pass that no backward pass follows, the `index`-th of `count`.
+
+        The ranks meet after the first, which has the longest prompts or sequences, and the last.
+        """
+        return self._fitting(local=self._forward_is_local, meet=index in (0, count - 1))
 
     def forward(self, last: bool) -> AbstractContextManager[None]:
         """Surrounds a forward pass of an update, in which ZeRO 3 gathers the layers' weights."""
