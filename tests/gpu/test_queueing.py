@@ -6,7 +6,7 @@ from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM
 
 from bandpo.batching import totals_of
-from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
+from bandpo.learner.layouts import PackedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 
 pytestmark = [
@@ -20,7 +20,6 @@ pytestmark = [
     [
         (SharedPromptBatch, "sdpa_by_sequence"),
         (PackedBatch, "sdpa_by_sequence"),
-        (PaddedBatch, "sdpa"),
     ],
 )
 def test_nothing_waits_for_the_device(untrained, layout, attention):

