@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple
 
-import numpy as np
-
 from bandpo.batching import Sample
-
-
-def prompt_key(sample: Sample) -> Hashable:
-    """The same for two samples whose prompts have the same tokens."""
-    ids = sample.prompt_ids
-    return ids if isinstance(ids, tuple) else np.asarray(ids).tobytes()
 
 
 class Extent(NamedTuple):
@@ -30,18 +22,18 @@ class Extent(NamedTuple):
     longest: int = 0
     tokens: int = 0
     shared: int = 0
-    prompt: Hashable = None
+    prompt: tuple[int, ...] | None = None
 
     def grown(self, sample: Sample) -> Extent:
         """With one more sample behind the others."""
-        length, prompt = len(sample), prompt_key(sample)
-        own = len(sample.completion_ids) if prompt == self.prompt else length
+        length = len(sample)
+        own = len(sample.completion_ids) if sample.prompt_ids == self.prompt else length
         return Extent(
             self.number + 1,
             max(self.longest, length),
             self.tokens + length,
             self.shared + own,
-            prompt,
+            sample.prompt_ids,
         )
 
 

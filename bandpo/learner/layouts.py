@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bandpo.batching import Sample
-from bandpo.learner.extent import Extent, extent_of, prompt_key
+from bandpo.learner.extent import Extent, extent_of
 from bandpo.types import TokenBatch
 
 Indices = NDArray[np.int64]
@@ -230,13 +230,11 @@ class SharedPromptBatch(Batch):
     @staticmethod
     def ordered(samples: Iterable[Sample]) -> list[Sample]:
         """Samples of one prompt are neighbours, the longest first."""
-        groups: dict[Any, list[Sample]] = {}
+        groups: dict[tuple[int, ...], list[Sample]] = {}
         for sample in samples:
-            groups.setdefault(prompt_key(sample), []).append(sample)
-        prompts = sorted(
-            groups.values(), key=lambda g: (-len(g[0].prompt_ids), tuple(g[0].prompt_ids))
-        )
-        return [sample for group in prompts for sample in sorted(group, key=len, reverse=True)]
+            groups.setdefault(sample.prompt_ids, []).append(sample)
+        by_prompt = sorted(groups.items(), key=lambda item: (-len(item[0]), item[0]))
+        return [s for _, group in by_prompt for s in sorted(group, key=len, reverse=True)]
 
     @staticmethod
     def lay(samples: Sequence[Sample]) -> Rows:
@@ -245,10 +243,10 @@ class SharedPromptBatch(Batch):
         begins = np.empty((len(samples), 2), dtype=np.int64)  # of prompt and completion
         place, prompt = 0, None
         for index, sample in enumerate(samples):
-            if (key := prompt_key(sample)) != prompt:
-                prompt, begin = key, place
-                pieces.append(sample.prompt_ids)
-                place += len(sample.prompt_ids)
+            if sample.prompt_ids != prompt:
+                prompt, begin = sample.prompt_ids, place
+                pieces.append(prompt)
+                place += len(prompt)
             begins[index] = begin, place
             pieces.append(sample.completion_ids)
             place += len(sample.completion_ids)
