@@ -23,7 +23,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 MAX_SAMPLES = 4096
 MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
 
-MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 1024}
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
@@ -209,7 +209,7 @@ class LearnerConfig(Section):
         ge=1,
         description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
         "that samples share, a repetition counts a quarter. null: the largest of 2048 to 32768 "
-        "that fits on the GPU; 2048 on a CPU, whose caches hold the activations of so many.",
+        "that fits on the GPU; 1024 on a CPU, whose caches hold the activations of so many.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(

@@ -27,6 +27,12 @@ def served_length(config: Config, model: ModelSource) -> int:
     return longest if limit is None else min(longest, limit)
 
 
+def samples_at_a_time(config: Config) -> int | None:
+    """The most completions that a run asks its engine for at once; an evaluation asks for any."""
+    rollout = config.rollout
+    return None if config.eval.benchmarks else rollout.prompts_per_step * rollout.group_size
+
+
 def fitted_here(config: Config, ranks: Ranks) -> Config:
     """The configuration with what it leaves to the memory of the ranks' GPUs; collective."""
     if ranks.device.type != "cuda":
@@ -64,6 +70,7 @@ class Host:
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
             max_model_len=served_length(config, model),
+            samples=samples_at_a_time(config),
             threads=max(1, usable_cores() // self.ranks.size),
             ranks=self.ranks,
         )
