@@ -30,7 +30,6 @@ from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
-from bandpo.methods.records import dump_path, recorded
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
@@ -183,6 +182,8 @@ class Job:
         every = self.config.trainer.dump_tokens_every
         if every == 0 or step % every:
             return batches
+        from bandpo.methods.records import dump_path, recorded  # pyarrow takes 40 MB
+
         path = dump_path(self.folder, step, self.ranks.rank)
         return recorded(batches, path, self.learner.observers)
 
