@@ -195,20 +195,24 @@ class DeepSpeedLearner:
         if totals.tokens == 0:
             return None
         self._reload()
+        may_skip = vanishes_at_zero_advantage(self.loss)
+        silent = [sample for sample in samples if may_skip and sample.advantage == 0]
+        learning = [sample for sample in samples if not may_skip or sample.advantage != 0]
         while True:
             try:
-                return self._update(samples, step, totals)
+                return self._update(learning, silent, step, totals)
             except OutOfMemory:
                 self._drop_gradients()
-                self.micro_batches.halve(samples)
+                self.micro_batches.halve(learning)
 
-    def _update(self, samples: Sequence[Sample], step: int, totals: BatchTotals) -> UpdateResult:
+    def _update(
+        self, learning: list[Sample], silent: list[Sample], step: int, totals: BatchTotals
+    ) -> UpdateResult:
+        """One on samples with a gradient, and `silent` ones, which all other results count too."""
         tally = Tally(self.ranks.device, keep=bool(self.observers))
-        learning, silent = list(samples), []
-        if vanishes_at_zero_advantage(self.loss):
-            learning = [sample for sample in samples if sample.advantage != 0]
-            silent = [sample for sample in samples if sample.advantage == 0]
-            self._tally_silent(silent, step, totals, tally)
+        self.engine.eval()
+        for batch, logp, entropy in self._forward(self.engine, silent):
+            tally.add(self.loss(batch.token_batch(logp, entropy, step), totals))
         self.engine.train()
         # At least one pass: an update without a gradient still moves momentum and schedule.
         batches = self.micro_batches.of(learning, least=1)
@@ -223,8 +227,8 @@ class DeepSpeedLearner:
             objective = output.loss * self.ranks.size
             if last:
                 self.ranks.sum(tally.loss)
-                # A nonfinite loss may have a finite gradient.
-                objective = objective + _poison(logp, where=~tally.loss.isfinite())
+                # A nonfinite loss may have a finite gradient: 0 times it poisons that.
+                objective = objective + logp.sum() * (tally.loss * 0)
             with self.micro_batches.backward(last):
                 self.engine.backward(objective)
             if not last:
@@ -238,16 +242,8 @@ class DeepSpeedLearner:
                 for observe in self.observers:
                     observe(output)
             return UpdateResult(loss, norm, lr, *waste)
-        found = chain.from_iterable(self.ranks.gather(self._nonfinite(samples)))
+        found = chain.from_iterable(self.ranks.gather(self._nonfinite([*learning, *silent])))
         return UpdateResult(loss, norm, lr, *waste, skipped=True, nonfinite=tuple(found))
-
-    def _tally_silent(
-        self, samples: Sequence[Sample], step: int, totals: BatchTotals, tally: Tally
-    ) -> None:
-        """Counts samples that have no gradient in loss, metrics and records, without backward."""
-        self.engine.eval()
-        for batch, logp, entropy in self._forward(self.engine, samples):
-            tally.add(self.loss(batch.token_batch(logp, entropy, step), totals))
 
     def _step(self) -> float:
         """Takes the update, or discards nonfinite gradients; returns their global norm.
@@ -288,7 +284,7 @@ class DeepSpeedLearner:
         self.engine.set_gradient_accumulation_boundary(True)
         placeholder = self.layout.of([PLACEHOLDER], self.ranks.device, weightless=True)
         logp, _ = self.engine(*placeholder.arguments)
-        self.engine.backward(_poison(logp, where=torch.ones_like(logp[0, 0], dtype=torch.bool)))
+        self.engine.backward(logp.sum() * math.nan)
         self._step()
 
     def _nonfinite(self, samples: Sequence[Sample]) -> list[str]:
@@ -373,14 +369,6 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
         "learn/padding_frac": fmean(update.padding_frac for update in taken),
         "learn/imbalance": fmean(update.imbalance for update in taken),
     }
-
-
-def _poison(logp: Tensor, where: Tensor) -> Tensor:
-    """0, or `where` (a scalar) is true a loss whose gradient is nonfinite everywhere.
-
-    Any sum with such a gradient is discarded. The device decides, so that nothing waits for it.
-    """
-    return logp.sum() * torch.zeros_like(logp[0, 0]).masked_fill(where, math.nan)
 
 
 def _is_finite(values: Tensor | Sequence[float] | float) -> bool:

@@ -82,6 +82,22 @@ def poisoned(folder):
     return dataclasses.asdict(learner.update(samples, 0))
 
 
+def starved(folder):
+    """An update whose micro-batches with a gradient do not fit, beside a long sample without."""
+    config = LearnerConfig(lr=1e-2, micro_batch_tokens=MANY)
+    learner = DeepSpeedLearner(config, ModelConfig(path=folder), folder, PLAIN, ranks, TEMPERATURE)
+
+    def fail(module, arguments):
+        if torch.is_grad_enabled() and arguments[0].shape[1] > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. (injected)")
+
+    learner.lm.base_model.layers[1].register_forward_pre_hook(fail)
+    samples = make_samples(longest=300)
+    samples[3].advantage = 0.0
+    result = learner.update(ranks.share(samples), 0)
+    return {"budget": learner.micro_batches.tokens, **dataclasses.asdict(result)}
+
+
 folder, target = sys.argv[1:]
 ranks = Ranks()
 stages = (0, 2, 3) if ranks.size == 1 else (0, 2)
@@ -90,7 +106,7 @@ results = {
     for stage in stages
     for budget in (ONE, MANY)
 }
-results["poisoned"] = poisoned(folder)
+results |= {"poisoned": poisoned(folder), "starved": starved(folder)}
 if ranks.is_first:
     torch.save(results, target)
     print('RESULT {"saved": true}', flush=True)
