@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bandpo.batching import Sample
-from bandpo.types import TokenBatch
+from bandpo.types import TokenBatch, token_array
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ class Batch(ABC):
                 for sample, place in zip(samples, rows.places, strict=True)
             ]
         )
-        targets = list(chain.from_iterable(s.completion_ids for s in samples))
+        targets = _joined([sample.completion_ids for sample in samples])
         # Positions without a token may point anywhere: the mask hides them.
         nowhere = torch.zeros(kept.shape, dtype=torch.long)
         tensors = {
             "input_ids": rows.input_ids,
             "states": nowhere.masked_scatter(kept, before),
-            "targets": nowhere.masked_scatter(kept, torch.tensor(targets, dtype=torch.long)),
+            "targets": nowhere.masked_scatter(kept, targets),
             "mask": kept.float() * (0.0 if weightless else 1.0),
             "gather": rows.gather,
             "back": rows.back,
@@ -158,9 +159,11 @@ class PaddedBatch(Batch):
     def rows(samples: Sequence[Sample]) -> Rows:
         """Rows of the longest sequence's length; padding holds token 0."""
         width = max(map(len, samples))
-        ids = [[*s.prompt_ids, *s.completion_ids, *[0] * (width - len(s))] for s in samples]
+        ids = torch.zeros(len(samples), width, dtype=torch.long)
+        for row, sample in zip(ids, samples, strict=True):
+            row[: len(sample)] = _joined([sample.prompt_ids, sample.completion_ids])
         places = [torch.arange(len(s)) + row * width for row, s in enumerate(samples)]
-        return Rows(torch.tensor(ids), places)
+        return Rows(ids, places)
 
 
 class PackedBatch(Batch):
@@ -178,8 +181,8 @@ class PackedBatch(Batch):
     def rows(samples: Sequence[Sample]) -> Rows:
         """One row."""
         lengths = tuple(map(len, samples))
-        row = list(chain.from_iterable(s.prompt_ids + s.completion_ids for s in samples))
-        return Rows(torch.tensor([row]), torch.arange(len(row)).split(lengths), lengths)
+        row = _joined([ids for s in samples for ids in (s.prompt_ids, s.completion_ids)])
+        return Rows(row[None], torch.arange(len(row)).split(lengths), lengths)
 
 
 class SharedPromptBatch(Batch):
@@ -203,20 +206,20 @@ class SharedPromptBatch(Batch):
     @staticmethod
     def rows(samples: Sequence[Sample]) -> Rows:
         """One row; attention takes the longest sequences first, those of one length together."""
-        row: list[int] = []
-        places = []
+        parts: list[ArrayLike] = []
+        places, end = [], 0
         for prompt, sharing in groupby(samples, key=_prompt):
-            shared = torch.arange(len(row), len(row) + len(prompt))
-            row += prompt
+            parts.append(prompt)
+            shared = torch.arange(end, end := end + len(prompt))
             for sample in sharing:
-                own = torch.arange(len(row), len(row) + len(sample.completion_ids))
-                row += sample.completion_ids
+                parts.append(sample.completion_ids)
+                own = torch.arange(end, end := end + len(sample.completion_ids))
                 places.append(torch.cat([shared, own]))
         sequences = sorted(places, key=len, reverse=True)
         gather = torch.cat(sequences)
         _, back = np.unique(gather.numpy(), return_index=True)
         lengths = tuple(map(len, sequences))
-        return Rows(torch.tensor([row]), places, lengths, gather, torch.from_numpy(back))
+        return Rows(_joined(parts)[None], places, lengths, gather, torch.from_numpy(back))
 
     @staticmethod
     def sort_key(sample: Sample) -> tuple[Any, ...]:
@@ -226,6 +229,11 @@ class SharedPromptBatch(Batch):
 
 def _prompt(sample: Sample) -> tuple[int, ...]:
     return sample.prompt_ids
+
+
+def _joined(parts: Sequence[ArrayLike]) -> Tensor:
+    """Token ids, one part after another, as the network's embedding takes them."""
+    return torch.from_numpy(np.concatenate([token_array(part) for part in parts])).long()
 
 
 def micro_batches(

@@ -19,6 +19,7 @@ from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import read_rollout
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -34,9 +35,10 @@ from bandpo.methods.records import dump_path, recorded
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, read_rollout
+from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
@@ -72,7 +74,7 @@ class Job:
             inputs = read_inputs(config, problems, benchmarks, ranks)
             model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
             checkpoint, self.start = start.checkpoint, start.step
-            self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
+            self.waiting = read_rollout(checkpoint.folder, ranks) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
             self._prompt_date = inputs.prompt_date
             reward: Replaceable[Reward] = Replaceable(
@@ -151,21 +153,23 @@ class Job:
         """The prompts of a step, to be drawn and scored."""
         return self._prompts.draws(step, self._rollout_ranks)
 
-    def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
-        """This rank's part of the minibatches of a step's updates, of all ranks' groups."""
+    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[list[Sample]]:
+        """This rank's part of the minibatches of a step's updates, of all ranks' groups.
+
+        Collective: each sample goes to the rank that trains on it.
+        """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
-        batches = schedule(
-            [item.group for item in usable],
-            self._advantages(rewards).tolist(),
+        shares = schedule(
+            [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
             updates=learner.updates_per_rollout,
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
-            rank=self.ranks.rank,
             ranks=self.ranks.size,
         )
+        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
