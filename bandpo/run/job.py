@@ -208,7 +208,7 @@ class Job:
         self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
+        """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
         settings = self.config.eval
         sampling = Sampling(
             n=settings.n,
@@ -229,7 +229,8 @@ class Job:
         # Samples of a step that is repeated may be those of other weights.
         store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
         summaries = evaluator.run(self._tasks, store)
-        return {name: value for s in summaries for name, value in s.scalars().items()}
+        found = {name: value for s in summaries for name, value in s.scalars().items()}
+        return self.ranks.gather(found)[0]
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
         """The state besides the learner's with which the loop resumes after a step."""
