@@ -3,12 +3,12 @@
     python benchmarks/host_path.py [--column after]
 
 A step of 256 prompts × 32 samples × 2,000 tokens (16.4 M) as one of 8 ranks has it, which makes
-and trains on 1/8 of it: the other ranks' messages are made beforehand and unpickled or copied where
-they would arrive, so that a network of no cost is between them. Then 1 and 2 real ranks (gloo), each
-with the same share, and all of them again at four times the tokens. vLLM's replies are synthetic,
-text costs nothing, and no network is computed. Gives wall-clock and CPU seconds and the peak of
-memory above its start for each part, and writes them to a column of results/host_path.json.
-One thread.
+and trains on 1/8 of it: the other ranks' messages are made beforehand and unpickled or copied
+where they would arrive, so that a network of no cost is between them. Then 1 and 2 real ranks
+(gloo), each with the same share, and all of them again at four times the tokens. vLLM's replies are
+synthetic, text costs nothing, and no network is computed. Gives wall-clock and CPU seconds and the
+peak of memory above its start for each part, and writes them to a column of
+results/host_path.json. CPU seconds say more where others share the machine. One thread.
 """
 
 from __future__ import annotations
@@ -115,17 +115,23 @@ class OneOfMany(Ranks):
         others = iter(self._messages)
         return [pickle.loads(own if r == self.rank else next(others)) for r in range(self.size)]
 
-    def gather_first(self, value: T) -> list[T]:
-        """As many copies of its value as there are ranks."""
+    def gather_to_first(self, value: Any) -> list[Any]:
+        """Its value, by place, and as much of the places of every other rank."""
         own = pickle.dumps(value)
-        return [pickle.loads(own) for _ in range(self.size)]
+        return [
+            {place + rank: part for place, part in pickle.loads(own).items()}
+            for rank in range(self.size)
+        ]
 
-    def exchange(self, parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
+    def exchange(
+        self, pieces: Sequence[Tensor], leaving: Sequence[int], coming: Sequence[int]
+    ) -> Tensor:
         """Packs what it sends, and receives as much as the others would send."""
-        packed = torch.cat(list(parts))
-        received = packed.new_zeros(sum(counts))
-        received[: len(packed)].copy_(packed[: len(received)])
-        return list(received.split(list(counts)))
+        sent = torch.cat([torch.empty(0, dtype=torch.int32), *pieces])
+        received = sent.new_zeros(sum(coming))
+        shared = min(len(sent), len(received))
+        received[:shared].copy_(sent[:shared])
+        return received
 
 
 class Gloo(Ranks):
@@ -145,8 +151,7 @@ class Gloo(Ranks):
 class Tokenizer:
     """Decodes at no cost."""
 
-    added_tokens_decoder: dict[int, Any] = {}
-    all_special_ids = [0]
+    all_special_ids = (0,)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         """Of special tokens."""
@@ -348,7 +353,7 @@ def evaluation() -> dict[str, float]:
                 problem_id=str(problem),
                 sample=index,
                 status="correct" if rng.random() < 0.5 else "wrong",
-                extracted=str(rng.randrange(9)),
+                extracted=str(rng.randrange(1000)),
                 answer="7",
                 tokens=rng.randrange(100, 300),
                 truncated=False,

@@ -1,5 +1,7 @@
 """Minibatches and micro-batches: nothing lost, nothing doubled, budgets kept."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,6 +43,10 @@ def samples(sizes) -> list[Sample]:
         Sample(tuple(range(1, p + 1)), tuple(range(1, c + 1)), float(i), torch.arange(c) * -0.1)
         for i, (p, c) in enumerate(sizes)
     ]
+
+
+def sequence(sample):
+    return (*sample.prompt_ids, *sample.completion_ids.tolist())
 
 
 def everything(batches):
@@ -128,9 +134,15 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
     groups = [group(f"p{i}", lengths) for i, lengths in enumerate(sizes)]
     advantages = [[10.0 * i + j for j in range(3)] for i in range(len(groups))]
 
+    @cache
+    def sample(i, j):
+        return Sample.of(groups[i], j, advantages[i][j])
+
     def scheduled(rank=0, ranks=1):
         settings = {"updates": updates, "epochs": epochs, "seed": "0/1"}
-        return schedule(groups, advantages, float, **settings, rank=rank, ranks=ranks)
+        wholes = [[group.length(j) for j in range(3)] for group in groups]
+        shares = schedule(wholes, float, **settings, ranks=ranks)
+        return [[sample(*place) for place in minibatch[rank]] for minibatch in shares]
 
     alone = scheduled()
     assert len(alone) == updates * epochs
@@ -153,10 +165,8 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    groups = [group(f"p{i}", [1]) for i in range(12)]
     first, second = (
-        [s.id for s in batch]
-        for batch in schedule(groups, [[0.0]] * 12, float, updates=1, epochs=2, seed="0/1")
+        places for (places,) in schedule([[1]] * 12, float, updates=1, epochs=2, seed="0/1")
     )
     assert sorted(first) == sorted(second) and first != second
 
@@ -170,7 +180,7 @@ def test_states_stand_before_each_token_in_its_own_sequence(sizes, layout):
     for row, sample in enumerate(batch.samples):
         for t, target in enumerate(sample.completion_ids):
             state = int(batch.states[row, t])
-            before = (sample.prompt_ids + sample.completion_ids)[: len(sample.prompt_ids) + t]
+            before = sequence(sample)[: len(sample.prompt_ids) + t]
             assert tuple(ids[state + 1 - len(before) : state + 1].tolist()) == before
             assert int(batch.targets[row, t]) == target
     rollout = batch.padded("rollout_logp")
@@ -186,9 +196,7 @@ def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_fro
     assert len(row) == sum(map(len, prompts)) + totals_of(ordered).tokens
     places = batch.gather.split(batch.lengths)
     assert list(batch.lengths) == sorted(map(len, ordered), reverse=True)
-    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(
-        sample.prompt_ids + sample.completion_ids for sample in ordered
-    )
+    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(map(sequence, ordered))
     assert torch.equal(batch.gather[batch.back], torch.arange(len(row)))
     for index, sample in enumerate(ordered):
         begin, length = len(sample.prompt_ids) - 1, len(sample.completion_ids)
@@ -196,7 +204,7 @@ def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_fro
         assert any(
             len(place) == len(sample) and place[begin:-1].tolist() == states for place in places
         )
-        assert row[states].tolist() == [*sample.prompt_ids, *sample.completion_ids][begin:-1]
+        assert row[states].tolist() == list(sequence(sample))[begin:-1]
 
 
 def test_samples_of_an_older_policy_take_their_ratios_against_it():
