@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -42,12 +43,13 @@ from torch import Tensor
 import bandpo.artifacts.saver as saver
 from bandpo.advantage import group_advantages
 from bandpo.artifacts.tracking import Tracker
-from bandpo.batching import Sample, sequence_cost
+from bandpo.batching import Sample
 from bandpo.config.schema import MICRO_BATCH_TOKENS, TrackingConfig
 from bandpo.environment import git_commit
 from bandpo.evaluation import samples as evaluated
 from bandpo.evaluation.summary import summarize
 from bandpo.learner.layouts import SharedPromptBatch, micro_batches
+from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Score
 from bandpo.rollout.decoding import Decoder
@@ -223,8 +225,8 @@ def draws_of(prompts: Sequence[Prompt], ranks: Ranks) -> Draws:
 
 def job_of(ranks: Ranks, groups: int) -> Any:
     """What `Job.batches` reads of a job, with lag 1."""
-    lm = SimpleNamespace(config=Config())
-    cost = lambda n: sequence_cost(n, lm.config.get_text_config().hidden_size)  # noqa: E731
+    learner: Any = SimpleNamespace(lm=SimpleNamespace(config=Config()), _hidden_size=HIDDEN)
+    learner.cost = partial(DeepSpeedLearner.cost, learner)
     return SimpleNamespace(
         config=SimpleNamespace(
             rollout=SimpleNamespace(group_size=SAMPLES, lag=0, prompts_per_step=groups),
@@ -234,7 +236,7 @@ def job_of(ranks: Ranks, groups: int) -> Any:
         _advantages=group_advantages,
         ranks=ranks,
         actor=SimpleNamespace(weight_version=1),
-        learner=SimpleNamespace(cost=cost, lm=lm),
+        learner=learner,
     )
 
 

@@ -171,7 +171,7 @@ class Tracker:
         if not self._active:
             return
         ordered = [lines[place] for place in range(len(groups))]
-        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(ordered))
+        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", b"".join(ordered))
         self._console.print(_sample_table(step, groups[:shown], ordered))
 
     def close(self) -> None:
@@ -189,12 +189,10 @@ class Tracker:
                 self.say(f"{tracker.name} could not be closed: {error}")
 
 
-def _lines(step: int, item: ScoredGroup) -> str:
+def _lines(step: int, item: ScoredGroup) -> bytes:
     """A group's completions, a line of JSON for each."""
-    return "".join(
-        json.dumps(_record(step, item, index), ensure_ascii=False) + "\n"
-        for index in range(len(item.scores))
-    )
+    records = [_record(step, item, index) for index in range(len(item.scores))]
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
 def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
@@ -213,14 +211,14 @@ def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
     }
 
 
-def _sample_table(step: int, groups: Sequence[GroupSummary], lines: Sequence[str]) -> Table:
+def _sample_table(step: int, groups: Sequence[GroupSummary], lines: Sequence[bytes]) -> Table:
     """The first of the `lines` of each group, with the group's mean reward."""
     table = Table(title=f"step {step}: one sample of {len(groups)} prompts", title_justify="left")
     for column in ("problem", "completion", "answer", "reward", "group"):
         table.add_column(column, overflow="fold")
     for item, text in zip(groups, lines, strict=False):
         mean = sum(item.rewards) / len(item.rewards)
-        problem, first = item.prompt.problem, json.loads(text.partition("\n")[0])
+        problem, first = item.prompt.problem, json.loads(text.partition(b"\n")[0])
         table.add_row(
             *(_plain(problem.problem, 80), _plain(first["completion"], 160)),
             *(_plain(problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
