@@ -126,10 +126,15 @@ class OneOfMany(Ranks):
         ]
 
     def exchange(
-        self, pieces: Sequence[Tensor], leaving: Sequence[int], coming: Sequence[int]
+        self,
+        pieces: Sequence[Tensor],
+        leaving: Sequence[int],
+        coming: Sequence[int],
+        dtype: torch.dtype,
     ) -> Tensor:
         """Packs what it sends, and receives as much as the others would send."""
-        sent = torch.cat([torch.empty(0, dtype=torch.int32), *pieces])
+        del leaving
+        sent = torch.cat([torch.empty(0, dtype=dtype), *pieces])
         received = sent.new_zeros(sum(coming))
         shared = min(len(sent), len(received))
         received[:shared].copy_(sent[:shared])

@@ -69,14 +69,18 @@ class Ranks:
         return values
 
     def exchange(
-        self, pieces: Sequence[Tensor], leaving: Sequence[int], coming: Sequence[int]
+        self,
+        pieces: Sequence[Tensor],
+        leaving: Sequence[int],
+        coming: Sequence[int],
+        dtype: torch.dtype,
     ) -> Tensor:
-        """The int32 elements that the ranks send to this one, one rank's after another, on the CPU.
+        """The elements that the ranks send to this one, one rank's after another, on the CPU.
 
-        `pieces`, one after another, are those for the first rank, for the second, …: as many as
-        `leaving` says for each. `coming` says how many each rank sends to this one.
+        `pieces`, one after another, are those for the first rank, for the second, …: as many
+        elements as `leaving` says for each. `coming` says how many each rank sends to this one.
         """
-        sent = torch.cat([torch.empty(0, dtype=torch.int32), *pieces]).to(self.device)
+        sent = torch.cat([torch.empty(0, dtype=dtype), *pieces]).to(self.device)
         received = sent.new_empty(sum(coming))
         if self.size > 1:
             dist.all_to_all_single(received, sent, list(coming), list(leaving), self._group)

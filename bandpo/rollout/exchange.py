@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bandpo.batching import Place, Sample
 from bandpo.errors import UserError
@@ -28,7 +27,8 @@ def samples_of_rank(
     """This rank's samples in each minibatch of a schedule; collective.
 
     `groups` and `advantages` [P, G] are the same on every rank, and so is the schedule
-    (`bandpo.batching.schedule`). A sample that several minibatches hold is one object.
+    (`bandpo.batching.schedule`). A sample that several minibatches hold travels once and is one
+    object. Raises UserError where the engine has not given every token a log-probability.
     """
     wanted = [_distinct(schedule, rank) for rank in range(ranks.size)]
     tokens = _exchanged(groups, wanted, ranks)
@@ -56,8 +56,8 @@ def _exchanged(
 ) -> dict[Place, Tokens]:
     """The tokens of the places that this rank wants; `wanted` are those of every rank.
 
-    Samples that stay are not copied. Beyond them a rank needs memory for what it sends and for what
-    it receives, 8 bytes a token: about its own share twice.
+    Samples that stay are not copied. Beyond them a rank needs memory for what it receives, and for
+    the half of what it sends that travels at a time: at most one and a half times its own share.
     """
     here = ranks.rank
     found = {
@@ -71,16 +71,14 @@ def _exchanged(
         [] if rank == here else [place for place in wanted[here] if _on(rank, groups, place)]
         for rank in range(ranks.size)
     ]
-    received = ranks.exchange(
-        [part for place in chain(*leaving) for part in _packed(*_tokens_here(groups, place))],
-        [2 * _length(groups, places) for places in leaving],
-        [2 * _length(groups, places) for places in coming],
-    )
-    row, begin = received.numpy(), 0
-    for i, j in chain(*coming):
-        middle, end = begin + groups[i].lengths[j], begin + 2 * groups[i].lengths[j]
-        found[i, j] = row[begin:middle], row[middle:end].view(np.float32)
-        begin = end
+    counts = [_count(groups, p) for p in leaving], [_count(groups, p) for p in coming]
+    sent = [_tokens_here(groups, place) for place in chain(*leaving)]
+    ids = ranks.exchange([torch.from_numpy(row) for row, _ in sent], *counts, torch.int32)
+    logprobs = ranks.exchange([torch.from_numpy(row) for _, row in sent], *counts, torch.float32)
+    places = list(chain(*coming))
+    ends = [0, *accumulate(groups[i].lengths[j] for i, j in places)]
+    for place, (begin, end) in zip(places, pairwise(ends), strict=True):
+        found[place] = ids[begin:end].numpy(), logprobs[begin:end].numpy()
     return found
 
 
@@ -88,22 +86,19 @@ def _on(rank: int, groups: Sequence[GroupSummary], place: Place) -> bool:
     return groups[place[0]].rank == rank
 
 
-def _length(groups: Sequence[GroupSummary], places: Sequence[Place]) -> int:
+def _count(groups: Sequence[GroupSummary], places: Sequence[Place]) -> int:
     return sum(groups[i].lengths[j] for i, j in places)
 
 
 def _tokens_here(groups: Sequence[GroupSummary], place: Place) -> Tokens:
+    """Raises UserError where the engine has not given every token a log-probability."""
     held = groups[place[0]].here
     assert held is not None
     completion = held.group.completions[place[1]]
-    return completion.token_ids, completion.logprobs
-
-
-def _packed(token_ids: NDArray[np.int32], logprobs: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-    """Both as int32, bit for bit."""
-    if len(token_ids) != len(logprobs):
+    if len(completion.token_ids) != len(completion.logprobs):
         raise UserError(
-            f"rollout.engine gave {len(logprobs)} log-probabilities for {len(token_ids)} tokens of "
-            "a sample: one is needed for each"
+            f"rollout.engine gave {len(completion.logprobs)} log-probabilities for the "
+            f"{len(completion.token_ids)} tokens of {held.group.problem.id}/{place[1]}: it must "
+            "give one for each"
         )
-    return torch.from_numpy(token_ids), torch.from_numpy(logprobs.view(np.int32))
+    return completion.token_ids, completion.logprobs

@@ -132,19 +132,9 @@ def test_every_bit_of_a_log_probability_arrives():
             assert sample.rollout_logp.numpy().tobytes() == odd.tobytes()
 
 
-def test_tokens_without_log_probabilities_do_not_travel():
+def test_tokens_without_log_probabilities_are_an_error_that_names_the_sample():
     prompt = Prompt(Problem("p0", "?", "1"), "?", (1,))
     completions = tuple(Completion("", (1, 2), (-0.5,), "stop") for _ in range(SAMPLES))
     group = ScoredGroup(Group(prompt, completions), (Score(0.0, "wrong", None, 0.0),) * SAMPLES)
-    problems = []
-
-    def step(ranks):
-        if ranks.rank > 0:
-            return
-        ranks.size, ranks.gather = 2, lambda value: [value, []]
-        with pytest.raises(UserError, match="1 log-probabilities for 2 tokens"):
-            batches(ranks, [group], updates=1)
-        problems.append(ranks)
-
-    step(ThreadRanks())
-    assert problems
+    with pytest.raises(UserError, match="1 log-probabilities for the 2 tokens of p0/0"):
+        batches(ThreadRanks(), [group], updates=1)
