@@ -63,6 +63,7 @@ from bandpo.loss.surrogate import (
     SurrogateOutput,
     TruncatedWeight,
 )
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
 
 __all__ = [
@@ -120,4 +121,5 @@ __all__ = [
     "TruncatedWeight",
     "Union",
     "batch_totals",
+    "vanishes_at_zero_advantage",
 ]

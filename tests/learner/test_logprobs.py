@@ -110,7 +110,7 @@ def test_empty_completions_count_as_sequences_and_learn_nothing(
     def gradients(batches):
         network.zero_grad()
         for members in batches:
-            batch = layout.of(sorted(members, key=layout.sort_key))
+            batch = layout.of(layout.ordered(members))
             logp, entropy = network(*batch.arguments)
             output = LOSS(batch.token_batch(logp, entropy, 1), totals)
             diagnostics.update(output)
