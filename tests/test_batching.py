@@ -1,5 +1,7 @@
 """Minibatches and micro-batches: nothing lost, nothing doubled, budgets kept."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,10 @@ def samples(sizes) -> list[Sample]:
         Sample(tuple(range(1, p + 1)), tuple(range(1, c + 1)), float(i), torch.arange(c) * -0.1)
         for i, (p, c) in enumerate(sizes)
     ]
+
+
+def sequence(sample):
+    return (*sample.prompt_ids, *sample.completion_ids.tolist())
 
 
 def everything(batches):
@@ -129,9 +135,15 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
     groups = [group(f"p{i}", lengths) for i, lengths in enumerate(sizes)]
     advantages = [[10.0 * i + j for j in range(3)] for i in range(len(groups))]
 
+    @cache
+    def sample(i, j):
+        return Sample.of(groups[i], j, advantages[i][j])
+
     def scheduled(rank=0, ranks=1):
         settings = {"updates": updates, "epochs": epochs, "seed": "0/1"}
-        return schedule(groups, advantages, float, **settings, rank=rank, ranks=ranks)
+        wholes = [[group.length(j) for j in range(3)] for group in groups]
+        shares = schedule(wholes, float, **settings, ranks=ranks)
+        return [[sample(*place) for place in minibatch[rank]] for minibatch in shares]
 
     alone = scheduled()
     assert len(alone) == updates * epochs
@@ -154,10 +166,8 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    groups = [group(f"p{i}", [1]) for i in range(12)]
     first, second = (
-        [s.id for s in batch]
-        for batch in schedule(groups, [[0.0]] * 12, float, updates=1, epochs=2, seed="0/1")
+        places for (places,) in schedule([[1]] * 12, float, updates=1, epochs=2, seed="0/1")
     )
     assert sorted(first) == sorted(second) and first != second
 
@@ -174,7 +184,7 @@ def test_states_stand_before_each_token_in_its_own_sequence(sizes, layout):
     for row, sample in enumerate(batch.samples):
         for t, target in enumerate(sample.completion_ids):
             state, chosen, slot = next(scored)
-            before = (sample.prompt_ids + sample.completion_ids)[: len(sample.prompt_ids) + t]
+            before = sequence(sample)[: len(sample.prompt_ids) + t]
             assert tuple(ids[state + 1 - len(before) : state + 1].tolist()) == before
             assert chosen == target and slot == row * batch.mask.shape[1] + t
     assert next(scored, None) is None
@@ -194,9 +204,7 @@ def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_fro
     assert len(row) == sum(map(len, prompts)) + totals_of(ordered).tokens
     places = rows.gather.split(rows.lengths)
     assert list(rows.lengths) == sorted(map(len, ordered), reverse=True)
-    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(
-        sample.prompt_ids + sample.completion_ids for sample in ordered
-    )
+    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(map(sequence, ordered))
     _, first = np.unique(rows.gather.numpy(), return_index=True)
     assert rows.back.tolist() == first.tolist()
     positions = torch.cat([torch.arange(length) for length in rows.lengths])
@@ -207,7 +215,7 @@ def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_fro
         assert any(
             len(place) == len(sample) and place[begin:-1].tolist() == before for place in places
         )
-        assert row[before].tolist() == [*sample.prompt_ids, *sample.completion_ids][begin:-1]
+        assert row[before].tolist() == list(sequence(sample))[begin:-1]
 
 
 def test_samples_of_an_older_policy_take_their_ratios_against_it():

@@ -74,6 +74,7 @@ class DeepSpeedLearner:
         self.layout, _ = layout_for(model.attention, config.packing)
         policy = PolicySource(config, model, model_path, temperature, ranks)
         self.engine, self.optimizer = policy.trained()
+        self._hidden_size = self.lm.config.get_text_config().hidden_size
         self.reference: Any = None
         if loss.needs_reference and not self.has_adapter:
             self.reference = policy.frozen()
@@ -108,7 +109,7 @@ class DeepSpeedLearner:
 
     def cost(self, length: int) -> float:
         """Cost of a sequence of `length` tokens in an update, in tokens (`sequence_cost`)."""
-        return sequence_cost(length, self.lm.config.get_text_config().hidden_size)
+        return sequence_cost(length, self._hidden_size)
 
     def score(self, samples: Sequence[Sample]) -> None:
         """Fills in `old_logp` and `entropy` under the current weights."""

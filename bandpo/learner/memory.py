@@ -17,10 +17,11 @@ from bandpo.errors import RunHalted
 from bandpo.learner.ahead import one_ahead
 from bandpo.learner.layouts import Batch, micro_batches, split_to
 from bandpo.ranks.collectives import Ranks
+from bandpo.types import token_array
 
 logger = logging.getLogger(__name__)
 
-PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
+PLACEHOLDER = Sample((0,), token_array((0,)), 0.0, *torch.zeros(4, 1))
 """Keeps a rank without samples in step with the others' collectives; its mask is 0."""
 
 

@@ -28,7 +28,7 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.shared_memory import SEGMENTS
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group, Prompt, token_array
 
 OLDEST_VLLM = (0, 27, 1)
 # On a CPU: tokens of a block of the cache, and the cache's largest size in bytes.
@@ -271,7 +271,11 @@ class VLLMLocal(RolloutEngine):
     def _group(self, prompt: Prompt, output: Any) -> Group:
         samples = sorted(output.outputs, key=lambda sample: sample.index)
         sampled = (
-            (s.token_ids, _of_tokens(s.logprobs, s.token_ids), s.finish_reason != "length")
+            (
+                token_array(s.token_ids),
+                _of_tokens(s.logprobs, s.token_ids),
+                s.finish_reason != "length",
+            )
             for s in samples
         )
         return self._decode.group(prompt, sampled, self.weight_version)
@@ -281,7 +285,9 @@ class VLLMLocal(RolloutEngine):
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        asked = self._parts.gather([list(prompt.token_ids + c.token_ids) for c in completions])
+        asked = self._parts.gather(
+            [[*prompt.token_ids, *c.token_ids.tolist()] for c in completions]
+        )
         with _untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],

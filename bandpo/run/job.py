@@ -19,6 +19,7 @@ from bandpo.alarms import AlarmPanel, always_on
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import read_rollout
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -33,9 +34,10 @@ from bandpo.loss import PolicyLoss
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, read_rollout
+from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
@@ -71,7 +73,7 @@ class Job:
             inputs = read_inputs(config, problems, benchmarks, ranks)
             model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
             checkpoint, self.start = start.checkpoint, start.step
-            self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
+            self.waiting = read_rollout(checkpoint.folder, ranks) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
             self._prompt_date = inputs.prompt_date
             reward: Replaceable[Reward] = Replaceable(
@@ -150,21 +152,23 @@ class Job:
         """The prompts of a step, to be drawn and scored."""
         return self._prompts.draws(step, self._rollout_ranks)
 
-    def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
-        """This rank's part of the minibatches of a step's updates, of all ranks' groups."""
+    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[list[Sample]]:
+        """This rank's part of the minibatches of a step's updates, of all ranks' groups.
+
+        Collective: each sample goes to the rank that trains on it.
+        """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
-        batches = schedule(
-            [item.group for item in usable],
-            self._advantages(rewards).tolist(),
+        shares = schedule(
+            [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
             updates=learner.updates_per_rollout,
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
-            rank=self.ranks.rank,
             ranks=self.ranks.size,
         )
+        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
@@ -205,7 +209,7 @@ class Job:
         self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
+        """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
         settings = self.config.eval
         sampling = Sampling(
             n=settings.n,
@@ -226,7 +230,8 @@ class Job:
         # Samples of a step that is repeated may be those of other weights.
         store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
         summaries = evaluator.run(self._tasks, store)
-        return {name: value for s in summaries for name, value in s.scalars().items()}
+        found = {name: value for s in summaries for name, value in s.scalars().items()}
+        return self.ranks.gather(found)[0]
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
         """The state besides the learner's with which the loop resumes after a step."""
