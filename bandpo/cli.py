@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
-from bandpo.errors import RunHalted, UserError
+from bandpo.errors import RunHalted, UserError, did_you_mean
 from bandpo.ranks.launcher import die_with_launcher, report_to_launcher
 from bandpo.redaction import RedactingFormatter, redact
 from bandpo.run.console import protect_output
@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     command, *rest = arguments
     if command not in COMMANDS:
-        print(f"bandpo: no command {command!r}\n\n{usage()}", file=sys.stderr)
+        meant = did_you_mean(command, COMMANDS)
+        print(f"bandpo: no command {command!r}{meant}\n\n{usage()}", file=sys.stderr)
         return 2
     # Before torch is imported: the ranks of a machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

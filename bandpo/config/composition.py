@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
 from bandpo.config.schema import FORMER_KEYS
+from bandpo.config.suggestions import instead_of_section, meant_by, no_such
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
@@ -89,6 +90,11 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
     # Search paths first, then groups, then values.
     order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+
+    def tree() -> dict[str, Any]:
+        composed = _composed(name, found.accepted, schema)
+        return OmegaConf.to_container(composed)  # type: ignore[return-value]
+
     for override in sorted(overrides, key=lambda o: order[o]):
         word = override
         if not is_understood(override) and (text := meant(override)):
@@ -98,8 +104,8 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
             _compose(name, [*found.accepted, word], schema)
             found.accepted.append(word)
         except COMPOSITION_ERRORS as error:
-            former = FORMER_KEYS.get(keys[override])
-            found.problems.append(f"{word}: {former or _first_sentence(error)}")
+            problem = FORMER_KEYS.get(keys[override]) or no_such(error, word, tree(), schema)
+            found.problems.append(f"{word}: {problem or _first_sentence(error)}")
             if is_sweep(word):
                 found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
     return found
@@ -156,19 +162,24 @@ def validate(
     try:
         schema.model_validate(raw)
     except ValidationError as error:
-        found += [_in_words(detail, overrides) for detail in error.errors()]
+        found += [_in_words(detail, overrides, raw, schema) for detail in error.errors()]
     found += cross_problems(raw, schema, ranks)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
 
 
-def _in_words(detail: Any, overrides: Sequence[str]) -> str:
+def _in_words(
+    detail: Any, overrides: Sequence[str], raw: Mapping[str, Any], schema: type[BaseModel]
+) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
+        former = f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else ""
+        return f"{key}: no such key{former or meant_by(key, raw, schema)}"
     if detail["type"] == "missing":
         return f"{key}: is missing"
+    if problem := instead_of_section(key, detail["input"], schema):
+        return problem
     if isinstance(detail["input"], Mapping):  # the whole section: it would hide the message
         return f"{key}: {detail['msg']}"
     hint = ""

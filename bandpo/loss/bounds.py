@@ -54,7 +54,7 @@ def require_bounds(owner: object, **parts: Any) -> None:
     for name, part in parts.items():
         if isinstance(part, Bounds):
             continue
-        wanted = "bounds, such as Fixed(0.2, 0.2) for canonical clipping or BandKL(0.05)"
+        wanted = "a rule (bandpo.loss.Bounds), such as Fixed(0.2, 0.2) for canonical clipping or BandKL(0.05)"
         raise misplaced(owner, name, f"{wanted} (in YAML `_target_: bandpo.loss.Fixed`)", part)
 
 
