@@ -7,12 +7,14 @@ cross-checks, and every problem found is reported in one error before anything l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,11 +26,13 @@ from pydantic import BaseModel, ValidationError
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
 from bandpo.config.schema import FORMER_KEYS
-from bandpo.config.suggestions import instead_of_section, meant_by, no_such
+from bandpo.config.suggestions import flat, instead_of_section, meant_by, no_such
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
+# Folders of configs/ that are no groups of a command.
+GROUPS_OF_OTHERS = {"train": ("benchmark",), "eval": ("benchmark", "data", "method", "protocol")}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -57,12 +61,58 @@ def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> di
     return _resolved(_composed(name, overrides, schema))
 
 
-def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
-    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+@contextmanager
+def _initialized(name: str, schema: type[BaseModel]) -> Iterator[Hydra]:
+    """hydra with the schema's defaults, which the files of `name` list as `<name>_defaults`."""
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().hydra  # type: ignore[misc]
+
+
+def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
+    """The files of `name` over the schema's defaults."""
+    with _initialized(name, schema):
         return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
+
+
+def show_composed(
+    name: str,
+    overrides: Sequence[str],
+    schema: type[BaseModel],
+    cfg: str = "job",
+    package: str | None = None,
+    resolve: bool = False,
+) -> None:
+    """Prints the composed configuration as hydra's --cfg does; raises UserError as `compose`."""
+    words = [word for o in overrides for word in replaced(o)]
+    try:
+        with _initialized(name, schema) as hydra:
+            if package and OmegaConf.select(hydra_compose(name, overrides=words), package) is None:
+                tree = _compose(name, overrides, schema)
+                raise UserError(
+                    f"--package {package}: no such key{meant_by(package, tree, schema)}"
+                )
+            hydra.show_cfg(name, words, cfg, package, resolve)
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def show_info(name: str, overrides: Sequence[str], schema: type[BaseModel], info: str) -> None:
+    """Prints how hydra composes, as its --info does; raises UserError as `compose`."""
+    words = [word for o in overrides for word in replaced(o)]
+    try:
+        with _initialized(name, schema) as hydra:
+            hydra.show_info(info, name, words)
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def default_values(name: str, schema: type[BaseModel]) -> dict[str, Any]:
+    """Every key with its value without overrides."""
+    return dict(flat(_compose(name, [], schema)))
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:

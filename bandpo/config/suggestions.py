@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from bandpo.errors import did_you_mean
 
 
-def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, with dots: `learner`, `learner.lr`, …"""
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration, with dots, and its value: `learner`, `learner.lr`, …"""
     for name, value in tree.items():
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name}", value
         if isinstance(value, Mapping):
-            yield from keys_of(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
 
 
 def no_such(
@@ -34,14 +34,17 @@ def no_such(
     known = isinstance(error.__cause__, ConfigAttributeError | ConfigKeyError)
     if not isinstance(error, ConfigCompositionException) or not known:
         return None
-    return f"no such key{meant_by(key.replace('/', '.'), tree, schema)}"
+    return f"no such key{meant_by(key, tree, schema)}"
 
 
 def meant_by(key: str, tree: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """The keys that may have been meant by one that does not exist, or those of its section."""
-    if meant := did_you_mean(key, (known for known in keys_of(tree) if known != key)):
+    known = dict(flat(tree))
+    if meant := did_you_mean(key.replace("/", "."), (name for name in known if name != key)):
         return meant
     section = key.rpartition(".")[0]
+    if section in known and not isinstance(known[section], Mapping):
+        return f"; {section} has no keys: did you mean {section}=…?"
     if is_open(schema, key):
         return f"; +{key}=… adds it"
     inside: Any = tree

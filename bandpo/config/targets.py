@@ -32,7 +32,7 @@ def why_not_imported(name: str) -> str | None:
 
 def reason(error: Exception) -> str:
     """The text of an error of hydra's, or of what caused it, on one line."""
-    cause = error.__cause__ or error
+    cause = error if isinstance(error, ImportError) else error.__cause__ or error
     if isinstance(cause, UserError):
         return " ".join(str(cause).split())
     first = str(cause).splitlines()[0] if str(cause) else type(cause).__name__

@@ -54,8 +54,11 @@ def require_bounds(owner: object, **parts: Any) -> None:
     for name, part in parts.items():
         if isinstance(part, Bounds):
             continue
-        wanted = "a rule (bandpo.loss.Bounds), such as Fixed(0.2, 0.2) for canonical clipping or BandKL(0.05)"
-        raise misplaced(owner, name, f"{wanted} (in YAML `_target_: bandpo.loss.Fixed`)", part)
+        wanted = (
+            "a rule (bandpo.loss.Bounds), such as BandKL(0.05), or Fixed(0.2, 0.2) for canonical "
+            "clipping (in YAML `_target_: bandpo.loss.Fixed`)"
+        )
+        raise misplaced(owner, name, wanted, part)
 
 
 @dataclass(frozen=True)
