@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,8 @@ def _meaning(schema: type[BaseModel], key: str) -> str:
     for section in sections:
         schema = schema.model_fields[section].annotation  # type: ignore[assignment]
     description = schema.model_fields[name].description or ""
-    return description.replace("`", "").split(";")[0].split(". ")[0].rstrip(".")
+    description = re.sub(r"\s*\([^()]*\)|`", "", description)
+    return description.split(";")[0].split(". ")[0].rstrip(".")
 
 
 def _groups(name: str) -> list[tuple[str, str]]:
