@@ -119,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
+        if error.detail:
+            print(redact(error.detail), file=sys.stderr)
         if meant := error.instead.keys() & set(rest):
             words = [error.instead[word] if word in meant else word for word in rest]
             print(redact(f"Quoted: {shlex.join(['bandpo', command, *words])}"), file=sys.stderr)

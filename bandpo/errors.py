@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Self
 
 # Between a command and a user's own code.
 _MACHINERY = ("<frozen", "/importlib/", "/hydra/", "/concurrent/futures/", "/asyncio/")
@@ -20,6 +21,15 @@ class UserError(Exception):
 
     instead: Mapping[str, str] = MappingProxyType({})
     """Words of the command line and their replacements; the whole command is shown with them."""
+    detail: str = ""
+    """Lines that the command line shows below the message: the end of a traceback."""
+
+    @classmethod
+    def caused(cls, message: str, cause: BaseException) -> Self:
+        """An error with the end of its cause's traceback, or with its cause's detail."""
+        error = cls(message)
+        error.detail = cause.detail if isinstance(cause, UserError) else last_frames(cause)
+        return error
 
     @classmethod
     def join(cls, heading: str, problems: Sequence[str]) -> UserError:

@@ -32,6 +32,7 @@ from bandpo.loss.correction import (
     TokenMismatch,
     Truncate,
 )
+from bandpo.loss.debug import debugging
 from bandpo.loss.diagnostics import LossDiagnostics
 from bandpo.loss.divergence import (
     KL,
@@ -120,4 +121,5 @@ __all__ = [
     "TruncatedWeight",
     "Union",
     "batch_totals",
+    "debugging",
 ]
