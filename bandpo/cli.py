@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 import bandpo
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
+from bandpo.disk.space import refusals_in_words
 from bandpo.errors import RunHalted, UserError, did_you_mean
 from bandpo.ranks.launcher import die_with_launcher, report_to_launcher
 from bandpo.redaction import RedactingFormatter, redact
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = COMMANDS[command][0].split(":")
     try:
         stand_in_for_home()  # before a library looks for it
-        with _own_log_shown(), _without_wrapping():
+        with _own_log_shown(), _without_wrapping(), refusals_in_words():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)

@@ -67,6 +67,7 @@ elif [ -n "$slurm" ]; then
     "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${train[@]}")
 elif [ -n "$nodes" ]; then
   [[ $head == *:* ]] || head=$head:29500
+  [ -n "$dry_run" ] || "$bin/python" -m bandpo.ranks.head "$head"
   command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${train[@]}")
 else
   command=("${torchrun[@]}" --standalone "${train[@]}")

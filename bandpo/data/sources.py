@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from bandpo.data.readers import READERS, hub_rows
 from bandpo.data.rows import BadRows, Columns, parse_rows, unusable
+from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -42,13 +43,15 @@ class FileSource(BaseModel):
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises one `UserError` that names each bad line."""
         read = READERS.get(self.path.suffix.lower())
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such file")
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder; name a file in it")
         if read is None:
             raise UserError(
                 f"{self.path}: unknown extension {self.path.suffix!r}; "
                 f"use one of {', '.join(sorted(READERS))}"
             )
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
         return parse_rows(read(self.path), self.columns, str(self.path), self.name, self.bad_rows)
 
 
@@ -131,8 +134,8 @@ def _spelled_out(spec: Any) -> Any:
     if not isinstance(spec, str):
         return spec
     explicit = spec.removeprefix("file:")
-    is_file = explicit != spec or Path(spec).suffix.lower() in READERS or Path(spec).exists()
-    return FileSource(path=Path(explicit)) if is_file else HubSource(hub=spec)
+    is_file = explicit != spec or looks_like_path(spec) or Path(spec).exists()
+    return FileSource(path=Path(explicit).expanduser()) if is_file else HubSource(hub=spec)
 
 
 def _kind(spec: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +23,7 @@ PROBABILITIES = (
     (0.5, 0.75, 0.9, 0.999, 1.0),
 )
 ROUNDING = 1e-5  # relative; bounds are formed in float32
-_TAIL = 75  # limits are read off f at u = 10^±75, 10^±150, 10^±300
+_TAILS = (75, 36, 18, 9, 4)  # limits are read off f at u = 10^±75, 10^±150, 10^±300, or nearer
 
 
 def check_contracts(value: Any) -> None:
@@ -66,7 +66,7 @@ def check_bounds(bounds: Bounds) -> None:
     if isinstance(bounds, Compiled):  # its inner bounds are tried; to compile them takes seconds
         return
     p = torch.tensor(PROBABILITIES)
-    old_logp = p.log().requires_grad_()
+    old_logp = p.log()
     one, entropy = torch.ones_like(p), torch.linspace(0, 2, p.numel()).reshape(p.shape)
     batch = TokenBatch(old_logp, old_logp, one, one, entropy=entropy, step=1)
     name = name_of(bounds)
@@ -103,7 +103,7 @@ def _faulty(bound: Any, shape: torch.Size) -> str:
     if bound.dtype not in (torch.float32, torch.float64):
         return f"is of {bound.dtype}, not of float32 or float64"
     if bound.requires_grad:
-        return "has a gradient; bounds depend on the old policy, a constant: detach old_logp"
+        return "has a gradient; bounds are constants, which depend on the old policy alone"
     if not bound.isfinite().all():
         at = (~bound.isfinite()).flatten().nonzero()[0]
         p = torch.tensor(PROBABILITIES).flatten()[at].item()
@@ -153,21 +153,35 @@ def _broken(divergence: Divergence) -> str:
             f"derivative({at.item():g}) is {divergence.derivative(at).item():.4g}, where f rises "
             f"by {slope[wrong][0].item():.4g} per u"
         )
-    far = 10.0 ** torch.tensor([_TAIL, 2 * _TAIL, 4 * _TAIL], dtype=torch.float64)
-    if problem := _wrong_limit("at_zero", "f(u) for u → 0", divergence.at_zero, f(1 / far)):
+    if problem := _wrong_limit(
+        "at_zero", "f(u) for u → 0", divergence.at_zero, _tail(lambda u: f(1 / u))
+    ):
         return problem
-    if problem := _wrong_limit("growth", "f(u)/u for u → ∞", divergence.growth, f(far) / far):
+    if problem := _wrong_limit(
+        "growth", "f(u)/u for u → ∞", divergence.growth, _tail(lambda u: f(u) / u)
+    ):
         return problem
     return _wrong_root(divergence)
 
 
-def _wrong_limit(key: str, meaning: str, claimed: float, values: Tensor) -> str:
+def _tail(function: Callable[[Tensor], Tensor]) -> list[float]:
+    """The function at three large u whose exponents double, as large as do not overflow in it."""
+    values: list[float] = []
+    for exponent in _TAILS:
+        u = 10.0 ** torch.tensor([exponent, 2 * exponent, 4 * exponent], dtype=torch.float64)
+        values = function(u).tolist()
+        if all(map(math.isfinite, values)):
+            break
+    return values
+
+
+def _wrong_limit(key: str, meaning: str, claimed: float, values: list[float]) -> str:
     """Whether the values, at exponents that double, tend to something other than is claimed.
 
     Those of a logarithm double their differences, and a power's grow faster; a difference that
     falls behind that belongs to a finite limit.
     """
-    first, second, last = values.tolist()
+    first, second, last = values
     before, after = second - first, last - second
     diverges = not math.isfinite(last) or (after > 1e-6 and after > 1.9999 * before)
     reached = abs(after) <= 1e-6 * (1 + abs(last))
