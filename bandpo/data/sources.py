@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bandpo.config.targets import reason, why_not_imported
 from bandpo.data.readers import READERS, hub_rows
 from bandpo.data.rows import BadRows, Columns, parse_rows, unusable
 from bandpo.disk.paths import looks_like_path
@@ -101,12 +102,14 @@ class GeneratedSource(BaseModel):
         Raises `UserError` if it cannot be called with these arguments, or returns anything but
         problems with distinct ids, texts and answers.
         """
+        if problem := why_not_imported(self.target):
+            raise UserError(f"data source {self.target}: {problem}")
         try:
             function = get_method(self.target)
             arguments = instantiate(self.model_extra or {}, _convert_="all")
             inspect.signature(function).bind(**arguments)
         except (ImportError, ValueError, TypeError, InstantiationException) as error:
-            raise UserError(f"data source {self.target}: {error}") from error
+            raise UserError(f"data source {self.target}: {reason(error)}") from error
         problems = list(function(**arguments))
         uses: Counter[Any] = Counter(getattr(problem, "id", None) for problem in problems)
         faults = [

@@ -146,7 +146,7 @@ def test_several_nodes_under_slurm(programs, cpus):
     ("arguments", "reason"),
     [
         (["method=grpo"], "unknown option method=grpo; overrides come after --"),
-        (["--nproc", "2"], "say -- before the overrides"),
+        (["--nproc", "2"], "put -- before the overrides"),
         (["--nproc", "--"], "--nproc needs a value"),
         (["--nodes", "2", "--"], "--nodes needs --head"),
         (["--hostfile", "/not/there", "--"], "/not/there: no such file"),
