@@ -16,6 +16,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bandpo.errors import UserError
+
+LOGPROB_ROUNDING = 1e-3  # above 0
 FinishReason = Literal["stop", "length"]
 
 
@@ -118,6 +121,20 @@ class Group:
         return len(self.prompt.token_ids) + len(self.completions[index].token_ids)
 
 
+def check_logprobs(name: str, values: Tensor) -> None:
+    """Raises UserError, which names the tensor, where values are NaN or above 0.
+
+    Rounding in a log-softmax may leave them above 0 by a hair, which is allowed.
+    """
+    wrong = values.detach().isnan() | (values.detach() > LOGPROB_ROUNDING)
+    if wrong.any():
+        raise UserError(
+            f"{name}: {int(wrong.sum())} of {values.numel()} values are no log-probabilities, the "
+            f"first {values.detach()[wrong][0].item():g}: they must be at most 0 and not NaN "
+            "(probabilities need log, logits log_softmax)"
+        )
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """The input of a policy loss: values of each token of B sequences, padded to [B, T].
@@ -153,6 +170,13 @@ class TokenBatch:
                 raise ValueError(
                     f"TokenBatch.{name} has shape {tuple(tensor.shape)}, old_logp {tuple(shape)}"
                 )
+
+    def check(self) -> None:
+        """Raises UserError for log-probabilities of completion tokens that are NaN or above 0."""
+        kept = self.mask.bool()
+        for name in ("logp", "old_logp", "ref_logp", "rollout_logp"):
+            if (values := getattr(self, name)) is not None:
+                check_logprobs(f"TokenBatch.{name}", values[kept])
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch with every tensor on `device`."""

@@ -130,13 +130,15 @@ class Checkpoints:
         except RewardFailed as error:
             if metrics is not None:
                 self._tracker.log(step, metrics)
+            where = f"step {step + 1}" if metrics is None else f"the evaluation of step {step}"
+            message = f"{where}: {error}"
             unsaved = step > self.newest
-            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
-                raise
-            raise RewardFailed(
-                f"{error}. Training up to step {step} is saved: fix the reward and start the run "
-                "again, which resumes from there"
-            ) from error
+            if step > 0 and (not unsaved or self.save(step, metrics or {}, waiting)):
+                message += (
+                    f". Training up to step {step} is saved: fix the reward and start the run "
+                    "again, which resumes from there"
+                )
+            raise RewardFailed.caused(message, error) from error
 
     def export_missing(self) -> None:
         """Writes hf/ if it is missing from the checkpoint from which the run resumes."""

@@ -88,7 +88,7 @@ def _parts(parts: Mapping[str, float], digits: int = 1) -> str:
 def main(argv: list[str]) -> int:
     """Prints the plan of a `bandpo train` with the same overrides; loads no weights."""
     parser = argparse.ArgumentParser(prog="bandpo plan", description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="as for bandpo train")
+    parser.add_argument("overrides", nargs="*", help="as for bandpo train: see its --help")
     parser.add_argument(
         "--cluster", type=Cluster.of, help="such as 8xH200: whether it fits, and how long it takes"
     )

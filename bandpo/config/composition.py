@@ -7,12 +7,14 @@ cross-checks, and every problem found is reported in one error before anything l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,10 +26,13 @@ from pydantic import BaseModel, ValidationError
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
 from bandpo.config.schema import FORMER_KEYS
+from bandpo.config.suggestions import flat, instead_of_section, meant_by, no_such
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
+# Folders of configs/ that are no groups of a command.
+GROUPS_OF_OTHERS = {"train": ("benchmark",), "eval": ("benchmark", "data", "method", "protocol")}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -56,12 +61,58 @@ def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> di
     return _resolved(_composed(name, overrides, schema))
 
 
-def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
-    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+@contextmanager
+def _initialized(name: str, schema: type[BaseModel]) -> Iterator[Hydra]:
+    """hydra with the schema's defaults, which the files of `name` list as `<name>_defaults`."""
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().hydra  # type: ignore[misc]
+
+
+def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
+    """The files of `name` over the schema's defaults."""
+    with _initialized(name, schema):
         return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
+
+
+def show_composed(
+    name: str,
+    overrides: Sequence[str],
+    schema: type[BaseModel],
+    cfg: str = "job",
+    package: str | None = None,
+    resolve: bool = False,
+) -> None:
+    """Prints the composed configuration as hydra's --cfg does; raises UserError as `compose`."""
+    words = [word for o in overrides for word in replaced(o)]
+    try:
+        with _initialized(name, schema) as hydra:
+            if package and OmegaConf.select(hydra_compose(name, overrides=words), package) is None:
+                tree = _compose(name, overrides, schema)
+                raise UserError(
+                    f"--package {package}: no such key{meant_by(package, tree, schema)}"
+                )
+            hydra.show_cfg(name, words, cfg, package, resolve)
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def show_info(name: str, overrides: Sequence[str], schema: type[BaseModel], info: str) -> None:
+    """Prints how hydra composes, as its --info does; raises UserError as `compose`."""
+    words = [word for o in overrides for word in replaced(o)]
+    try:
+        with _initialized(name, schema) as hydra:
+            hydra.show_info(info, name, words)
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def default_values(name: str, schema: type[BaseModel]) -> dict[str, Any]:
+    """Every key with its value without overrides."""
+    return dict(flat(_compose(name, [], schema)))
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:
@@ -89,6 +140,11 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
     # Search paths first, then groups, then values.
     order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+
+    def tree() -> dict[str, Any]:
+        composed = _composed(name, found.accepted, schema)
+        return OmegaConf.to_container(composed)  # type: ignore[return-value]
+
     for override in sorted(overrides, key=lambda o: order[o]):
         word = override
         if not is_understood(override) and (text := meant(override)):
@@ -98,8 +154,8 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
             _compose(name, [*found.accepted, word], schema)
             found.accepted.append(word)
         except COMPOSITION_ERRORS as error:
-            former = FORMER_KEYS.get(keys[override])
-            found.problems.append(f"{word}: {former or _first_sentence(error)}")
+            problem = FORMER_KEYS.get(keys[override]) or no_such(error, word, tree(), schema)
+            found.problems.append(f"{word}: {problem or _first_sentence(error)}")
             if is_sweep(word):
                 found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
     return found
@@ -156,19 +212,24 @@ def validate(
     try:
         schema.model_validate(raw)
     except ValidationError as error:
-        found += [_in_words(detail, overrides) for detail in error.errors()]
+        found += [_in_words(detail, overrides, raw, schema) for detail in error.errors()]
     found += cross_problems(raw, schema, ranks)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
 
 
-def _in_words(detail: Any, overrides: Sequence[str]) -> str:
+def _in_words(
+    detail: Any, overrides: Sequence[str], raw: Mapping[str, Any], schema: type[BaseModel]
+) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
+        former = f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else ""
+        return f"{key}: no such key{former or meant_by(key, raw, schema)}"
     if detail["type"] == "missing":
         return f"{key}: is missing"
+    if problem := instead_of_section(key, detail["input"], schema):
+        return problem
     if isinstance(detail["input"], Mapping):  # the whole section: it would hide the message
         return f"{key}: {detail['msg']}"
     hint = ""

@@ -180,7 +180,9 @@ class LearnerConfig(Section):
     """The optimizer side."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
-    lr: float = Field(gt=0.0, le=1.0)
+    lr: float = Field(
+        gt=0.0, le=1.0, description="AdamW's learning rate, constant after the warm-up."
+    )
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)

@@ -107,7 +107,7 @@ def build_prompts(
         else:
             prompts.append(Prompt(problem, text, tuple(ids)))
     if too_long and (overlong == "error" or not prompts):
-        raise _overlong_error(too_long, len(problems), max_prompt_tokens)
+        raise _overlong_error(too_long, len(problems), max_prompt_tokens, overlong)
     return prompts, [problem for problem, _ in too_long]
 
 
@@ -177,12 +177,17 @@ def _name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
 
 
-def _overlong_error(too_long: list[tuple[Problem, int]], total: int, limit: int) -> UserError:
+def _overlong_error(
+    too_long: list[tuple[Problem, int]], total: int, limit: int, overlong: str
+) -> UserError:
     shown = [f"problem {problem.id!r}: {length} tokens" for problem, length in too_long[:20]]
     if len(too_long) > len(shown):
         shown.append(f"… and {len(too_long) - len(shown)} more")
+    longest = max(length for _, length in too_long)
     heading = (
-        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; raise "
-        "max_prompt_tokens, shorten them, or drop them with overlong_prompts=drop"
+        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; "
+        f"max_prompt_tokens={longest} keeps all"
     )
+    if overlong == "error":
+        heading += "; training can skip them (data.overlong_prompts=drop), a benchmark cannot"
     return UserError.join(heading, shown)

@@ -24,8 +24,13 @@ Rows = Iterable[tuple[str, Any]]  # (place such as "line 7", mapping or RowFault
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """One JSON object per line."""
+    """One JSON object per line; raises UserError for a JSON array of them."""
     with path.open("rb") as file:
+        if file.peek(64).lstrip().startswith(b"["):
+            raise UserError(
+                f"{path}: a JSON array, where a .jsonl file has one object per line; write it as "
+                f"such: {_to_lines(path)}"
+            )
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -34,6 +39,13 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
             except (ValueError, RecursionError) as error:
                 row = RowFault(f"invalid JSON: {error}")
             yield f"line {number}", row
+
+
+def _to_lines(path: Path) -> str:
+    """The command that writes a JSON array as lines."""
+    code = "import json; [print(json.dumps(row)) for row in json.load(open('{}'))]"
+    target = path.with_name(f"{path.stem}_lines.jsonl")
+    return f'python -c "{code.format(path)}" > {target}'
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:

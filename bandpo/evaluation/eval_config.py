@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from bandpo.config.schema import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
+from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 
@@ -101,6 +102,8 @@ class EvalCommand(Section):
     def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:
         if "_target_" not in rollout.get("engine", {}):
             raise ValueError("no engine: choose rollout=vllm_local, vllm_server or hf")
+        if problem := why_not_imported(rollout["engine"]["_target_"]):
+            raise ValueError(problem)
         return rollout
 
     def engine(self) -> dict[str, Any]:

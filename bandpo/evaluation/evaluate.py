@@ -195,5 +195,6 @@ def _refuse_other_problems(path: Path, groups: Groups, prompts: Sequence[Prompt]
         if (kept.prompt, kept.answer) != (prompt.text, prompt.problem.answer):
             raise UserError(
                 f"{path} holds samples of another problem under the id {prompt.problem.id!r}: "
-                "prompt or reference answer changed; choose another folder, or delete this one"
+                "prompt or reference answer changed; name another folder (out=…), or sample "
+                "anew in this one (eval.resume=false)"
             )

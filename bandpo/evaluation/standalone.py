@@ -16,6 +16,7 @@ from rich.console import Console
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
+from bandpo.disk.space import require_folder
 from bandpo.evaluation.eval_config import EvalCommand, dtype_on
 from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
 from bandpo.evaluation.progress import ProgressDisplay
@@ -44,6 +45,7 @@ def evaluate_model(config: EvalCommand) -> None:
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval
     folder = config.out or Path("outputs") / "eval" / model.slug
+    require_folder(folder, "out=")
     date = prompt_date(folder) if settings.resume else None
     tasks = [
         Task.prepare(

@@ -32,6 +32,7 @@ from bandpo.loss.correction import (
     TokenMismatch,
     Truncate,
 )
+from bandpo.loss.debug import debugging
 from bandpo.loss.diagnostics import LossDiagnostics
 from bandpo.loss.divergence import (
     KL,
@@ -121,5 +122,6 @@ __all__ = [
     "TruncatedWeight",
     "Union",
     "batch_totals",
+    "debugging",
     "vanishes_at_zero_advantage",
 ]

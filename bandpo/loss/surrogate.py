@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.loss.bounds import Bounds, Fixed, Interval
+from bandpo.loss.bounds import Bounds, Fixed, Interval, misplaced, require_bounds
 from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import TokenBatch
 
@@ -44,6 +44,15 @@ def _binding(ratio: Tensor, batch: TokenBatch, interval: Interval) -> tuple[Tens
     return above, below
 
 
+def require_surrogate(owner: object, part: Any) -> None:
+    """Raises UserError, which names the owner's class, for what is no surrogate."""
+    if isinstance(part, Bounds):
+        wanted = f"a surrogate, such as Clip({type(part).__name__}(…))"
+        raise misplaced(owner, "surrogate", wanted, part)
+    if isinstance(part, type) or not callable(part):
+        raise misplaced(owner, "surrogate", "a surrogate, such as Clip(BandKL(0.05))", part)
+
+
 @dataclass(frozen=True)
 class Clip:
     """The pessimistic clipped objective min(r·A, clip(r, low, high)·A).
@@ -54,6 +63,9 @@ class Clip:
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
     bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
@@ -75,6 +87,9 @@ class Mask:
 
     bounds: Bounds
 
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
+
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
         above, below = _binding(ratio, batch, interval)
@@ -94,6 +109,7 @@ class DualClip:
     c: float = 10.0
 
     def __post_init__(self) -> None:
+        require_surrogate(self, self.surrogate)
         if not self.c > 1:
             raise UserError(f"DualClip: c must exceed 1, got {self.c}.")
 
@@ -123,6 +139,9 @@ class TruncatedWeight:
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
     bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)

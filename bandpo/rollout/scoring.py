@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from bandpo.advantage import has_spread
 from bandpo.errors import UserError
 from bandpo.reward import Reward, Score, checked, has_bad_gold, name_of
+from bandpo.reward.score import is_death
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
 
@@ -158,16 +159,19 @@ def _without_frames(error: BaseException) -> None:
 
 @contextmanager
 def _scoring(reward: Reward, group: Group) -> Iterator[None]:
-    """Raises RewardFailed for errors that the user can fix, and RewardDied for all others."""
+    """Raises RewardDied where its workers have died, and RewardFailed for its own errors."""
     try:
         yield
     except UserError as error:
-        raise RewardFailed(str(error)) from error
+        raise RewardFailed.caused(str(error), error) from error
     except Exception as error:
-        raise RewardDied(
+        message = (
             f"the reward {name_of(reward)} failed on the samples of {group.problem.id}: "
             f"{type(error).__name__}: {error}"
-        ) from error
+        )
+        if is_death(error):
+            raise RewardDied(message) from error
+        raise RewardFailed.caused(message, error) from error
 
 
 def try_reward(reward: Reward, group: Group) -> None:
@@ -178,7 +182,7 @@ def try_reward(reward: Reward, group: Group) -> None:
     except RewardDied as error:
         raise RewardFailed(f"{error} (tried on the reference answer)") from error.__cause__
     except RewardFailed as error:
-        raise RewardFailed(f"{error} (tried on the reference answer)") from None
+        raise RewardFailed.caused(f"{error} (tried on the reference answer)", error) from None
 
 
 def rollout(

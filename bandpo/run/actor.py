@@ -118,7 +118,7 @@ class Actor:
         seeds, so that the groups are those that it would have given. The run ends where that
         cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
         engine, since the others wait in it for the one that failed. Raises RewardFailed on every
-        rank where a reward fails again, or gives what is no score, on any.
+        rank where a reward fails by itself, dies again, or gives what is no score, on any.
         """
         outcome = self._attempt(prompts)
         while self._rollout_ranks.any(not isinstance(outcome, list)):

@@ -31,6 +31,7 @@ from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
+from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
@@ -192,8 +193,12 @@ class Job:
         return recorded(batches, path, self.learner.observers)
 
     def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
-        """One optimizer update; raises RunHalted when too many in a row were nonfinite."""
-        result = self.learner.update(batch, step)
+        """One optimizer update; raises RunHalted when too many in a row were nonfinite.
+
+        In the first step also UserError for values that are no log-probabilities.
+        """
+        with debugging(step == self.start + 1):
+            result = self.learner.update(batch, step)
         if result is not None:
             self._nonfinite_guard.check(result, batch, step)
         return result

@@ -25,8 +25,9 @@ from bandpo.evaluation.summary import (
     summarize,
     write_summaries,
 )
+from bandpo.reward.score import WorkerDied
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import RewardDied
+from bandpo.rollout.scoring import RewardDied, RewardFailed
 
 
 def lines(folder, name="toy"):
@@ -228,14 +229,21 @@ def test_what_other_ranks_left_is_kept(tmp_path):
     assert not list(folder.glob("*.rank*"))
 
 
-def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("the pool is gone"), RewardFailed),
+        (WorkerDied("the pool is gone"), RewardDied),
+    ],
+)
+def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(error, raised, tmp_path):
     class Failing(FakeReward):
         def judge(self, group):
             if group.problem.id == "p7":
-                raise RuntimeError("the pool is gone")
+                raise error
             return super().judge(group)
 
-    with pytest.raises(RewardDied, match="pool is gone"):
+    with pytest.raises(raised, match="pool is gone"):
         run(tmp_path, reward=Failing())
     whole = run(tmp_path / "whole")
     assert run(tmp_path) == whole
