@@ -6,9 +6,17 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import (
+    Console,
+    ConsoleDimensions,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+    RenderResult,
+)
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -23,8 +31,8 @@ PATIENCE_S = 10
 class _Terminal(Console):
     """A console as wide as the terminal behind its own stream; rich asks stdin, stdout, stderr."""
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def size(self) -> ConsoleDimensions:
         try:
             found = os.get_terminal_size(self.file.fileno())
         except (OSError, ValueError):
@@ -41,6 +49,21 @@ class _Phase(ProgressColumn):
         seconds = int(task.get_time() - task.fields["since"])
         lasted = f" {seconds // 60}:{seconds % 60:02}" if seconds > PATIENCE_S else ""
         return Text(f"{task.description}{lasted}", overflow="ellipsis", no_wrap=True)
+
+
+class _Bar(Progress):
+    """A bar that leaves room for the terminal's own ^C, which would wrap onto the next line."""
+
+    def get_renderable(self) -> RenderableType:
+        return Group(*map(_Short, self.get_renderables()))
+
+
+@dataclass(frozen=True)
+class _Short:
+    renderable: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.renderable, options.update_width(options.max_width - 4))
 
 
 class Display:
@@ -60,7 +83,7 @@ class Display:
         self._bar: Progress | None = None
         if active and self._console.is_terminal:
             flexible = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("[bold]{task.fields[counter]}"),
                 BarColumn(bar_width=self._console.width // 6),
                 _Phase(table_column=flexible),
@@ -135,12 +158,12 @@ class Display:
     def phase(self, name: str) -> None:
         """Names what the run does now."""
         if self._bar is not None:
-            self._bar.update(self._task, description=name, since=_now())
+            self._bar.update(self._task, description=name, since=_now(), refresh=True)
 
     def progress(self, name: str) -> None:
         """Names how far the phase is."""
         if self._bar is not None:
-            self._bar.update(self._task, description=name)
+            self._bar.update(self._task, description=name, refresh=True)
 
     def step(self, step: int, steps: int, done: int) -> None:
         """Counts the step that begins, of so many; `done` are finished."""

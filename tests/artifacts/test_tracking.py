@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.display import Display
+from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
 from bandpo.config.schema import TrackingConfig
 from bandpo.errors import UserError
@@ -62,8 +62,7 @@ def test_every_benchmark_is_named_in_the_line_of_a_step(tmp_path, capsys):
     [
         (
             60,
-            "step 2/3  reward 0.25\n"
-            "          amc23 mean@32 0.4125 pass@32 0.71\n"
+            "step 2/3  reward 0.25  amc23 mean@32 0.4125 pass@32 0.71\n"
             "          math500 mean@4 0.5\n",
         ),
         (
