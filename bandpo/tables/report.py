@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from bandpo.disk.whole import write_atomically
 from bandpo.evaluation.intervals import Estimate
+from bandpo.evaluation.report import PAGES
 from bandpo.tables.results import Entry, Line
 from bandpo.tables.statistics import Effect
 
@@ -28,7 +29,8 @@ ABOUT_EFFECTS = (
 )
 ABOUT_TRAINING = (
     "Means over the last fifth of the steps, ± half of the 95% interval over seeds; in brackets "
-    "the difference to the first row, paired by seed, * where p < 0.05 after Holm's correction.",
+    "the difference to the first row, paired by seed; p < 0.05 is after Holm's correction, and "
+    "given only where it holds.",
 )
 
 
@@ -141,8 +143,8 @@ def _trained(entry: Entry) -> str:
     text = with_half(entry.obtained, ".3g")
     if entry.effect is None:
         return text
-    star = "*" if entry.effect.verdict else ""
-    return f"{text} ({entry.effect.difference.value:+.2g}{star})"
+    tested = ", p < 0.05" if entry.effect.verdict else ""
+    return f"{text} ({entry.effect.difference.value:+.2g}{tested})"
 
 
 # --------------------------------------------------------------------------- files
@@ -151,7 +153,8 @@ _LATEX = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"±": r"$\pm$", "–": "--", "−": "$-$", "χ": r"$\chi$", "²": r"\textsuperscript{2}"},
-    **{"δ": r"$\delta$", "<": "$<$", ">": "$>$"},
+    **{"δ": r"$\delta$", "Δ": r"$\Delta$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$"},
+    **{"×": r"$\times$", "→": r"$\rightarrow$", "…": r"\ldots{}"},
 }
 
 
@@ -166,7 +169,7 @@ def write_report(
     """Writes table.md, table.tex and table.html; figures lie in the folder."""
     names = [figure.relative_to(folder).as_posix() for figure in figures]
     environment = Environment(
-        loader=PackageLoader("bandpo.tables", "."),
+        loader=ChoiceLoader([PackageLoader("bandpo.tables", "."), PAGES]),
         autoescape=lambda name: bool(name and ".html" in name),
         trim_blocks=True,
         lstrip_blocks=True,

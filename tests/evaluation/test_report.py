@@ -12,8 +12,9 @@ from rich.console import Console
 from bandpo.cli import main
 from bandpo.errors import UserError
 from bandpo.evaluation.comparison import compare, compare_folders, evaluations_of, milestones
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.mathml import render
-from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.report import interval, problem_texts, summary_table, write_report
 from bandpo.evaluation.summary import read_summaries, write_summaries
 from bandpo.types import Completion
 
@@ -85,12 +86,64 @@ def test_the_report_is_one_file_without_script_or_outside_resources(tmp_path):
     assert not [name for name in seen.attributes if name.startswith("on")]
     text = "".join(seen.text)
     for problem in summary.problems:
-        assert f"{problem.id}: {problem.correct}/4 right" in text
+        assert f": {problem.correct}/4 right" in text and f"problem {problem.id}" in text
     assert "1 more samples are in toy.jsonl" in text
     assert f"{100 * summary.metrics['mean@4'].value:.1f}" in text
     assert "dataset_sha256" in text and summary.settings["dataset_sha256"] in text
     assert page.count("<svg") == 2
     assert write_report(tmp_path, samples_per_problem=3).read_text() == page
+
+
+def test_the_page_fits_a_phone_and_the_dark_and_says_of_what_it_is_percent(tmp_path):
+    write_summaries(tmp_path, [run(tmp_path)])
+    page = write_report(tmp_path).read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "@media (prefers-color-scheme: dark)" in page and "color-scheme: light dark" in page
+    # Everything wide scrolls by itself, so that the page does not.
+    assert page.count("<table") - page.count('<table class="settings"') == page.count(
+        '<div class="wide"><table>'
+    )
+    rows = re.findall(r"<tr><td>([^<]*?)\s*<td>", page)
+    assert rows[:4] == ["mean@4 [%]", "pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
+    assert "tokens" in rows and "tokens [%]" not in rows and "no answer [%]" in rows
+
+
+def test_problems_are_named_by_their_text():
+    before, after = "<|user|>Solve step by step.\n\n", "\n\nEnd with Answer: x<|assistant|>"
+    texts = {"a1f3": "Find $x$  if\nx > 1.", "b7": "Find " + "y" * 100, "c": "Fred has 2 cows."}
+    prompts = {name: f"{before}{text}{after}" for name, text in texts.items()}
+    assert problem_texts(prompts) == {
+        "a1f3": "Find $x$ if x > 1.",
+        "b7": "Find " + "y" * 75 + "…",
+        "c": "Fred has 2 cows.",
+    }
+    chat = {"1": "<|user|>Compute 1+2.<|assistant|>", "2": "<|user|>Compute 1+3.<|assistant|>"}
+    assert problem_texts(chat) == {"1": "Compute 1+2.", "2": "Compute 1+3."}
+    assert problem_texts({"only": "x"}) == {"only": "only"}
+    assert problem_texts({"b": "<p>", "a": "<p>x"}) == {"b": "b", "a": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "estimate", "shown"),
+    [
+        ("mean@4", Estimate(0.99, 0.9, 1.02), "[90.0, 100.0]"),
+        ("length/mean", Estimate(3.0, -1.0, 7.0), "[0, 7]"),
+        ("pass@2", Estimate(1.0), "[?]"),
+    ],
+)
+def test_intervals_end_where_nothing_is_possible(name, estimate, shown):
+    assert interval(name, estimate) == shown
+
+
+def test_benchmarks_of_different_n_share_an_order_of_rows(tmp_path):
+    summaries = [run(tmp_path / str(n), n=n) for n in (2, 4)]
+    names = [
+        line.split("│")[1].strip() for line in shown(summary_table(summaries)).splitlines()[4:-1]
+    ]
+    assert names[:8] == [
+        *("mean@2 [%]", "mean@4 [%]", "pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
+        *("best@4 [%]", "maj@2 [%]"),
+    ]
 
 
 def shown(table):
