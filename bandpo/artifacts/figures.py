@@ -90,7 +90,7 @@ def _interval(folder: Path, step: int, benchmark: str, metric: str) -> tuple[flo
 
 def _count_steps(axes: Any) -> None:
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def _name_of(folder: Path) -> str:
