@@ -61,16 +61,16 @@ def number(name: str, value: float) -> str:
     return f"{value:.0f}" if name == "length/mean" else f"{100 * value:.1f}"
 
 
-def interval(name: str, estimate: Estimate) -> str:
+def interval(name: str, estimate: Estimate, least: float = 0.0) -> str:
     """The ends of the 95% interval as `number` writes them; `[?]` where they are unknown.
 
-    They are clipped to what is possible: no length is negative, and no share is above 1.
+    They are clipped to what is possible: from `least` (-1 for a difference of shares) to 1, and
+    any length that is not negative.
     """
-    if estimate.low is None or estimate.high is None:
+    possible = estimate.within(least, math.inf if name == "length/mean" else 1.0)
+    if possible.low is None or possible.high is None:
         return "[?]"
-    most = math.inf if name == "length/mean" else 1.0
-    low, high = (min(max(end, 0.0), most) for end in (estimate.low, estimate.high))
-    return f"[{number(name, low)}, {number(name, high)}]"
+    return f"[{number(name, possible.low)}, {number(name, possible.high)}]"
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:

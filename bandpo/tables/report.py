@@ -24,7 +24,7 @@ ABOUT_ACCURACY = (
 )
 ABOUT_EFFECTS = (
     "Paired by seed and problem; p is Holm's over the methods of a model, for one benchmark and "
-    "metric; ± is half of the 95% interval, ? where the error is unknown. `better` and `worse` "
+    "metric; in brackets the 95% interval, ? where the error is unknown. `better` and `worse` "
     "mean p < 0.05 and an interval without 0.",
 )
 ABOUT_TRAINING = (
@@ -135,7 +135,7 @@ def _claim(effect: Effect | None) -> str:
     if effect is None:
         return "–"
     p = "?" if effect.p is None else f"{effect.p:.2g}"
-    text = f"{with_half(effect.difference, '+.1f')}, p {p}"
+    text = f"{_with_interval(effect.difference.within(-100, 100), '+.1f')}, p {p}"
     return f"{text}, {effect.verdict}" if effect.verdict else text
 
 
