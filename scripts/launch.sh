@@ -4,7 +4,7 @@
 #   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   said on each node, torchrun
 #   bash scripts/launch.sh --hostfile FILE -- …                said on one node, deepspeed over ssh
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/launch.sh --slurm -- …       in a SLURM allocation
-# A node runs one process a GPU, or --nproc of them; with --hostfile, as many as its slots.
+# A node runs one process per GPU, or --nproc of them; with --hostfile, as many as its slots.
 set -euo pipefail
 fail() { echo "launch: $*" >&2; exit 2; }
 

@@ -113,7 +113,7 @@ class RunLog:
         """Moves the log to the folder's run.log, behind those of earlier starts.
 
         All ranks of the first machine share it; other machines have run-<host>.log. Raises OSError
-        where it cannot be written; the text goes on waiting then.
+        where it cannot be written; the text then waits further.
         """
         rank, local = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK"))
         name = "run.log" if rank == local else f"run-{socket.gethostname()}.log"
