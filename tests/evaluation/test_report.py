@@ -43,7 +43,17 @@ def test_ordinary_mathematics_becomes_mathml():
     assert {"mfrac", "msqrt", "msup", "menclose"} <= tags
     assert page.count('display="block"') == 2 and page.count('display="inline"') == 2
     assert "&amp;" in page and r"costs \$5" in page
-    assert "".join(Inventory(page).text).replace(" ", "").startswith("so12<x&")
+    formulas = re.sub("<code>.*?</code>", "", page)
+    assert "".join(Inventory(formulas).text).replace(" ", "").startswith("so12<x&")
+
+
+def test_a_browser_without_mathml_shows_the_source_of_a_formula(tmp_path):
+    page = render(r"$\frac{1}{2} < x$")
+    assert page.endswith(r"</math><code>$\frac{1}{2} &lt; x$</code>")
+    write_summaries(tmp_path, [run(tmp_path)])
+    style = write_report(tmp_path).read_text()
+    assert "math + code { display: none }" in style
+    assert "@supports not (math-style: normal) { math { display: none }" in style
 
 
 HOSTILE = [
