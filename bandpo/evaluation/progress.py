@@ -21,9 +21,8 @@ class ProgressDisplay:
     def __init__(self, shown: bool) -> None:
         self._console = Console(stderr=True)
         self._shown, self._terminal = shown, self._console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn())
-        left = TimeRemainingColumn()
-        self._bars = Progress(*columns, left, console=self._console, expand=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=self._console)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Callable[[str, int, int], None]:
