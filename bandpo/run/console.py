@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from bandpo.errors import UserError
+from bandpo.errors import RunHalted, UserError
 from bandpo.redaction import redact
 
 STREAMS = ((1, "stdout"), (2, "stderr"))
@@ -140,9 +140,10 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if error is not None:
-            frames = [] if isinstance(error, UserError) else traceback.format_exception(error)
-            print(redact("".join(frames) or str(error)), file=self.file)
+        if error is not None and self._is_kept:
+            speaks = isinstance(error, UserError | RunHalted)
+            text = str(error) if speaks else "".join(traceback.format_exception(error))
+            print(redact(text), file=self.file)
         self._flush()
         names = dict(STREAMS)
         for number, (copy, line_buffering, usual) in self._usual.items():

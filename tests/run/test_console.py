@@ -111,6 +111,7 @@ def test_output_before_there_is_a_folder_is_lost_only_to_an_error_that_explains_
     stdout, stderr, code = logged(tmp_path, "early")
     assert stdout == "" and code == 1
     assert stderr.startswith("python 0\nnative 0\nTraceback") and "OSError: no folder" in stderr
+    assert stderr.count("Traceback") == 1
     stdout, stderr, code = logged(tmp_path, "refused")
     assert stdout == "" and "native" not in stderr and "other settings" in stderr
     assert list(tmp_path.iterdir()) == []
