@@ -124,11 +124,11 @@ def sequence_cost(length: int, hidden_size: int) -> float:
 
 
 def balanced(costs: Sequence[float], parts: int) -> list[list[int]]:
-    """The items' indices in `parts` of nearly equal cost: the most expensive first.
+    """The items' indices in `parts` of nearly equal cost, the most expensive dealt out first.
 
-    Each goes to the part that is cheapest so far. No part exceeds the mean by more than the most
-    expensive item (Graham, Bounds on Multiprocessing Timing Anomalies, 1969: at most 4/3 of the
-    best possible). The same on every rank.
+    Each goes to the cheapest part so far. No part exceeds the mean by more than the most expensive
+    item (Graham, Bounds on Multiprocessing Timing Anomalies, 1969: at most 4/3 of the best
+    possible). The same on every rank.
     """
     members: list[list[int]] = [[] for _ in range(parts)]
     loads = [(0.0, part) for part in range(parts)]  # a heap: the first of the cheapest parts leads

@@ -75,6 +75,7 @@ class Checkpoints:
         the run: older ones are untouched, and the next due step writes another. Raises UserError
         for the last step's.
         """
+        self._tracker.phase("saving a checkpoint")
         trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}

@@ -12,21 +12,20 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.profiler import record_function
 
+from bandpo.artifacts.display import Display, counted
 from bandpo.config.identity import flat
 from bandpo.config.schema import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Ranks
-from bandpo.redaction import redact, redacted
+from bandpo.redaction import redacted
 from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 
-# The metrics of the progress display, under short names.
+# The metrics of a step's line, under short names.
 SHOWN = {
     "reward": "reward/mean",
     "entropy": "policy/entropy",
@@ -34,18 +33,32 @@ SHOWN = {
     "tok/s": "throughput/tokens_per_s",
 }
 
+# The phases of a step, in words for its user.
+PHASES = {
+    "rollout": "generating",
+    "exchange": "distributing samples",
+    "logprob": "scoring old tokens",
+    "learn": "learning",
+    "sync": "syncing weights",
+}
+
 logger = logging.getLogger(__name__)
 
 
 class Clock:
-    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`."""
+    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`.
 
-    def __init__(self) -> None:
+    `on_phase` receives the name of each phase that begins.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda phase: None) -> None:
+        self._on_phase = on_phase
         self._seconds: dict[str, float] = {}
         self._start = time.perf_counter()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self._on_phase(phase)
         begun = time.perf_counter()
         try:
             with record_function(phase):  # under the phase's name in a profiler's trace
@@ -72,6 +85,7 @@ class Tracker:
         self,
         folder: Path,
         tracking: TrackingConfig,
+        console: Display,
         *,
         active: bool,
         steps: int,
@@ -83,9 +97,7 @@ class Tracker:
         """A run resumes after the step `after`, under the `ids` that `ids()` returned before."""
         self.folder, self._active = folder, active
         self._trackers: list[Any] = []
-        self._console = Console(stderr=False)
-        self._progress: Progress | None = None
-        self._steps = steps
+        self._console, self._steps = console, steps
         self._journal = Journal(self.say)
         if not active:
             return
@@ -100,22 +112,21 @@ class Tracker:
         values = {k: _plain_value(v) for k, v in flat(settings).items()}
         for tracker in self._trackers:
             tracker.store_init_configuration(values)
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._task = self._progress.add_task(name, total=steps, shown="")
-            self._progress.start()
+        console.step(after, steps, after)
 
     def say(self, text: str) -> None:
-        """Prints a line above the progress display."""
+        """Prints a line for the user, on the first rank."""
         if self._active:
-            self._console.print(redact(text), highlight=False, markup=False)
+            self._console.say(text)
+
+    def begin(self, step: int) -> Clock:
+        """A clock of the step that begins, whose phases the console names."""
+        self._console.step(step, self._steps, step - 1)
+        return Clock(lambda phase: self.phase(PHASES[phase]))
+
+    def phase(self, name: str) -> None:
+        """Names on the console what the run does now."""
+        self._console.phase(name)
 
     def describe(self, **facts: Any) -> None:
         """Writes run.json: git commit, versions, hardware and the facts given."""
@@ -152,12 +163,9 @@ class Tracker:
             except OSError as error:
                 self.say(f"{tracker.name} could not log step {step}: {error}")
         shown = {short: metrics[name] for short, name in SHOWN.items() if name in metrics}
-        shown |= {k.split("/")[-1]: v for k, v in metrics.items() if _is_headline(k)}
-        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step, shown=text)
-        else:
-            self.say(f"step {step}/{self._steps}  {text}")
+        entries = [f"{name} {value:.4g}" for name, value in shown.items()]
+        self._console.step(step, self._steps, step)
+        self._console.entries(f"step {counted(step, self._steps)}", [*entries, *_scores(metrics)])
 
     def log_samples(
         self, step: int, groups: Sequence[GroupSummary], ranks: Ranks, shown: int = 4
@@ -175,9 +183,7 @@ class Tracker:
         self._console.print(_sample_table(step, groups[:shown], ordered))
 
     def close(self) -> None:
-        """Ends the progress display and the trackers."""
-        if self._progress is not None:
-            self._progress.stop()
+        """Ends the trackers."""
         try:
             self._journal.flush()
         except OSError as error:
@@ -234,8 +240,22 @@ def _plain(text: str, limit: int) -> Any:
     return Text(("…" if len(text) > limit else "") + visible)
 
 
-def _is_headline(metric: str) -> bool:
-    return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
+def headlines(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Benchmark → mean@n, and pass@32 where it was measured, of the metrics of a step."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        prefix, _, metric = name.rpartition("/")
+        if prefix.startswith("eval/") and (metric.startswith("mean@") or metric == "pass@32"):
+            found.setdefault(prefix.removeprefix("eval/"), {})[metric] = value
+    return found
+
+
+def _scores(metrics: Mapping[str, float]) -> list[str]:
+    """`amc23 mean@32 0.4125 pass@32 0.7` for every benchmark."""
+    return [
+        " ".join([benchmark, *(f"{metric} {value:.4g}" for metric, value in scores.items())])
+        for benchmark, scores in headlines(metrics).items()
+    ]
 
 
 # A tracker's id of a run; a tracker without one begins a new run when this one resumes.

@@ -66,19 +66,23 @@ def compare_folders(a: Path, b: Path, force: bool = False) -> dict[str, list[Dif
     return {name: compare(first[name], second[name], force) for name in common}
 
 
+BETTER = {1: "B", -1: "A", 0: "unclear"}
+"""By the sign of B − A, 0 where its interval contains 0 or is unknown."""
+
+
 def differences_table(benchmark: str, rows: Sequence[Difference]) -> Table:
-    """One benchmark's comparison in percent; * marks intervals without 0, ? unknown ones."""
+    """One benchmark's comparison in percent, with the better one where the interval excludes 0."""
     table = Table(title=f"{benchmark}, in %", title_justify="left")
-    for column in ("metric", "A", "B", "B − A", "95% interval, paired"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    for column in ("metric", "A", "B", "B − A", "95% interval, paired", "better"):
+        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
     for row in rows:
-        mark = " *" if row.paired.sign else ""
         table.add_row(
             row.metric,
             number(row.metric, row.a),
             number(row.metric, row.b),
             f"{100 * row.paired.value:+.1f}",
-            escape(interval(row.metric, row.paired)) + mark,
+            escape(interval(row.metric, row.paired, least=-1.0)),
+            BETTER[row.paired.sign],
         )
     return table
 

@@ -227,7 +227,7 @@ class _Worker:
         except (_Died, _Late):
             raise WorkerDied(
                 f"the verifier's workers have been killed for {_PATIENCE_S:.0f} s, whatever they "
-                "judge: is the machine out of memory?"
+                "verify: is the machine out of memory?"
             ) from None
 
     def _ask(self, request: Request) -> Reply:
@@ -247,7 +247,7 @@ class _Worker:
         last: _Died | None = None
         for pause in _pauses():
             # The template forks by itself, and a fresh child is best used at once: one that idles
-            # is killed as well. Starting a template is dear.
+            # is killed as well. Starting a template is expensive.
             if self._ended.wait(pause if self._template is None else 0.0):
                 raise CancelledError
             try:

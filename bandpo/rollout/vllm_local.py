@@ -364,7 +364,7 @@ class VLLMLocal(RolloutEngine):
 
 
 def _of_tokens(found: Any, token_ids: Sequence[int]) -> list[float]:
-    """vLLM's flat log-probabilities, one a token; raises RuntimeError if they are of others."""
+    """vLLM's flat log-probabilities, one per token; raises RuntimeError if they are of others."""
     if list(found.token_ids) != list(token_ids):
         raise RuntimeError(
             "vLLM reported log-probabilities of other tokens than those it was given"

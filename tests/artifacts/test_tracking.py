@@ -1,9 +1,13 @@
 """What a run writes, and what it shows on a terminal and in a log."""
 
+import io
 import json
+import logging
+import sys
 
 import pytest
 
+from bandpo.artifacts.display import Display
 from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
 from bandpo.config.schema import TrackingConfig
@@ -16,7 +20,8 @@ from bandpo.types import Completion, Group, Problem, Prompt
 
 def tracker(folder, *trackers, active=True, **settings) -> Tracker:
     tracking = TrackingConfig(trackers=trackers, project="bandpo")
-    return Tracker(folder, tracking, active=active, steps=3, name="run", **settings)
+    display = Display(sys.stdout, sys.stderr, active=active)
+    return Tracker(folder, tracking, display, active=active, steps=3, name="run", **settings)
 
 
 def scored(text: str) -> GroupSummary:
@@ -36,14 +41,61 @@ def test_a_log_gets_plain_lines_and_the_file_every_metric(tmp_path, capsys):
     assert (tmp_path / "config.yaml").read_text() == "a:\n  b: 1\n"
 
 
-def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "160")
+SCORES = {
+    "eval/amc23/mean@32": 0.4125,
+    "eval/amc23/pass@32": 0.71,
+    "eval/amc23/pass@16": 0.6,
+    "eval/math500/mean@4": 0.5,
+    "eval/math500/length/mean": 300.0,
+}
+
+
+def test_every_benchmark_is_named_in_the_line_of_a_step(tmp_path, capsys):
     t = tracker(tmp_path)
-    t.log(2, {"reward/mean": 0.25})
+    t.log(2, {"reward/mean": 0.25, **SCORES})
     t.close()
-    shown = capsys.readouterr().out
-    assert "2/3" in shown and "reward 0.25" in shown
+    assert capsys.readouterr().out == (
+        "step 2/3  reward 0.25  amc23 mean@32 0.4125 pass@32 0.71  math500 mean@4 0.5\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (
+            60,
+            "step 2/3  reward 0.25  amc23 mean@32 0.4125 pass@32 0.71\n"
+            "          math500 mean@4 0.5\n",
+        ),
+        (
+            80,
+            "step 2/3  reward 0.25  amc23 mean@32 0.4125 pass@32 0.71  math500 mean@4 0.5\n",
+        ),
+    ],
+)
+def test_a_narrow_terminal_folds_a_line_between_its_entries_and_the_log_does_not(
+    width, shown, monkeypatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen, log = io.StringIO(), io.StringIO()
+    entries = ["reward 0.25", "amc23 mean@32 0.4125 pass@32 0.71", "math500 mean@4 0.5"]
+    Display(screen, screen, log).entries("step 2/3", entries)
+    assert screen.getvalue() == shown
+    assert log.getvalue() == "  ".join(["step 2/3", *entries]) + "\n"
+
+
+def test_warnings_of_every_rank_are_shown_once_and_kept(capsys):
+    logger = logging.getLogger("bandpo")
+    before = list(logger.handlers)
+    for active in (True, False):
+        stderr, log = io.StringIO(), io.StringIO()
+        with Display(sys.stdout, stderr, log, active=active) as display:
+            logging.getLogger("bandpo.run").warning("hf_%s", "x" * 30)  # a hub's token
+            display.say("said")
+        assert stderr.getvalue() == "(hidden)\n"
+        assert log.getvalue() == "(hidden)\n" + "said\n" * active
+    assert capsys.readouterr().out == "said\n" and logger.handlers == before
 
 
 def test_other_ranks_write_nothing(tmp_path, capsys):
