@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,7 +24,8 @@ from pydantic import BaseModel, ValidationError
 
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
-from bandpo.config.schema import FORMER_KEYS
+from bandpo.config.policy import begins_from, unintended
+from bandpo.config.schema import FORMER_KEYS, Config
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
@@ -52,19 +54,32 @@ def defaults(schema: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
-    return _resolved(_composed(name, overrides, schema))
+def _compose(
+    name: str, overrides: Sequence[str], schema: type[BaseModel], gpu: bool | None = None
+) -> dict[str, Any]:
+    return _resolved(_composed(name, overrides, schema), gpu)
 
 
 def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
-    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`.
+
+    They begin from settings that suit the model (`bandpo.config.policy`).
+    """
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
+    words = [word for o in overrides for word in replaced(o)]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
+        composed = hydra_compose(name, overrides=words)
+        if name == "train":
+            suited = begins_from(OmegaConf.select(composed, "model.path"), words)
+            composed = composed if suited == words else hydra_compose(name, overrides=suited)
+    return composed
 
 
-def _resolved(composed: DictConfig) -> dict[str, Any]:
+def _resolved(composed: DictConfig, gpu: bool | None = None) -> dict[str, Any]:
+    """The tree with its interpolations; `${on_gpu:a,b}` is b on a machine without GPUs."""
+    there = torch.cuda.is_available() if gpu is None else gpu
+    OmegaConf.register_new_resolver("on_gpu", lambda a, b: a if there else b, replace=True)
     return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
 
 
@@ -105,18 +120,26 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     return found
 
 
-def compose(name: str, overrides: Sequence[str], schema: type[SchemaT], ranks: int = 1) -> SchemaT:
+def compose(
+    name: str,
+    overrides: Sequence[str],
+    schema: type[SchemaT],
+    ranks: int = 1,
+    gpu: bool | None = None,
+) -> SchemaT:
     """The configuration `name` with overrides, as `schema`, for a job of so many `ranks`.
 
-    Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
+    `gpu` says whether they have GPUs; None: whether this machine has. Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
     """
     sorted_out = _SortedOut(list(overrides), [], {})
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        raw = _compose(name, overrides, schema)
+        raw = _compose(name, overrides, schema, gpu)
     except COMPOSITION_ERRORS:
         sorted_out = _sorted_out(name, overrides, schema)
-        raw = _compose(name, sorted_out.accepted, schema)
+        raw = _compose(name, sorted_out.accepted, schema, gpu)
+    if issubclass(schema, Config) and (problem := unintended(overrides, raw.get("data"))):
+        sorted_out.problems.append(problem)
     try:
         return validate(raw, schema, sorted_out.problems, overrides, ranks)
     except UserError as error:
@@ -130,13 +153,15 @@ def compose_seeds(
     schema: type[SchemaT],
     seeds: Sequence[int],
     ranks: int = 1,
+    gpu: bool | None = None,
 ) -> list[SchemaT]:
     """`compose` with each `seed` in turn, for little more than the time of one."""
     try:
         composed = _composed(name, overrides, schema)
-        trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
+        seeded = [OmegaConf.merge(composed, {"seed": seed}) for seed in seeds]
+        trees = [_resolved(tree, gpu) for tree in seeded]  # type: ignore
     except COMPOSITION_ERRORS:
-        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks) for seed in seeds]
+        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks, gpu) for seed in seeds]
     return [validate(tree, schema, ranks=ranks) for tree in trees]
 
 

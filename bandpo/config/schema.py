@@ -67,8 +67,10 @@ class ModelConfig(Section):
         description="`liger`: its fused norms, rotary embeddings and MLPs (NVIDIA GPUs).",
         json_schema_extra=ROUNDING,
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations backward.", json_schema_extra=HARMLESS
+    gradient_checkpointing: bool | None = Field(
+        False,
+        description="Recompute activations backward; null: where they would not fit otherwise.",
+        json_schema_extra=HARMLESS,
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(
@@ -78,6 +80,13 @@ class ModelConfig(Section):
     seed: int = Field(
         0, ge=0, description="Seed of the embedded policy's warm-up; 0 is the one that ships."
     )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_named(cls, path: Any) -> Any:
+        if path is None:
+            raise ValueError("name the policy to train: model.path=<folder, hub id or embedded>")
+        return path
 
 
 class DataConfig(Section):
@@ -99,6 +108,16 @@ class DataConfig(Section):
         description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
     )
+
+    @field_validator("train")
+    @classmethod
+    def _is_named(cls, train: str | dict[str, Any]) -> str | dict[str, Any]:
+        if not train:
+            raise ValueError(
+                "name the problems to train on: data.train=my.jsonl (or .parquet, .csv, a hub id), "
+                "data=dapo_math or data=arithmetic"
+            )
+        return train
 
 
 class RolloutConfig(Section):

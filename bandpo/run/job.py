@@ -90,7 +90,7 @@ class Job:
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 fit.learner,
-                config.model,
+                fit.model,
                 model.path,
                 loss,
                 ranks,

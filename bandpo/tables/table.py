@@ -56,7 +56,8 @@ class Table:
         text = cluster or recipe.cluster
         chosen = Cluster.of(text) if text and text != "0" else None
         ranks = chosen.count if chosen else 1
-        runs = plan_runs(recipe, out, Selection.of(only, recipe), overrides, ranks)
+        gpu = True if chosen else None
+        runs = plan_runs(recipe, out, Selection.of(only, recipe), overrides, ranks, gpu)
         if not runs:
             raise UserError(f"--only {' '.join(only)} leaves no run of {found.name}")
         return cls(found, recipe, runs, out, chosen)
