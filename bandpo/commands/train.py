@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from bandpo.config.composition import compose
+from bandpo.config.policy import introduction
 from bandpo.config.schema import Config
 from bandpo.ranks.launcher import world_size
 from bandpo.tables.sweep import launch, sweep_of
@@ -16,5 +18,7 @@ def main(argv: list[str]) -> int:
     if sweep := sweep_of(argv):
         return launch(sweep)
     config = compose("train", argv, Config, world_size())
+    if os.environ.get("RANK", "0") == "0" and (line := introduction(argv, config.model)):
+        print(line, flush=True)
     run(config, command=shlex.join(["bandpo", "train", *argv]))
     return 0

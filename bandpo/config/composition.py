@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
-from bandpo.config.policy import begins_from, unintended
+from bandpo.config.policy import model_given, suited_to, unintended
 from bandpo.config.schema import FORMER_KEYS, Config
 from bandpo.errors import UserError
 
@@ -69,9 +69,11 @@ def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> D
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     words = [word for o in overrides for word in replaced(o)]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        composed = hydra_compose(name, overrides=words)
         if name == "train":
-            suited = begins_from(OmegaConf.select(composed, "model.path"), words)
+            words = suited_to(model_given(words), words)
+        composed = hydra_compose(name, overrides=words)
+        if name == "train":  # a protocol may have named the model
+            suited = suited_to(OmegaConf.select(composed, "model.path"), words)
             composed = composed if suited == words else hydra_compose(name, overrides=suited)
     return composed
 
@@ -116,7 +118,11 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
             former = FORMER_KEYS.get(keys[override])
             found.problems.append(f"{word}: {former or _first_sentence(error)}")
             if is_sweep(word):
-                found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
+                key, _, values = word.partition("=")
+                found.problems[-1] = (
+                    f"{word}: a sweep needs -m, a list needs brackets ({key}=[{values}]); "
+                    f"{in_shell(as_text(word))}"
+                )
     return found
 
 
@@ -129,7 +135,8 @@ def compose(
 ) -> SchemaT:
     """The configuration `name` with overrides, as `schema`, for a job of so many `ranks`.
 
-    `gpu` says whether they have GPUs; None: whether this machine has. Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
+    `gpu` says whether they have GPUs; None: whether this machine has. Raises UserError with every
+    problem; its `instead` are the overrides that only lack quotes.
     """
     sorted_out = _SortedOut(list(overrides), [], {})
     try:
@@ -194,10 +201,12 @@ def _in_words(detail: Any, overrides: Sequence[str]) -> str:
         return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
     if detail["type"] == "missing":
         return f"{key}: is missing"
-    if isinstance(detail["input"], Mapping):  # the whole section: it would hide the message
-        return f"{key}: {detail['msg']}"
+    message = detail["msg"].removeprefix("Value error, ")
+    is_said = detail["type"] == "value_error" and not detail["input"]
+    if is_said or isinstance(detail["input"], Mapping):  # a whole section would hide the message
+        return f"{key}: {message}"
     hint = ""
     given = [o for o in overrides if f"{key}.".startswith(f"{o.partition('=')[0].lstrip('+')}.")]
     if detail["type"] == "string_type" and given:
         hint = f"; {in_shell(as_text(given[-1]))}"
-    return f"{key}={detail['input']!r}: {detail['msg']}{hint}"
+    return f"{key}={detail['input']!r}: {message}{hint}"

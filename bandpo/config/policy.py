@@ -29,7 +29,13 @@ def is_embedded(path: object) -> bool:
     return str(path).partition(":")[0] == "embedded"
 
 
-def begins_from(model_path: object, overrides: Sequence[str]) -> list[str]:
+def model_given(overrides: Sequence[str]) -> str | None:
+    """The `model.path` of the overrides; None where they have none, or only a reference."""
+    paths = [o.partition("=")[2] for o in overrides if o.lstrip("+").startswith("model.path=")]
+    return None if not paths or "${" in paths[-1] else paths[-1].strip("'\"")
+
+
+def suited_to(model_path: object, overrides: Sequence[str]) -> list[str]:
     """The overrides with the settings that suit this model, unless they choose some themselves."""
     chosen = GROUP in _keys(overrides) or model_path is None or is_embedded(model_path)
     return [*overrides] if chosen else [f"~{GROUP}", *overrides]

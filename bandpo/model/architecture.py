@@ -113,14 +113,24 @@ def shape_of(model: ModelConfig) -> Shape:
     """
     if recipe := embedded_recipe(model.path, model.seed):
         return _shape(embedded.build_model(recipe, len(embedded.build_tokenizer())))
-    return _shape_of_config(model.path, model.trust_remote_code)
+    return _shape_of_config(_place(model.path), model.trust_remote_code)
 
 
 def config_of(model: ModelConfig) -> Any:
     """transformers' configuration of the model, as `shape_of` reads it."""
     if recipe := embedded_recipe(model.path, model.seed):
         return embedded.build_model(recipe, len(embedded.build_tokenizer())).config
-    return _config_of_path(model.path, model.trust_remote_code)
+    return _config_of_path(_place(model.path), model.trust_remote_code)
+
+
+def _place(path: str) -> str:
+    """The folder of a model's config, absolute as the working folder may change, or the hub id."""
+    folder = Path(path).expanduser()
+    if path in KNOWN or not folder.is_dir():
+        return path
+    if not (folder / "config.json").is_file():
+        folder = Path(find_model(path).path)  # of a run or of a checkpoint
+    return str(folder.resolve())
 
 
 @lru_cache(maxsize=16)
@@ -129,16 +139,12 @@ def _config_of_path(path: str, trust_remote_code: bool) -> Any:
 
     if path in KNOWN:
         return AutoConfig.for_model(**KNOWN[path])
-    folder = Path(path).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        folder = Path(find_model(path).path)  # of a run or a checkpoint
-    place = str(folder) if folder.is_dir() else path
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={path}: no config could be read: {error}") from None
-    if folder.is_dir():
-        config.update(as_its_files_are(place, config))
+    if Path(path).is_dir():
+        config.update(as_its_files_are(path, config))
     return config
 
 
@@ -147,9 +153,7 @@ def _shape_of_config(path: str, trust_remote_code: bool) -> Shape:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return _shape(
-            AutoModelForCausalLM.from_config(_config_of_path(path, trust_remote_code))
-        )
+        return _shape(AutoModelForCausalLM.from_config(_config_of_path(path, trust_remote_code)))
 
 
 def _shape(network: Any) -> Shape:

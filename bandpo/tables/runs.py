@@ -136,8 +136,9 @@ def plan_runs(
 ) -> list[PlannedRun]:
     """Every run of a table with its resolved configuration, below `folder`.
 
-    `gpu` says whether they will have GPUs, None: whether this machine has. Raises UserError with the problems of every row whose configuration is not valid; a problem
-    that several rows share is reported once, with the first.
+    `gpu` says whether they will have GPUs, None: whether this machine has. Raises UserError with
+    the problems of every row whose configuration is not valid; a problem that several rows share is
+    reported once, with the first.
     """
     runs: list[PlannedRun] = []
     problems: dict[str, str] = {}

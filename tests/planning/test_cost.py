@@ -265,7 +265,7 @@ def test_a_cluster_that_is_none_is_refused_with_an_example(text):
 
 
 def test_adapters_take_memory_for_themselves_alone():
-    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "model.dtype=bfloat16"]
+    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "data=dapo_math", "model.dtype=bfloat16"]
     whole, lora = (
         compose("train", [*settings, f"learner.lora.rank={rank}"], Config) for rank in (0, 16)
     )

@@ -14,7 +14,13 @@ PROMPT = len(build_tokenizer().encode(f"<|user|>{QUESTION}<|end|><|assistant|>")
 SMALL = [
     *("trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=4", "rollout=hf"),
     *("learner.updates_per_rollout=1", "data.train=data.jsonl", "data.template=none"),
-    *("eval.benchmarks=[]", "model.path=model", "run.dir=run", "data.max_prompt_tokens=64"),
+    *(
+        "policy=embedded",
+        "eval.benchmarks=[]",
+        "model.path=model",
+        "run.dir=run",
+        "data.max_prompt_tokens=64",
+    ),
 ]
 LONG = "[{name: long, source: long.jsonl}]"
 
