@@ -107,10 +107,8 @@ def test_a_mapping_for_the_training_data_takes_the_place_of_the_default_one():
         "path": "my.parquet",
         "columns": {"problem": "prompt.0.content", "answer": "reward_model.ground_truth"},
     }
-    assert (
-        compose("train", [model, "data=dapo_math", given], Config).data.train["path"]
-        == "my.parquet"
-    )
+    other = compose("train", [model, "data=dapo_math", given], Config)
+    assert other.data.train["path"] == "my.parquet"
     dropped = compose("train", [model, given, "+data.train.bad_rows=drop"], Config)
     assert dropped.data.train["bad_rows"]
     assert replaced("data.train.count=3") == ["data.train.count=3"]

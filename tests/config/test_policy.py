@@ -1,4 +1,4 @@
-"""The embedded policy's settings apply to it alone; what a real model begins from fits real models."""
+"""The embedded policy's settings apply to it alone; real models begin from others."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bandpo.cli import main
+from bandpo.commands import train
 from bandpo.config.composition import compose, compose_seeds
 from bandpo.config.identity import changes, flat
 from bandpo.config.schema import Config
@@ -47,7 +48,7 @@ def test_the_embedded_policys_settings_can_be_asked_for():
 
 
 def test_variants_of_the_embedded_policy_keep_its_settings():
-    for path in ("embedded", "embedded:worked_share=0.5", "'embedded:worked_share=0.5'"):
+    for path in ("embedded", "'embedded:worked_share=0.5'", '"embedded:worked_share=0.5"'):
         assert compose("train", [f"model.path={path}"], Config).learner.lr == 2e-4
 
 
@@ -92,6 +93,16 @@ def test_the_plan_says_that_it_is_the_embedded_policy(capsys):
     assert "!" not in told
     assert "no model.path" not in planned(capsys, "model.path=embedded")
     assert "no model.path" not in planned(capsys, "+protocol=small")
+
+
+def test_training_says_that_it_is_the_embedded_policy(capsys, monkeypatch):
+    monkeypatch.setattr(train, "run", lambda config, command: None)
+    said = []
+    for words in ([], ["model.path=embedded"], MODEL):
+        assert main(["train", *words]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0].startswith("no model.path: this trains the embedded policy")
+    assert said[1:] == ["", ""]
 
 
 def test_the_plan_doubts_what_looks_wrong(capsys):
