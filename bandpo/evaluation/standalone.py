@@ -139,5 +139,5 @@ def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> 
     """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
     demands = demands_of(tasks, config.eval.max_tokens)
     limit = context_length(model.config(config.trust_remote_code))
-    require_context(f"model={model.spec}", limit, demands)
+    require_context(f"model={model.spec}", limit, demands, "eval.max_prompt_tokens")
     return max(demand.tokens for demand in demands)
