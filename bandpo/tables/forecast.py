@@ -13,7 +13,7 @@ import yaml
 from rich.table import Table
 
 from bandpo.config.schema import Config, longest_sequence
-from bandpo.data.benchmarks import benchmark_spec
+from bandpo.data.benchmarks import benchmark_spec, local_names
 from bandpo.disk.space import free_gib
 from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
@@ -165,7 +165,7 @@ def _repositories(config: Config) -> Iterator[tuple[str, str]]:
     root = Path(config.data.root) if config.data.root else None
     for spec in config.eval.benchmarks:
         benchmark = benchmark_spec(spec)
-        local = root and any(root.glob(f"{benchmark.file or benchmark.name}.*"))
+        local = root and any((root / name).is_file() for name in local_names(benchmark))
         hub = getattr(benchmark.source, "hub", None)
         if hub and not local:
             yield "dataset", hub
