@@ -30,10 +30,15 @@ MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
 
-# Keys of earlier versions, and their replacements.
+# Keys of earlier versions and other spellings, and their replacements.
 FORMER_KEYS = {
     "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
-    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
+    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps",
+    **{
+        f"{place}columns.{role}": f"data.columns.{role}=… names it, whatever data.train is"
+        for place in ("", "data.train.")
+        for role in ("id", "problem", "answer", "answer_pattern")
+    },
 }
 
 
@@ -126,6 +131,29 @@ class ModelConfig(Section):
         return path
 
 
+class ColumnsConfig(Section):
+    """The columns of a file or hub dataset, where they have other names than those known."""
+
+    id: str | None = Field(None, description="Unique id; rows without one get one.")
+    problem: str | None = Field(None, description="The question, such as `prompt.0.content`.")
+    answer: str | None = Field(None, description="The reference answer.")
+    answer_pattern: str | None = Field(
+        None, description="Regular expression whose first group is the answer in its column."
+    )
+    answer_in_box: bool | None = Field(
+        None, description="The answer is the content of its column's last `\\boxed{}`."
+    )
+
+    def named(self) -> dict[str, Any]:
+        """Those that are given."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_COLUMNS = ColumnsConfig(
+    id=None, problem=None, answer=None, answer_pattern=None, answer_in_box=None
+)
+
+
 class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
 
@@ -133,6 +161,7 @@ class DataConfig(Section):
         description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
         "`_target_` and their settings (`bandpo.data.sources`).",
     )
+    columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
         None,
         description="Folder whose files take the place of benchmarks of the same name.",

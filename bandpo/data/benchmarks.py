@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
 from bandpo.data.readers import READERS
-from bandpo.data.sources import FileSource, HubSource, Source, parse_source
+from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -105,10 +105,23 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
 
 
 def load_benchmarks(
-    specs: Sequence[str | Mapping[str, Any]], root: Path | None = None
+    specs: Sequence[str | Mapping[str, Any]],
+    root: Path | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> list[Benchmark]:
-    """All benchmarks of a list; raises `UserError` if two have the same name."""
-    benchmarks = [load_benchmark(spec, root) for spec in specs]
+    """All benchmarks of a list; `columns` are those of the files among them.
+
+    Raises `UserError` if two have the same name, or columns are named and there is no file.
+    """
+    named = columns or {}
+    files = [s for s in specs if isinstance(s, str) and s not in registered()]
+    if named and not files:
+        raise UserError(
+            f"data.columns.{next(iter(named))} names a column of benchmarks that are files "
+            "(file:my.jsonl); there is none"
+        )
+    wanted = [_of_columns(spec, named) if spec in files else spec for spec in specs]
+    benchmarks = [load_benchmark(spec, root) for spec in wanted]
     names = [benchmark.name for benchmark in benchmarks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -131,6 +144,11 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
         )
     source = parse_source(spec)
     return _validated({"name": source.name, "source": source}, spec)
+
+
+def _of_columns(spec: str | Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    own = benchmark_spec(spec)
+    return {"name": own.name, "source": with_columns(own.source, columns)}
 
 
 def registered() -> list[str]:

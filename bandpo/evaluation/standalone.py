@@ -43,7 +43,7 @@ def evaluate_model(config: EvalCommand) -> None:
     minutes.
     """
     model = find_model(config.model, allow_pickle=config.allow_pickle)
-    benchmarks = load_benchmarks(config.benchmarks, config.data.root)
+    benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval
     folder = config.out or Path("outputs") / "eval" / model.slug

@@ -76,7 +76,8 @@ def require_context(
     """
     problems = [
         f"{demand.prompts}: the longest prompt has {demand.prompt} tokens, with "
-        f"{demand.setting}={demand.completion} that makes {demand.tokens}; {_remedy(demand, limit, prompt_setting)}"
+        f"{demand.setting}={demand.completion} that makes {demand.tokens}; "
+        + _remedy(demand, limit, prompt_setting)
         for demand in demands
         if limit is not None and demand.tokens > limit
     ]

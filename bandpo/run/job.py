@@ -60,7 +60,7 @@ class Job:
         self.config, self.folder = config, Path(config.run.dir)
         loss = _loss(config)
         self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
-        problems = load_problems(config.data.train)
+        problems = load_problems(config.data.train, config.data.columns.named())
         root = None if config.data.root is None else Path(config.data.root)
         benchmarks = load_benchmarks(config.eval.benchmarks, root)
 
