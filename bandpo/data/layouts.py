@@ -137,9 +137,7 @@ def _worked(rows: Rows, problems: list[str]) -> dict[str, Any]:
 
 def _texts(rows: Rows, column: str) -> list[str]:
     values = (lookup(row, column) for row in rows)
-    return [
-        value if isinstance(value, str) else str(value) for value in values if value is not None
-    ]
+    return [str(value) for value in values if value is not None]
 
 
 def _all_texts(rows: Rows, column: str, holds: Callable[[str], Any]) -> bool:
