@@ -122,7 +122,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     a = evaluated(tmp_path / "a")
     b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
     rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
-    assert set(rows) == {"mean@4", "pass@1", "pass@2", "pass@4", "best@4", "maj@4"}
+    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "maj@4"}
     mean = rows["mean@4"]
     counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
     assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
@@ -130,7 +130,12 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
     assert main(["compare", str(a), str(b)]) == 0
     output = capsys.readouterr().out
-    assert "mean@4" in output and "*" in output
+    assert "mean@4, pass@1" in output and "*" in output
+    told = " ".join(output.split())
+    assert f"A: {a} B: {b} B − A: positive where B is better. Its interval is paired" in told
+    assert "*: 0 is outside the interval" in told and "By mean@4, B is better than A." in told
+    assert main(["compare", str(a), str(a)]) == 0
+    assert "By mean@4, neither is shown to be better." in " ".join(capsys.readouterr().out.split())
 
     other = evaluated(tmp_path / "c", seed=1)
     with pytest.raises(UserError, match=r"toy: .*not comparable.*\n  - seed: 0 → 1"):
