@@ -21,7 +21,7 @@ from bandpo.model.architecture import shape_of
 from bandpo.model.source import embedded_recipe
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
-from bandpo.planning.memory import Checkpoints, Memory, checkpoint_gib, machine_memory
+from bandpo.planning.memory import Disk, Memory, checkpoint_disk, machine_memory
 from bandpo.tables.recipe import Recipe
 from bandpo.tables.runs import PlannedRun, by_cell
 
@@ -88,10 +88,10 @@ class Group:
         return sum(not run.is_finished() for run in self.runs)
 
     @property
-    def checkpoints(self) -> Checkpoints:
+    def disk(self) -> Disk:
         """Those that one run keeps."""
         config = self.first.runs[0].config
-        return checkpoint_gib(config, shape_of(config.model))
+        return checkpoint_disk(config, shape_of(config.model))
 
 
 def replanned(
@@ -161,7 +161,7 @@ def _table(title: str, numbers: Sequence[str]) -> Table:
 
 def _time(group: Group) -> list[str]:
     found = group.first.forecast
-    disk = f"{group.checkpoints.gib:,.0f}"
+    disk = f"{group.disk.gib:,.0f}"
     if found is None:
         return ["–", "–", "–", disk]
     tokens = found.work.tokens * group.first.runs[0].config.trainer.steps
@@ -174,24 +174,24 @@ class Bill:
 
     runs: int
     hours: float | None
-    checkpoints: Checkpoints
+    disk: Disk
 
     @classmethod
     def of(cls, groups: Sequence[Group]) -> Bill:
         """The unfinished runs of all groups, one after another; finished ones are on the disk."""
         hours = [g.first.forecast.hours * g.unfinished for g in groups if g.first.forecast]
-        kept = [group.checkpoints.times(len(group.runs)) for group in groups]
+        kept = [group.disk.times(len(group.runs)) for group in groups]
         return cls(
             sum(group.unfinished for group in groups),
             sum(hours) if hours else None,
-            Checkpoints(sum(c.gib for c in kept), sum(c.weights_gib for c in kept)),
+            Disk(sum(c.gib for c in kept), sum(c.weights_gib for c in kept)),
         )
 
     def words(self, cluster: Cluster | None) -> str:
         """What it takes: wall time, GPU-hours, disk."""
         disk = (
-            f"{self.checkpoints.gib:,.0f} GiB of disk for checkpoints "
-            f"({self.checkpoints.weights_gib:,.0f} without optimizer state)"
+            f"{self.disk.gib:,.0f} GiB of disk for checkpoints "
+            f"({self.disk.weights_gib:,.0f} without optimizer state)"
         )
         if cluster is None or self.hours is None:
             return disk
@@ -242,7 +242,7 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
     for kind, name in sorted({repo for run in runs for repo in _repositories(run.config)}):
         if (kind, name) not in cached:
             found.append(f"the {kind} {name} (not in the hub's cache; downloaded when needed)")
-    needed = sum(group.checkpoints.gib * len(group.runs) for group in grouped(rows))
+    needed = sum(group.disk.gib * len(group.runs) for group in grouped(rows))
     if (free := free_gib(folder)) < needed:
         found.append(f"{needed:,.0f} GiB of disk for checkpoints, of which {free:,.0f} are free")
     return found

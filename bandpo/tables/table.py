@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bandpo.errors import UserError
 from bandpo.planning.gpus import GPUS_PER_NODE, Cluster
-from bandpo.tables.cuts import cuts, cuts_table
+from bandpo.tables.cuts import Asked, cuts, cuts_table
 from bandpo.tables.figures import accuracy_figures, entropy_figure
 from bandpo.tables.forecast import (
     RowPlan,
@@ -42,6 +42,7 @@ class Table:
     runs: Sequence[PlannedRun]
     out: Path
     cluster: Cluster | None = None
+    asked: Asked = field(default_factory=Asked)
 
     @classmethod
     def of(
@@ -65,7 +66,8 @@ class Table:
         runs = plan_runs(recipe, out, Selection.of(only, recipe), overrides, ranks, gpu)
         if not runs:
             raise UserError(f"--only {' '.join(only)} leaves no run of {found.name}")
-        return cls(found, recipe, runs, out, chosen)
+        asked = Asked(only, (*overrides, *(("--cluster", cluster) if cluster else ())))
+        return cls(found, recipe, runs, out, chosen, asked)
 
     @cached_property
     def rows(self) -> list[RowPlan]:
@@ -90,7 +92,7 @@ class Table:
             print(line)
         parts = [*plan_tables(groups, cluster)]
         if cluster:
-            smaller = cuts(self.recipe, groups, cluster)
+            smaller = cuts(self.recipe, groups, cluster, self.asked)
             parts = [*cuts_table(self.found.name, smaller, cluster), *parts]
         for part in parts:
             wide.print(part, highlight=False, soft_wrap=isinstance(part, str))

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,8 +13,10 @@ from rich.console import Console
 from bandpo.cli import main
 from bandpo.errors import UserError
 from bandpo.evaluation.comparison import compare, compare_folders, evaluations_of, milestones
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.mathml import render
 from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.standalone import cut_or_unanswered
 from bandpo.evaluation.summary import read_summaries, write_summaries
 from bandpo.types import Completion
 
@@ -170,3 +173,11 @@ def test_summaries_survive_the_file(tmp_path):
     path = write_summaries(tmp_path, [summary])
     assert read_summaries(tmp_path) == {"toy": summary}
     assert json.loads(path.read_text())["toy"]["metrics"]["mean@4"]["value"] > 0
+
+
+def test_completions_without_an_answer_are_warned_of(tmp_path):
+    summary = run(tmp_path)
+    assert cut_or_unanswered(summary) == []
+    most = {"no_answer_frac": Estimate(0.625, 0.5, 0.7)}
+    (told,) = cut_or_unanswered(replace(summary, metrics={**summary.metrics, **most}))
+    assert told.startswith("62% of the completions hold no answer that can be read: is eval.templ")

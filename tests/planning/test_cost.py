@@ -17,7 +17,7 @@ from bandpo.model.architecture import KNOWN, Shape, shape_of
 from bandpo.planning.fit import fitted
 from bandpo.planning.forecast import forecast
 from bandpo.planning.gpus import GPUS, Cluster
-from bandpo.planning.memory import checkpoint_gib, gpu_memory, learner_memory, trained_parameters
+from bandpo.planning.memory import checkpoint_disk, gpu_memory, learner_memory, trained_parameters
 from bandpo.planning.time import RATES, step_seconds
 from bandpo.planning.workload import Workload
 
@@ -278,4 +278,4 @@ def test_adapters_take_memory_for_themselves_alone():
     assert "reference" in before and "reference" not in after
     assert after["weights"] == before["weights"]
     assert sum(after[part] / before[part] for part in ("gradients", "optimizer")) < 0.05
-    assert checkpoint_gib(lora, shape).gib < 0.2 * checkpoint_gib(whole, shape).gib
+    assert checkpoint_disk(lora, shape).gib < 0.2 * checkpoint_disk(whole, shape).gib

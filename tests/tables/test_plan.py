@@ -63,3 +63,11 @@ def test_a_plan_for_a_cpu_offers_no_cuts(planned):
     assert re.fullmatch(r"It takes \d+ GiB of disk for checkpoints \(\d+ without.*\)\.", lines[2])
     assert not any("bandpo table steady --plan" in line for line in lines)
     assert max(map(len, lines[3:-1])) <= 100
+
+
+def test_a_cut_keeps_what_was_asked_for(planned):
+    only = "model=qwen2.5-3b,method=grpo,method=band_kl_0.05"
+    lines = planned("table1", "--only", only, "trainer.steps=50", "--cluster", "8xH100")
+    cut = {line.split(":")[0].strip(): line for line in lines if ": bandpo table table1" in line}
+    assert list(cut) == ["one seed", "LoRA of rank 16", "all of these"]
+    assert cut["one seed"].endswith(f"--only {only},seed=0 trainer.steps=50 --cluster 8xH100")
