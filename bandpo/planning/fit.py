@@ -49,7 +49,8 @@ def fitted_without_gpu(config: Config, shape: Shape, gib: float, ranks: int) -> 
         return config
     kept = replaced(config, "model.gradient_checkpointing", False)
     memory = machine_memory(kept, shape, ranks, gib)
-    return replaced(config, "model.gradient_checkpointing", memory.peak > memory.usable)
+    taken = sum(memory.learner.values()) + memory.engine["engine weights"]
+    return replaced(config, "model.gradient_checkpointing", taken > memory.usable)
 
 
 def _choices(config: Config) -> list[Config]:

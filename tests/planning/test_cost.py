@@ -14,7 +14,7 @@ from bandpo.config.schema import Config, ModelConfig, longest_sequence
 from bandpo.errors import UserError
 from bandpo.model import architecture
 from bandpo.model.architecture import KNOWN, Shape, shape_of
-from bandpo.planning.fit import fitted
+from bandpo.planning.fit import fitted, fitted_without_gpu
 from bandpo.planning.forecast import forecast
 from bandpo.planning.gpus import GPUS, Cluster
 from bandpo.planning.memory import checkpoint_disk, gpu_memory, learner_memory, trained_parameters
@@ -279,3 +279,22 @@ def test_adapters_take_memory_for_themselves_alone():
     assert after["weights"] == before["weights"]
     assert sum(after[part] / before[part] for part in ("gradients", "optimizer")) < 0.05
     assert checkpoint_disk(lora, shape).gib < 0.2 * checkpoint_disk(whole, shape).gib
+
+
+def test_activations_are_recomputed_where_memory_asks_for_it():
+    settings = ["model.path=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "data=dapo_math"]
+    model, learner = "model.gradient_checkpointing", "learner.micro_batch_tokens"
+
+    def on(gib: int, *overrides: str) -> bool | None:
+        config = compose("train", [*settings, *overrides], Config, gpu=True)
+        return fitted(config, shape_of(config.model), gib, 1).model.gradient_checkpointing
+
+    assert (on(40), on(80)) == (True, False)
+    assert on(80, f"{learner}=32768") is True
+    assert (on(40, f"{model}=false"), on(140, f"{model}=true")) == (False, True)
+    config = compose("train", settings, Config, gpu=False)
+    shape = shape_of(config.model)
+    found = [fitted_without_gpu(config, shape, gib, 1) for gib in (40, 80)]
+    assert [c.model.gradient_checkpointing for c in found] == [True, False]
+    fixed = compose("train", [*settings, f"{model}=false"], Config, gpu=False)
+    assert fitted_without_gpu(fixed, shape, 40, 1) == fixed
