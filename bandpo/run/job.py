@@ -72,7 +72,7 @@ class Job:
         loss = _loss(config)
         self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         display.phase("reading the data")
-        problems = load_problems(config.data.train)
+        problems = load_problems(config.data.train, config.data.columns.named())
         root = None if config.data.root is None else Path(config.data.root)
         benchmarks = load_benchmarks(config.eval.benchmarks, root)
 
@@ -106,7 +106,7 @@ class Job:
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 fit.learner,
-                config.model,
+                fit.model,
                 model.path,
                 loss,
                 ranks,

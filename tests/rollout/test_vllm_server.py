@@ -515,6 +515,7 @@ def training(model, folder, *overrides):
     """The arguments of a small training run."""
     return [
         "train",
+        "policy=embedded",
         f"model.path={model}",
         f"run.dir={folder}",
         "method=grpo",

@@ -34,7 +34,12 @@ def of_steps(folder):
 @pytest.fixture(scope="module")
 def alone(command, untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    assert command("train", *SETTINGS, f"model.path={untrained()}", f"run.dir={folder}") == 0
+    assert (
+        command(
+            "train", *SETTINGS, "policy=embedded", f"model.path={untrained()}", f"run.dir={folder}"
+        )
+        == 0
+    )
     return of_steps(folder)
 
 
@@ -64,7 +69,7 @@ def test_an_engine_that_gives_tuples_and_lists_trains_the_same(alone, command, u
 
 
 def test_two_ranks_train_on_what_one_trains_on(alone, bandpo, untrained, tmp_path):
-    own = (f"model.path={untrained()}", f"run.dir={tmp_path}")
+    own = ("policy=embedded", f"model.path={untrained()}", f"run.dir={tmp_path}")
     bandpo("train", *SETTINGS, *own, ranks=2)
     lines, steps = of_steps(tmp_path)
     assert steps == alone[1]
