@@ -59,14 +59,6 @@ _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
 _SINGLETON = re.compile(r"^\\\{([^,{}]*)\\\}$")  # the solution set {3} is 3
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
-_CHOSEN = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s+(?:is\s+)?)?"
-    r"(?:\(?\s*([A-J])\s*\)?|\(\s*([A-J])\s*\)(?!.*\([A-J]\)).*|([A-J])\s*[.):].*)",
-    re.DOTALL | re.IGNORECASE,
-)
 _INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 _MAX_CHAIN = 4
 
@@ -109,15 +101,20 @@ class _Reference:
     def __init__(self, gold: str, lowest_form: bool) -> None:
         self.lowest_form = lowest_form
         self.text = notation.canonical(gold)
+        self.labelled = notation.labelled(self.text)
+        if self.labelled and self.labelled[1]:
+            self.text = notation.canonical(self.labelled[1])  # `(D) 12` is answered by D and by 12
+        else:
+            self.labelled = None
         value = _without_name(self.text)
         value = value if notation.is_constant(value) else self.text  # x = 5 is 5, y = 2x stays
         self.quantity = notation.quantity(_OR.sub(",", value), letters=False)
-        self.choice, self.words = _choice(self.text), _words(self.text)
+        self.literal = notation.literal(self.text)
         self.numeral = notation.numeral(self.quantity.value)
         self.parsed = _parse(self.quantity.value)
         self.is_equation = _EQUALS.search(self.quantity.value) is not None
         self.is_constant = notation.is_constant(self.quantity.value)
-        self.readable = bool(self.choice or self.words or self.parsed)
+        self.readable = bool(self.literal or self.parsed)
 
     def judge(self, answer: str) -> Verdict:
         """Compares a canonical answer."""
@@ -125,16 +122,23 @@ class _Reference:
             return "unparsed"
         if answer == self.text:
             return "equal"
-        if self.choice:
-            return "equal" if _chosen(_without_name(answer)) == self.choice else "different"
-        if self.words:
-            words = _words(_without_name(answer), bare=True)
-            return "equal" if words == self.words else "different"
+        if self.labelled and (given := notation.labelled(answer)):
+            return "equal" if self._chooses(*given) else "different"
+        if self.literal:
+            answered = self.literal.answered_by(_without_name(answer))
+            return "equal" if answered else "different"
+        if (same := notation.same_time(answer, self.text)) is not None:
+            return "equal" if same else "different"
         return self._judge_math(_OR.sub(",", answer))
+
+    def _chooses(self, letter: str, text: str) -> bool:
+        """Whether the letter is the reference's, and the text beside it, if any, too."""
+        right = self.labelled is not None and letter == self.labelled[0]
+        return right and (not text or self.judge(text) == "equal")
 
     def _judge_math(self, answer: str) -> Verdict:
         if not self.is_equation:
-            parts = _split_list(answer)
+            parts = notation.split_list(answer)
             sides = _EQUALS.split(answer)
             if len(parts) == 1 and len(sides) > 1:
                 return self._judge_chain([side.strip() for side in sides])
@@ -157,11 +161,11 @@ class _Reference:
         return self._judge_value(given[-1])
 
     def _judge_value(self, given: Quantity) -> Verdict:
-        value, units = _SINGLETON.sub(r"\1", given.value), {given.unit, self.quantity.unit}
-        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
+        value = _SINGLETON.sub(r"\1", given.value)
+        if given.contradicts(self.quantity):
             return "different"
-        if self.numeral is not None and _DECIMAL_COMMA.fullmatch(value):
-            value = value.replace(",", ".")  # the reference is one number, so this is no list
+        if self.numeral is not None:
+            value = notation.single_number(value)  # the reference is one number: this is no list
         if self.lowest_form and self.numeral is not None and notation.numeral(value) is None:
             # Whatever it comes to, it is not evaluated: no tower of powers is worth computing.
             return "no_numeral" if re.search(r"\w", value) else "unparsed"
@@ -184,6 +188,8 @@ class _Reference:
             yield self.parsed, _hundredth(parsed)
         if unit != "%" == self.quantity.unit:
             yield _hundredth(self.parsed), parsed
+        if {unit, self.quantity.unit} == {"", "degree"}:
+            yield _radians(self.parsed, self.quantity.unit), _radians(parsed, unit)
 
     def _in_lowest_form(self, answer: Any) -> bool:
         """Whether an irrational number is a sum of no more terms than the reference needs."""
@@ -205,18 +211,6 @@ def _without_name(answer: str) -> str:
     return answer[match.end() :] if match and _is_name(match[1]) else answer
 
 
-def _split_list(text: str) -> list[str]:
-    """The parts between commas that no bracket encloses."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
-
-
 def _terms(expression: Any) -> int:
     if not isinstance(expression, sympy.Add):
         return 1
@@ -225,6 +219,11 @@ def _terms(expression: Any) -> int:
 
 def _hundredth(parsed: list[Any]) -> list[Any]:
     return [e / 100 if isinstance(e, sympy.Expr) else e for e in parsed]
+
+
+def _radians(parsed: list[Any], unit: str) -> list[Any]:
+    scale = sympy.pi / 180 if unit == "degree" else 1
+    return [e * scale if isinstance(e, sympy.Expr) else e for e in parsed]
 
 
 def _parse(value: str) -> list[Any]:
@@ -285,30 +284,3 @@ def _brackets(value: str) -> str:
         if depth < 0:
             return ""  # `(1,2),(3,4)`: the first bracket closes before the end
     return value[0] + value[-1]
-
-
-def _choice(text: str) -> str | None:
-    """The letter of a reference that is one: `B`, `(B)`, `\\text{(B)}`."""
-    match = re.fullmatch(r"\(?\s*([A-J])\s*\)?", _TEXT.sub(r"\1", text).strip())
-    return match[1] if match else None
-
-
-def _chosen(answer: str) -> str | None:
-    """The letter that an answer names first: `b`, `(B)`, `B) 5`, `Option B`."""
-    match = _CHOSEN.fullmatch(_TEXT.sub(r"\1", answer).strip())
-    letter = next((letter for letter in match.groups() if letter), None) if match else None
-    return letter.upper() if letter else None
-
-
-def _words(text: str, bare: bool = False) -> str | None:
-    """A verbal answer without case, articles and punctuation; None for anything mathematical.
-
-    Words without `\\text` count where `bare` allows it or where they are too long for variables.
-    """
-    inner = _TEXT.sub(r" \1 ", text).strip()
-    if not _WORDS.fullmatch(inner):
-        return None
-    words = re.findall(r"[a-z]+", inner.lower())
-    if not (bare or _TEXT.search(text) or any(len(word) > 3 for word in words)):
-        return None
-    return "".join(word for word in words if word not in ("the", "a", "an")) or None
