@@ -114,7 +114,8 @@ class _Reference:
         self.parsed = _parse(self.quantity.value)
         self.is_equation = _EQUALS.search(self.quantity.value) is not None
         self.is_constant = notation.is_constant(self.quantity.value)
-        self.readable = bool(self.literal or self.parsed)
+        self.pieces = notation.pieces(self.text)
+        self.readable = bool(self.literal or self.pieces or self.parsed)
 
     def judge(self, answer: str) -> Verdict:
         """Compares a canonical answer."""
@@ -129,7 +130,19 @@ class _Reference:
             return "equal" if answered else "different"
         if (same := notation.same_time(answer, self.text)) is not None:
             return "equal" if same else "different"
+        if self.pieces:
+            return "equal" if self._same_pieces(notation.pieces(answer) or []) else "different"
         return self._judge_math(_OR.sub(",", answer))
+
+    def _same_pieces(self, given: list[tuple[str, str]]) -> bool:
+        """Whether each case of a function has its equal, in any order."""
+        left = list(given)
+        for piece in self.pieces or []:
+            match = next((other for other in left if _same_piece(piece, other)), None)
+            if match is None:
+                return False
+            left.remove(match)
+        return not left
 
     def _chooses(self, letter: str, text: str) -> bool:
         """Whether the letter is the reference's, and the text beside it, if any, too."""
@@ -199,6 +212,13 @@ class _Reference:
         if reference.free_symbols or reference.is_Rational:
             return True
         return _terms(answer) <= max(_terms(reference), _terms(sympy.expand(reference.doit())))
+
+
+def _same_piece(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
+    return all(
+        theirs == ours or judge(theirs, ours, lowest_form=False) == "equal"
+        for ours, theirs in zip(gold, answer, strict=True)
+    )
 
 
 def _is_name(text: str) -> bool:

@@ -29,7 +29,7 @@ from bandpo.reward.notation.numbers import (
 from bandpo.reward.notation.prose import statement
 from bandpo.reward.notation.sets import both_signs, in_intervals
 from bandpo.reward.notation.spelled import in_digits
-from bandpo.reward.notation.structure import structured
+from bandpo.reward.notation.structure import pieces, structured
 from bandpo.reward.notation.units import Quantity, quantity
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "labelled",
     "literal",
     "numeral",
+    "pieces",
     "quantity",
     "same_time",
     "single_number",

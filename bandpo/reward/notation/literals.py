@@ -240,7 +240,7 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
         return None
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None
-    long = any(len(word) > 3 for word in _WORD.findall(inner.lower()))
+    long = any(len(word) > 3 or word in _SYNONYMS for word in _WORD.findall(inner.lower()))
     if not (bare or _TEXT.search(text) or long or re.search("[\u4e00-\u9fff]", inner)):
         return None
     if re.search(r"\bor\b|\\", inner):

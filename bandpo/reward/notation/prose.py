@@ -29,7 +29,7 @@ _VARIABLES = r"[a-z](?:\s*,\s*[a-z])*"
 # An integer parameter as declared after the formula; another domain stays, it may change the set.
 _DECLARED = re.compile(
     rf"\s*[,;]?\s*\(?\s*(?:\\text\{{\s*,?\s*(?:where|for|with|for (?:all|any|every|some)|and)\s*\}}|where|with|for any|for all|\\forall)?"
-    rf"\s*(?P<name>{_VARIABLES})\s*(?:\\in|\\text\{{\s*(?:is|in|are)\s*\}}|is|(?=\\text\{{\s*(?:is )?an))\s*(?:\\text\{{\s*is )?{_DOMAIN}\s*\)?\s*$"
+    rf"\s*(?<![A-Za-z\\])(?P<name>{_VARIABLES})\s*(?:\\in|\\text\{{\s*(?:is|in|are)\s*\}}|is|(?=\\text\{{\s*(?:is )?an))\s*(?:\\text\{{\s*is )?{_DOMAIN}\s*\)?\s*$"
 )
 _FOR_INTEGERS = re.compile(
     r"\s*[,;]?\s*\(?\\text\{\s*,?\s*(?:where|for|with)\s+(?:all |any |every |some )?"

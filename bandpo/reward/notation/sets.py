@@ -68,7 +68,7 @@ _RELATION = re.compile(r"\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*")
 _UNEQUAL = re.compile(rf"\s*(?P<name>{_VARIABLE})\s*\\ne(?![A-Za-z])\s*(?P<value>.+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _REALS = re.compile(
-    r"(?:\\\{\s*)?(?:\\text\{\s*|^\s*)(?:(?:the )?(?:set of )?)?all (?:the )?real(?: numbers?)?s?"
+    r"(?:^\s*\\\{\s*|\\text\{\s*|^\s*)(?:(?:the )?(?:set of )?)?all (?:the )?real(?: numbers?)?s?"
     r"(?: values)?(?: of [a-z])?[ .]*\}?[ .]*(?:\\\})?(?:\s*:?\s*\\mathbb\{R\})?",
     re.IGNORECASE,
 )

@@ -17,7 +17,7 @@ _COUNTED = re.compile(
     r"(?<=[\d})])\s*\\text\{\s*([^{}]*?[A-Za-z][^{}]*?)[\s,]+(and|or)\s*\}(?=\s*[\d\\$-])"
 )
 _LABELLED = re.compile(
-    r"(?<![A-Za-z\\])(?:\\text\{\s*)?([A-Z]?[a-z]{3,9})\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
+    r"(?<![A-Za-z\\])(?:\\text\{\s*)?([A-Z][a-z]{3,9}|min|max)\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
 )
 _FACTOR = re.compile(r"(?<![\w})/])(\d{1,9})/(\d{1,9})(?=\s+(?:[a-z]|\\(?:pi|sqrt))(?![A-Za-z]))")
 _DEFINED = re.compile(r"[fghFpPqQuyT]\s*\(\s*(?P<argument>[a-z])\s*\)\s*=(?P<body>[^=,<>]+)")
@@ -37,6 +37,30 @@ def structured(text: str) -> str:
     if match := _DEFINED.fullmatch(text):
         text = f"y={match['body'].strip()}" if match["argument"] == "x" else text
     return _ratio(text)
+
+
+_PIECES = re.compile(r"(?:[^=&]*=)?\s*\\begin\{(cases|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_IF = re.compile(r"\\text\{\s*,?\s*(?:if|for|when|where|on)\s*\}|(?<![A-Za-z\\])(?:if|for|when)(?![A-Za-z])")
+_OTHERWISE = re.compile(r"\\text\{\s*(?:otherwise|else|elsewhere)\s*\}|otherwise|else")
+
+
+def pieces(text: str) -> list[tuple[str, str]] | None:
+    """Values and conditions of a function by cases; None for other texts.
+
+    `\\begin{cases} x, & \\text{if } x > 0 \\\\ 0, & \\text{otherwise} \\end{cases}` has the pieces
+    `x` where `x > 0` and `0` elsewhere, which is the condition "".
+    """
+    match = _PIECES.fullmatch(text.strip())
+    if match is None:
+        return None
+    rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    if not rows or any(len(row) != 2 for row in rows):
+        return None
+    return [(_piece(value), _OTHERWISE.sub("", _IF.sub("", _piece(case)))) for value, case in rows]
+
+
+def _piece(text: str) -> str:
+    return _IF.sub("", text.strip().rstrip(",;.")).strip().rstrip(",;.").strip()
 
 
 def _ratio(text: str) -> str:
