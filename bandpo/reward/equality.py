@@ -72,7 +72,11 @@ def judge(answer: str, gold: str, *, free: bool = False, lowest_form: bool = Tru
         return "bad_gold"
     if notation.too_large(answer):
         return "too_large"
-    return reference.judge(notation.canonical(_found_in(answer) if free else answer))
+    answer = _found_in(answer) if free else answer
+    verdict = reference.judge(notation.canonical(answer))
+    if verdict != "equal" and reference.is_list and (listed := notation.spread(answer)) != answer:
+        return reference.judge(notation.canonical(listed))  # 30,150 for the angles 30 and 150
+    return verdict
 
 
 def self_test() -> None:
@@ -114,6 +118,7 @@ class _Reference:
         self.parsed = _parse(self.quantity.value)
         self.is_equation = _EQUALS.search(self.quantity.value) is not None
         self.is_constant = notation.is_constant(self.quantity.value)
+        self.is_list = len(notation.split_list(self.text)) > 1
         self.pieces = notation.pieces(self.text)
         self.readable = bool(self.literal or self.pieces or self.parsed)
 
@@ -132,6 +137,7 @@ class _Reference:
             return "equal" if same else "different"
         if self.pieces:
             return "equal" if self._same_pieces(notation.pieces(answer) or []) else "different"
+        answer = notation.with_argument(answer, self.text)
         return self._judge_math(_OR.sub(",", answer))
 
     def _same_pieces(self, given: list[tuple[str, str]]) -> bool:

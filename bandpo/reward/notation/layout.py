@@ -55,8 +55,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\text\{\s*(?:arctg)\s*\}|\\arctg(?![A-Za-z])", r"\\arctan "),
         (r"\\text\{\s*(?:ctg|cotan)\s*\}|\\ctg(?![A-Za-z])", r"\\cot "),
         (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
-        (r"\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degrees?(?![A-Za-z])|\\textdegree",
-         r"^\\circ "),
+        (r"\^\s*(\{)?\s*\\(?:circ|degree)(?![A-Za-z])\s*(?(1)\})|\\degrees?(?![A-Za-z])"
+         r"|\\textdegree", r"^\\circ "),
+        (r"\{([:,])\}", r"\1"),
         (r"\^\{\s*\\prime\s*\}|\^\s*\\prime(?![A-Za-z])", "'"),
         (r"\{(\d+)\}(?=\^\\circ)", r"\1"),
         (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])", r"\\le"),
@@ -109,7 +110,10 @@ def plain(text: str) -> str:
         text = rewritten(text, _BINARY, 2, _binary)
     if "\\sqrt" in text:
         text = rewritten(text, _ROOT, 1, lambda _, given: rf"\sqrt{{{given[0]}}}")
-    return trimmed(_rows(_functions(text)))
+    text = trimmed(_rows(_functions(text)))
+    while text.startswith("{") and closing(text, 0) == len(text) - 1:
+        text = trimmed(text[1:-1])
+    return text
 
 
 def _binary(match: re.Match[str], given: list[str]) -> str:
@@ -163,7 +167,7 @@ def _rows(text: str) -> str:
     if match and "&" not in match[2]:
         rows = [trimmed(row) for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
         return ", ".join(row for row in rows if row)
-    if "\\begin" not in text and "\\\\" in text:
+    if "\\begin" not in text and ("\\\\" in text or "&" in text):
         text = re.sub(r"\\\\(?:\[[^\]]*\])?|&", " ", text)
     return text
 

@@ -14,6 +14,7 @@ _SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])\s*")
 _JOIN = r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 _WORDS_JOIN = re.compile(rf"\s*(?:{_JOIN})\s*")
 _OR = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
+_BOTH = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z]))\s*")
 _JOINED = re.compile(rf"\s*(?:,|;|{_JOIN})\s*(?:{_JOIN})?\s*")
 
 
@@ -136,15 +137,14 @@ def _least(bound: Fraction, relation: str) -> int:
 
 
 def _union(text: str) -> str | None:
-    """Conditions joined by `or` as a union of intervals."""
-    pieces = _OR.split(text)
-    if len(pieces) < 2:
-        return None
-    intervals = [_interval(piece) or _point(piece) for piece in pieces]
-    names = {interval[0] for interval in intervals if interval}
-    if None in intervals or len(names) != 1:
-        return None
-    return r" \cup ".join(interval[1] for interval in intervals if interval)
+    """Conditions joined by `or` as a union of intervals, those joined by `and` as what both allow."""
+    for joint, sign in ((_OR, r" \cup "), (_BOTH, r" \cap ")):
+        pieces = joint.split(text)
+        intervals = [_interval(piece) or (_point(piece) if joint is _OR else None) for piece in pieces]
+        names = {interval[0] for interval in intervals if interval}
+        if len(pieces) > 1 and None not in intervals and len(names) == 1:
+            return sign.join(interval[1] for interval in intervals if interval)
+    return None
 
 
 def _interval(condition: str) -> tuple[str, str] | None:
@@ -170,14 +170,19 @@ def _point(condition: str) -> tuple[str, str] | None:
 
 def _unequal(text: str) -> str | None:
     """`x \\ne 1, x \\ne 2` as the intervals between and around these numbers."""
-    pieces = [_UNEQUAL.fullmatch(piece) for piece in _JOINED.split(text)]
-    if any(piece is None or not is_constant(piece["value"]) for piece in pieces):
+    first, *others = [piece for piece in _JOINED.split(text) if piece.strip()]
+    given = _UNEQUAL.fullmatch(first)
+    if given is None:
         return None
-    found = [piece for piece in pieces if piece]
-    if len({piece["name"] for piece in found}) != 1:
+    values = [given["value"]]
+    for piece in others:
+        match = _UNEQUAL.fullmatch(piece)
+        if match and match["name"] != given["name"]:
+            return None
+        values.append(match["value"] if match else piece)
+    if not all(is_constant(value) and not _RELATION.search(value) for value in values):
         return None
-    values = ",".join(piece["value"].strip() for piece in found)
-    return rf"{_REAL_LINE} \setminus \{{{values}\}}"
+    return rf"{_REAL_LINE} \setminus \{{{', '.join(value.strip() for value in values)}\}}"
 
 
 def _turned(text: str) -> str:

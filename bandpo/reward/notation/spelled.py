@@ -57,6 +57,7 @@ _ORDINAL = re.compile(
     r"(?<![\d.,/])(\d+)\s?(\^\s?)?(\{\s?)?(\\text\{\s?)?(?:st|nd|rd|th)(?![A-Za-z])"
     r"(?(4)\s?\})(?(3)\s?\})"
 )
+_NTH = re.compile(r"(?<![A-Za-z\\])([a-z])\s?\^\s?(\{)?\s?\\text\{\s?th\s?\}(?(2)\s?\})")
 _OPERATIONS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(rf"(?<=[\d}}]) ?(?:\\text\{{ ?)?{words}(?![A-Za-z])(?: ?\}})?"), sign)
     for words, sign in [
@@ -82,7 +83,7 @@ def in_digits(text: str) -> str:
         return text
     text = _words_first(text)
     text = _SCALED.sub(_scaled, text)
-    text = _ORDINAL.sub(r"\1 ", text).strip()
+    text = _NTH.sub(r"\1", _ORDINAL.sub(r"\1 ", text)).strip()
     for pattern, sign in _OPERATIONS:
         text = pattern.sub(sign, text)
     return re.sub(r"\\text\{\s*\}", "", text).strip()

@@ -19,6 +19,12 @@ _COUNTED = re.compile(
 _LABELLED = re.compile(
     r"(?<![A-Za-z\\])(?:\\text\{\s*)?([A-Z][a-z]{3,9}|min|max)\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
 )
+_BASE = re.compile(
+    r"(?<=[\dA-F)}])\s*(?:_\s*\{\s*\\text\{\s*base\s*\}?\s*(\d+)\s*\}\s*\}?|\(?\\text\{\s*\(?\s*(?:in )?base(?:\s|-|\})+"
+    r"(\d+|[a-z]+)\s*\)?\s*\}?\)?|\(?\s(?:in )?base (\d+|[a-z]+)\)?)$"
+)
+_MODULUS = re.compile(r"\s*\(?\s*\\text\{\s*\(?\s*mod(?:ulo)?\s*\}?\s*(\d+)\s*\)?\s*\}?\)?$")
+_TO = re.compile(r"(\d+)\s*(?:\\text\{\s*to\s*\}|to)\s*(\d+)")
 _FACTOR = re.compile(r"(?<![\w})/])(\d{1,9})/(\d{1,9})(?=\s+(?:[a-z]|\\(?:pi|sqrt))(?![A-Za-z]))")
 _DEFINED = re.compile(r"[fghFpPqQuyT]\s*\(\s*(?P<argument>[a-z])\s*\)\s*=(?P<body>[^=,<>]+)")
 _SEMICOLON = re.compile(r"(?<=[\d})\]A-Za-z])\s*;\s*(?=[-\d\\(\[A-Za-z$])")
@@ -34,9 +40,34 @@ def structured(text: str) -> str:
     text = _POINT.sub(r"\g<name>=\g<point>", text)
     text = _FACTOR.sub(r"\\frac{\1}{\2}", text)
     text = _LABELLED.sub(r"\\text{\1}=", text)
+    text = _BASE.sub(_subscript, text)
+    text = _MODULUS.sub(r" \\pmod{\1}", text)
+    if match := _TO.fullmatch(text):
+        return f"{match[1]}:{match[2]}"
     if match := _DEFINED.fullmatch(text):
         text = f"y={match['body'].strip()}" if match["argument"] == "x" else text
     return _ratio(text)
+
+
+_FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*(?P<argument>[a-z])\s*\)\s*=\s*(?P<body>[^=,<>]+)")
+
+
+def _subscript(match: re.Match[str]) -> str:
+    base = match[1] or match[2] or match[3]
+    return rf"_{{{base}}}" if base.isdecimal() else rf"_{{\text{{{base}}}}}"
+
+
+def with_argument(text: str, other: str) -> str:
+    """A function defined in another letter than `other` is, in that letter: `f(t)=t^2`, `y=x^2`."""
+    given = _FUNCTION.fullmatch(text)
+    if given is None or not re.match(r"\s*(?:y|[A-Za-z]\s*\(\s*[a-z]\s*\))\s*=", other):
+        return text
+    wanted = _FUNCTION.fullmatch(other)
+    letter = wanted["argument"] if wanted else "x"
+    if letter != given["argument"] and re.search(rf"(?<![A-Za-z\\]){letter}(?![A-Za-z])", given["body"]):
+        return text
+    body = re.sub(rf"(?<![A-Za-z\\]){given['argument']}(?![A-Za-z])", letter, given["body"])
+    return f"{other.split('=')[0].strip()}={body}"
 
 
 _PIECES = re.compile(r"(?:[^=&]*=)?\s*\\begin\{(cases|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)

@@ -71,7 +71,7 @@ _UNIT_TAIL = re.compile(
     rf"|\\frac\{{\s*{_PLACE}{_POWER}\s*\}}\{{\s*{_PLACE}{_POWER}\s*\}}"
     rf"|(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{_BARE_UNITS})(?:e?s)?{_POWER}"
     rf"(?:\s*(?:/|per)\s*(?:{_BARE_UNITS})(?:e?s)?{_POWER})?"
-    rf"|(?<=\s)(?=[a-z]{{3,}}){_WORD}(?:\s{_WORD}){{0,5}}"
+    rf"|(?<=\s)(?=of\s|[a-z]{{3,}}){_WORD}(?:\s{_WORD}){{0,5}}"
     rf"|\(?\\pmod\s*(?:\{{\s*\d+\s*\}}|\d+)|\(?\s*(?:\\text\{{\s*mod\s*\}}|\\?mod|\\bmod)\s*\{{?\d+\}}?\)?"
     rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*\\text\{{\s*[a-z]+\s*\}}\s*\}}|\\text\{{\s*[a-z]+\s*\}}))\.?",
     re.IGNORECASE,
@@ -140,7 +140,7 @@ def _list(text: str, members: list[Quantity]) -> Quantity:
     units = {member.unit for member in members}
     if units == {""}:
         return Quantity(text)
-    values = ",".join(member.value for member in members)
+    values = ", ".join(member.value for member in members)
     if len(units - {""}) == 1:
         return Quantity(values, max(units))
     return Quantity(f"({values})", ";".join(member.unit for member in members))
@@ -194,7 +194,7 @@ def _changes(unit: str) -> bool:
     """Whether a word of the unit makes another number of the value."""
     words = re.findall(r"[a-z]+", unit.replace("\\text", "").lower())
     known = re.sub(r"(\w+) (?:squared|cubed)", r"\1", " ".join(words)).split()
-    return any(word in _CHANGING for word in known) or re.search(r"[<>=;:\"]", unit) is not None
+    return any(word in _CHANGING for word in known) or re.search(r"[<>=;:,\"]", unit) is not None
 
 
 def _unit_name(unit: str) -> str:
