@@ -22,20 +22,11 @@ from typing import Any, Literal
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
 from bandpo.reward import notation
-from bandpo.reward.choices import choice, chosen
-from bandpo.reward.comparison import ordered_elements, same
+from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
 from bandpo.reward.form import LowestForm, is_evaluated, is_unfinished
-from bandpo.reward.names import (
-    Named,
-    is_name,
-    is_quantity,
-    named_parts,
-    sides,
-    split_list,
-    squeezed,
-)
+from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
 from bandpo.reward.notation import Quantity
-from bandpo.reward.reading import has_degrees_in_function, hundredth, in_radians, read
+from bandpo.reward.reading import hundredth, in_radians, read
 
 Verdict = Literal[
     "equal",
@@ -59,10 +50,6 @@ _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
-_SHORT_WORDS = frozenset(("yes", "no", "odd", "dne", "all"))
 _MAX_CHAIN = 4
 
 
@@ -106,30 +93,31 @@ class _Reference:
     """A reference answer, read once, with the comparison for its kind."""
 
     def __init__(self, text: str, lowest_form: LowestForm) -> None:
-        self.text, self.lowest_form = text, lowest_form
-        self.choice, self.words = choice(text), _words(text)
-        self.option = (
-            _Reference(self.choice.text, lowest_form) if self.choice and self.choice.text else None
-        )
+        self.lowest_form = lowest_form
+        label = notation.labelled(text)
+        self.label = label if label and label[1] else None
+        # `(D) 12` is answered by D and by 12
+        self.text = text = notation.canonical(self.label[1]) if self.label else text
+        self.literal, self.pieces = notation.literal(text), notation.pieces(text)
         parts = named_parts(_OR.sub(",", text))
         names = [part.name for part in parts]
         self.parts = parts if all(names) else None
         self.is_record = self.parts is not None and len(set(names)) == len(names) > 1
         value = ",".join(part.value for part in parts) if self.parts else _OR.sub(",", text)
-        self.chain = sides(value) if len(split_list(value)) == 1 else [value]
-        if len(self.chain) > 1 and all(map(notation.is_constant, self.chain[:-1])):
-            value = self.chain[-1]  # 37 + 14 = 51 is 51
+        chain = sides(value) if len(parts) == 1 else [value]
+        if len(chain) > 1 and all(map(notation.is_constant, chain[:-1])):
+            value = chain[-1]  # 37 + 14 = 51 is 51
         self.is_equation = len(sides(value)) > 1
-        self.quantity = _quantity(value, letters=False)
+        self.quantity = notation.quantity(value.strip(), letters=False)
         self.is_constant = notation.is_constant(self.quantity.value)
         self.numeral = notation.numeral(self.quantity.value)
         self.parsed = read(self.quantity.value)
-        self.readable = bool(self.choice or self.words or self.parsed or self._values)
+        self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
 
     @property
     def _values(self) -> list[list[Any]]:
         """The readings of a record's values, in order; empty where one has none."""
-        values = [read(_quantity(part.value).value) for part in self.parts or ()]
+        values = [read(notation.quantity(part.value).value) for part in self.parts or ()]
         return values if all(values) else []
 
     def judge(self, answer: str) -> Verdict:
@@ -138,18 +126,23 @@ class _Reference:
             return "unparsed"
         if squeezed(answer) == squeezed(self.text):
             return "equal"
-        if self.choice:
-            letters = chosen(_without_name(answer))
-            if letters == self.choice.letters:
-                return "equal"
-            if self.option is not None and letters is None:
-                return self.option.judge(answer)
-            if len(self.choice.letters) == 1 or letters is not None or not self.parsed:
-                return "different"
-        if self.words:
-            words = _words(_without_name(answer), bare=True)
-            return "equal" if words == self.words else "different"
+        if self.label and (given := notation.labelled(answer)):
+            return "equal" if self._chooses(*given) else "different"
+        if self.literal:
+            answered = self.literal.answered_by(_without_name(answer))
+            return "equal" if answered else "different"
+        if (same_time := notation.same_time(answer, self.text)) is not None:
+            return "equal" if same_time else "different"
+        if self.pieces:
+            given_pieces = notation.pieces(answer) or []
+            right = same_in_any_order(self.pieces, given_pieces, _same_piece)
+            return "equal" if right else "different"
         return self._judge_math(_OR.sub(",", answer))
+
+    def _chooses(self, letter: str, text: str) -> bool:
+        """Whether the letter is the reference's, and the text beside it, if any, too."""
+        right = self.label is not None and letter == self.label[0]
+        return right and (not text or self.judge(text) == "equal")
 
     def _judge_math(self, answer: str) -> Verdict:
         parts = named_parts(answer)
@@ -169,7 +162,7 @@ class _Reference:
         values, names = self._values, [part.name for part in self.parts]
         if not values:
             return "different"
-        given = {part.name: read(_quantity(part.value).value) for part in parts}
+        given = {part.name: read(notation.quantity(part.value).value) for part in parts}
         if set(given) == set(names) and len(parts) == len(names):
             pairs = [(gold, given[name]) for name, gold in zip(names, values, strict=True)]
         elif not any(part.name for part in parts) and _brackets(answer) != "{}":
@@ -212,7 +205,7 @@ class _Reference:
         if len(values) > _MAX_CHAIN:
             return "different"
         for side in values[:-1]:
-            given = _quantity(side, letters=self.is_constant)
+            given = notation.quantity(side, letters=self.is_constant)
             if not self._equals(given, read(given.value)):
                 return "different"
         return self._judge_value(values[-1])
@@ -220,12 +213,12 @@ class _Reference:
     def _judge_value(self, answer: str) -> Verdict:
         if _APPROX.search(answer) and not _APPROX.search(self.text):
             answer = _APPROX.split(answer)[0] or _APPROX.sub("", answer)  # the exact side
-        given = _quantity(answer, letters=self.is_constant)
-        value, units = _SINGLETON.sub(r"\1", given.value), {given.unit, self.quantity.unit}
-        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
+        given = notation.quantity(answer.strip(), letters=self.is_constant)
+        value = _SINGLETON.sub(r"\1", given.value)
+        if given.contradicts(self.quantity):
             return "other_unit"
-        if self.numeral is not None and _DECIMAL_COMMA.fullmatch(value):
-            value = value.replace(",", ".")  # the reference is one number, so this is no list
+        if self.numeral is not None:
+            value = notation.single_number(value)  # the reference is one number: this is no list
         if self.numeral is not None and notation.numeral(value) is None:
             if self.lowest_form == "strict":
                 # Whatever it comes to, it is not evaluated.
@@ -258,10 +251,11 @@ def _any_same(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
     return any(same(one, other) for one in gold for other in answer)
 
 
-def _quantity(text: str, *, letters: bool = False) -> Quantity:
-    if has_degrees_in_function(text):
-        return Quantity(text.strip())  # \tan 40^\circ is no number of degrees
-    return notation.quantity(text.strip(), letters=letters)
+def _same_piece(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
+    return all(
+        theirs == ours or judge(theirs, ours, lowest_form="off") == "equal"
+        for ours, theirs in zip(gold, answer, strict=True)
+    )
 
 
 def _without_name(answer: str) -> str:
@@ -294,18 +288,3 @@ def _brackets(value: str) -> str:
         if depth < 0:
             return ""  # `(1,2),(3,4)`: the first bracket closes before the end
     return value[0] + value[-1]
-
-
-def _words(text: str, bare: bool = False) -> str | None:
-    """A verbal answer without case, articles and punctuation; None for anything mathematical.
-
-    Words without `\\text` count where `bare` allows it or where they are too long for variables.
-    """
-    inner = _TEXT.sub(r" \1 ", text).strip()
-    if not _WORDS.fullmatch(inner):
-        return None
-    words = re.findall(r"[a-z]+", inner.lower())
-    known = bare or _TEXT.search(text) or _SHORT_WORDS.issuperset(words)
-    if not (known or any(len(word) > 3 for word in words)):
-        return None
-    return "".join(word for word in words if word not in ("the", "a", "an")) or None

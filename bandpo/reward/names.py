@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from bandpo.reward.notation import split_list
+
 _GREEK = (
     r"\\(?:var)?(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho"
     r"|sigma|tau|upsilon|phi|chi|psi|omega|ell|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega)"
@@ -45,18 +47,6 @@ def is_name(text: str) -> bool:
 def is_quantity(text: str) -> bool:
     """Whether a side is a name, a product of letters or a trigonometric function of an angle."""
     return is_name(text) or (len(text.strip()) > 1 and _PRODUCT.fullmatch(text.strip()) is not None)
-
-
-def split_list(text: str) -> list[str]:
-    """The parts between commas that no bracket encloses."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return [part.strip() for part in parts]
 
 
 def sides(text: str) -> list[str]:

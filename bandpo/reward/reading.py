@@ -1,7 +1,6 @@
 """LaTeX of one answer as a sympy object: latex2sympy's reading without its losses.
 
-Letters keep their case, decimals are exact, an angle keeps the order of its letters, degrees
-inside functions are degrees. Nothing is computed here.
+Letters keep their case, decimals are exact, an angle keeps the order of its letters. Nothing is computed here.
 """
 
 from __future__ import annotations
@@ -22,45 +21,22 @@ _NORMALISED = NormalizationConfig(
 )
 _AS_WRITTEN = ConversionConfig(lowercase_symbols=False)
 
-_TRIGONOMETRIC = r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![a-z])"
-_DEGREES_IN_FUNCTION = re.compile(rf"{_TRIGONOMETRIC}.*(?:\^\\circ)")
-_DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
-_BARE_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({_TRIGONOMETRIC}|ln|log|exp)(?=\s*[({{\\\d^])")
 _ANGLE = re.compile(r"\\(angle|triangle)\s*\{?\s*([A-Z](?:\s*[A-Z]){1,3})\s*\}?")
 _REWRITES = [
-    (re.compile(r"\\not\s*(?:=|\\eq(?![a-z]))"), r"\\ne "),
-    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10}"),
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\kappa_{gamma}"),  # the parser takes it for Γ(…)
-    (re.compile(r"\\mathrm\{e\}|\\text\{e\}"), "e"),
 ]
 
 
-def has_degrees_in_function(latex: str) -> bool:
-    """Whether an angle in degrees is an argument, as in `\\tan 40^\\circ`."""
-    return _DEGREES_IN_FUNCTION.search(latex) is not None
-
-
 def read(value: str) -> list[Any]:
-    """The readings of one answer; empty where it has none.
-
-    An angle in degrees is read as written and, second, in radians; inside a function in radians alone.
-    """
+    """The reading of one answer; empty where it has none."""
     number = notation.numeral(value)
     if number is not None:
         return [sympy.Rational(number.numerator, number.denominator)]
     latex = notation.exact(_prepared(value))
-    in_degrees = _DEGREE.search(latex) is not None
-    readings = []
-    if not has_degrees_in_function(latex):
-        readings.append(_parsed(latex, degrees=False))
-    if in_degrees:
-        readings.append(_parsed(latex, degrees=True))
-    constant = notation.is_constant(latex)
-    return [
-        _with_imaginary_unit(reading) if constant else reading
-        for reading in readings
-        if reading is not None
-    ]
+    reading = _parsed(latex)
+    if reading is None:
+        return []
+    return [_with_imaginary_unit(reading) if notation.is_constant(latex) else reading]
 
 
 def in_radians(parsed: list[Any]) -> list[Any]:
@@ -79,7 +55,6 @@ def hundredth(parsed: list[Any]) -> list[Any]:
 def _prepared(latex: str) -> str:
     for pattern, replacement in _REWRITES:
         latex = pattern.sub(replacement, latex)
-    latex = _BARE_FUNCTION.sub(r"\\\1", latex)
     return _ANGLE.sub(_angle, latex)
 
 
@@ -91,12 +66,11 @@ def _angle(match: re.Match[str]) -> str:
     return rf"\theta_{{{match[1]}{min(letters, letters[::-1])}}}"
 
 
-def _parsed(latex: str, *, degrees: bool) -> Any:
+def _parsed(latex: str) -> Any:
     try:
         return latex2sympy(
             normalize_latex(latex, _NORMALISED),
             is_real=True,
-            convert_degrees=degrees,
             normalization_config=None,
             conversion_config=_AS_WRITTEN,
         )

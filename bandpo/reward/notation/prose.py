@@ -1,0 +1,102 @@
+"""The statement of an answer without the sentence around it: `The answer is 42.` says 42."""
+
+from __future__ import annotations
+
+import re
+
+from bandpo.reward.notation.braces import closing
+
+_LEAD = re.compile(
+    r"^(?:\\text\{\s*)?(?P<lead>(?:(?:so|thus|hence|therefore|then),?\s+)?(?:we (?:get|have|find)(?: that)?\s+)?"
+    r"(?:(?:the|my|our|its?)\s+)?(?:(?:final|correct|right|exact|only|required|desired|best)\s+){0,2}"
+    r"(?:answer|result|solution|value|option|choice|number|it)s?(?:\s+to the (?:problem|question))?"
+    r"(?:\s+of\s+(?:\$?[A-Za-z]\$?|the\s+\w+))?\s*(?:is|are|=|:|equals)(?:\s+(?:therefore|thus|simply|exactly|equal to|option|choice))?"
+    r"(?![A-Za-z])\s*:?\s*|only\s+(?=[\\$}A-Za-z]\s*[}=]?))",
+    re.IGNORECASE,
+)
+_TAIL = re.compile(
+    r"(?:(?<=[\d})$])|(?<=[\d})$]\s))(?:\\text\{)?\s*(?:,\s*)?(?:is|are) (?:the |my |our )?(?:final |correct |right )?"
+    r"(?:answers?|solutions?|results?|correct)[ .!]*\}?$",
+    re.IGNORECASE,
+)
+_BECAUSE = re.compile(
+    r"(?:(?<=[\d})$\]])|(?<=[\d})$\]]\s))\s*[,;.]?\s*(?:\\text\{\s*[,;.]?\s*)?"
+    r"(?:since|because|as|so|which (?:is|means)|i\.e\.|that is)(?![A-Za-z]).*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_DOMAIN = r"(?:\\mathbb\{Z\}|Z|\\text\{\s*(?:an )?integers?\s*\}|(?:an )?integers?)"
+_VARIABLES = r"[a-z](?:\s*,\s*[a-z])*"
+# An integer parameter as declared after the formula; another domain stays, it may change the set.
+_DECLARED = re.compile(
+    rf"\s*[,;]?\s*\(?\s*(?:\\text\{{\s*,?\s*(?:where|for|with|for (?:all|any|every|some)|and)\s*\}}|where|with|for any|for all|\\forall)?"
+    rf"\s*(?<![A-Za-z\\])(?P<name>{_VARIABLES})\s*(?:\\in|\\text\{{\s*(?:is|in|are)\s*\}}|is|(?=\\text\{{\s*(?:is )?an))\s*(?:\\text\{{\s*is )?{_DOMAIN}\s*\)?\s*$"
+)
+_FOR_INTEGERS = re.compile(
+    r"\s*[,;]?\s*\(?\\text\{\s*,?\s*(?:where|for|with)\s+(?:all |any |every |some )?"
+    r"(?:integers?\s*\}\s*(?P<a>[a-z])|(?P<b>[a-z])\s+(?:is|in)\s+an? integers?\s*\}"
+    r"|\}\s*(?P<c>[a-z])\s*\\text\{\s*(?:is|in)?\s*an? integers?\s*\})\)?\s*$"
+)
+_QUANTIFIED = re.compile(
+    r"\s*[,;]?\s*\(?\s*(?:\\text\{\s*,?\s*for (?:all|any|every|each)(?![A-Za-z])[^{}]*\}|for (?:all|any|every|each)\s"
+    r"|\\forall).*$",
+    re.DOTALL,
+)
+_COMMENT = re.compile(r"(?<=[\w$}\])])\s+(?=\()")
+_NO_COMMENT = re.compile(r"(?:mod|base|or|and|not|if)(?![A-Za-z])", re.IGNORECASE)
+_PERIODIC = re.compile(
+    r"(?<![A-Za-z\\])([nkm])(?![A-Za-z])(?=\s*\\pi)|(?<=\\pi )([nkm])(?![A-Za-z])"
+)
+
+
+def statement(text: str) -> str:
+    """The answer alone, without a lead-in, a reason, a comment in brackets or `for all x`."""
+    if not re.search(r"[A-Za-z]", text):
+        return text
+    text = _without_lead(text)
+    if "(" in text:
+        text = _without_comment(text)
+    text = _BECAUSE.sub("", _TAIL.sub("", text))
+    return _parameters(text).strip()
+
+
+def _without_lead(text: str) -> str:
+    match = _LEAD.match(text)
+    if match is None or not text[match.end() :].strip(" }"):
+        return text
+    rest = text[match.end() :].strip()
+    if text.startswith("\\text{"):
+        return rest.removeprefix("}").strip() if rest.startswith("}") else rf"\text{{{rest}"
+    return rest
+
+
+def _without_comment(text: str) -> str:
+    for match in _COMMENT.finditer(text):
+        end = closing(text, match.end())
+        inner = text[match.end() + 1 : end] if end else ""
+        words = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", "", inner))
+        if end == len(text) - 1 and words and not _NO_COMMENT.match(inner.strip()):
+            return text[: match.start()]
+    return text
+
+
+def _parameters(text: str) -> str:
+    """Without declarations; a parameter of the integers is called k."""
+    match = _DECLARED.search(text) or _FOR_INTEGERS.search(text)
+    if match and match.start() > 0:
+        names = [name for name in match.groupdict().values() if name]
+        text = text[: match.start()]
+        if len(names) == 1 and len(names[0]) == 1:
+            return _renamed(text, names[0])
+        return text
+    if (match := _QUANTIFIED.search(text)) and match.start() > 0:
+        text = text[: match.start()]
+    names = {a or b for a, b in _PERIODIC.findall(text)}
+    if len(names) == 1:
+        return _renamed(text, names.pop())
+    return text
+
+
+def _renamed(text: str, name: str) -> str:
+    if name == "k" or re.search(r"(?<![A-Za-z\\])k(?![A-Za-z])", text):
+        return text
+    return re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", "k", text)

@@ -1,0 +1,75 @@
+"""Shapes of answers that math-verify misreads: ratios, named points, functions, mixed products."""
+
+from __future__ import annotations
+
+import re
+
+from bandpo.reward.notation.braces import split_list
+
+_RATIO_NAMES = re.compile(
+    r"(?=[^=]*[A-Za-z])(?![^=:]*\d\s*:)[A-Za-z0-9_{}\\ '()]+(?::[A-Za-z0-9_{}\\ '()]+)+="
+)
+_TERM = re.compile(r"[\w\\{}()^.+*/ -]+")
+_POINT = re.compile(
+    r"(?<![A-Za-z\\_{}(])(?P<name>[A-Z](?:_\{?\d\}?|')?)\s*(?P<point>\([^()]*,[^()]*\))(?!\s*=)"
+)
+_COUNTED = re.compile(
+    r"(?<=[\d})])\s*\\text\{\s*([^{}]*?[A-Za-z][^{}]*?)[\s,]+(and|or)\s*\}(?=\s*[\d\\$-])"
+)
+_LABELLED = re.compile(
+    r"(?<![A-Za-z\\])(?:\\text\{\s*)?([A-Z][a-z]{3,9}|min|max)\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
+)
+_FACTOR = re.compile(r"(?<![\w})/])(\d{1,9})/(\d{1,9})(?=\s+(?:[a-z]|\\(?:pi|sqrt))(?![A-Za-z]))")
+_DEFINED = re.compile(r"[fghFpPqQuyT]\s*\(\s*(?P<argument>[a-z])\s*\)\s*=(?P<body>[^=,<>]+)")
+_SEMICOLON = re.compile(r"(?<=[\d})\]A-Za-z])\s*;\s*(?=[-\d\\(\[A-Za-z$])")
+
+
+def structured(text: str) -> str:
+    """The text with ratios of three and more, points, lists and products as math-verify reads them.
+
+    `3:4:5` is `(\\frac{4}{3},\\frac{5}{3})`, `A(1,2)` is `A=(1,2)`, `1/2 x` is `\\frac{1}{2} x`, and
+    `f(x) = 2x` is `y = 2x`.
+    """
+    text = _COUNTED.sub(r"\\text{ \1} \\text{ \2 }", text)
+    text = _POINT.sub(r"\g<name>=\g<point>", text)
+    text = _FACTOR.sub(r"\\frac{\1}{\2}", text)
+    text = _LABELLED.sub(r"\\text{\1}=", text)
+    if match := _DEFINED.fullmatch(text):
+        text = f"y={match['body'].strip()}" if match["argument"] == "x" else text
+    return _ratio(text)
+
+
+_PIECES = re.compile(r"(?:[^=&]*=)?\s*\\begin\{(cases|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_IF = re.compile(r"\\text\{\s*,?\s*(?:if|for|when|where|on)\s*\}|(?<![A-Za-z\\])(?:if|for|when)(?![A-Za-z])")
+_OTHERWISE = re.compile(r"\\text\{\s*(?:otherwise|else|elsewhere)\s*\}|otherwise|else")
+
+
+def pieces(text: str) -> list[tuple[str, str]] | None:
+    """Values and conditions of a function by cases; None for other texts.
+
+    `\\begin{cases} x, & \\text{if } x > 0 \\\\ 0, & \\text{otherwise} \\end{cases}` has the pieces
+    `x` where `x > 0` and `0` elsewhere, which is the condition "".
+    """
+    match = _PIECES.fullmatch(text.strip())
+    if match is None:
+        return None
+    rows = [row.split("&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    if not rows or any(len(row) != 2 for row in rows):
+        return None
+    return [(_piece(value), _OTHERWISE.sub("", _IF.sub("", _piece(case)))) for value, case in rows]
+
+
+def _piece(text: str) -> str:
+    return _IF.sub("", text.strip().rstrip(",;.")).strip().rstrip(",;.").strip()
+
+
+def _ratio(text: str) -> str:
+    if ":" not in text:
+        return text
+    ratio = _RATIO_NAMES.sub("", text, count=1) if "=" in text else text
+    terms = [term.strip() for term in split_list(ratio, ":")]
+    if len(terms) < 2 or not all(term and _TERM.fullmatch(term) for term in terms):
+        return text
+    if len(terms) == 2:
+        return ratio
+    return "(" + ",".join(rf"\frac{{{term}}}{{{terms[0]}}}" for term in terms[1:]) + ")"
