@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"[-+]?\d{1,64}(?:\.\d{1,64})?", re.ASCII)
-_STEPS = (statement, in_digits, recurring, structured, in_radians, both_signs, in_intervals)
+_STEPS = (statement, in_digits, recurring, in_radians, structured, both_signs, in_intervals)
 
 
 def canonical(text: str) -> str:

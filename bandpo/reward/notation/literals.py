@@ -226,6 +226,8 @@ _PREDICATES = re.compile(
     r"|is winner|is true|is the winner)$"
 )
 _LEADS = re.compile(r"^(?:it is|they are|answer is|yes it is) ")
+# Words of three letters and fewer: a capital and small letters, as in names, and the commonest.
+_SHORT = re.compile(r"[A-Z][a-z]{2}|yes|Yes|YES|no|No|NO|odd|red")
 _CONJUNCTION = re.compile(r"\s*(?:,|;|&|/|\band\b)\s*")
 
 
@@ -241,6 +243,7 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None
     long = any(len(word) > 3 or word in _SYNONYMS for word in _WORD.findall(inner.lower()))
+    long = long or _SHORT.fullmatch(inner) is not None
     if not (bare or _TEXT.search(text) or long or re.search("[\u4e00-\u9fff]", inner)):
         return None
     if re.search(r"\bor\b|\\", inner):

@@ -37,6 +37,7 @@ def structured(text: str) -> str:
     `f(x) = 2x` is `y = 2x`.
     """
     text = _COUNTED.sub(r"\\text{ \1} \\text{ \2 }", text)
+    text = re.sub(r"^([-+]?[\d.]+)'('?)$", r"\1 \\text{ prime\2}", text)
     text = _POINT.sub(r"\g<name>=\g<point>", text)
     text = _FACTOR.sub(r"\\frac{\1}{\2}", text)
     text = _LABELLED.sub(r"\\text{\1}=", text)

@@ -87,7 +87,7 @@ _CHANGING = frozenset(
     "halves third thirds fourth fourths fifth fifths squared cubed factorial plus minus times over "
     "divided multiplied mod modulo base power not no nor neither without except than fewest least "
     "most below under beneath between to until or and but is are isn was were wrong incorrect "
-    "cannot if unless instead negative positive root remainder at approximately".split()
+    "cannot prime if unless instead negative positive root remainder at approximately".split()
 )
 _UNTELLING = frozenset("the a an of in per each all total".split())
 
@@ -131,7 +131,7 @@ def quantity(text: str, *, letters: bool = True) -> Quantity:
     members share; where they count different things, it is in the order written.
     """
     parts = split_list(text)
-    if len(parts) > 1:
+    if len(parts) > 1 and "mod" not in text:
         return _list(text, [_quantity(part.strip(), letters) for part in parts])
     return _quantity(text, letters)
 
