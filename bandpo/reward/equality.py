@@ -66,8 +66,13 @@ def judge(
         return "too_large"
     answer = _found_in(answer) if free else answer
     verdict = reference.judge(notation.canonical(answer))
-    if verdict != "equal" and reference.is_list and (listed := notation.spread(answer)) != answer:
-        return reference.judge(notation.canonical(listed))  # 30,150 for the angles 30 and 150
+    if verdict == "equal":
+        return verdict
+    # 30,150 is a number, but the angles 30 and 150 where the other side is a list
+    if reference.is_list and (listed := notation.spread(answer)) != answer:
+        return reference.judge(notation.canonical(listed))
+    if (listed := notation.spread(gold)) != gold and len(notation.split_list(answer)) > 1:
+        return _Reference(notation.canonical(listed), lowest_form).judge(notation.canonical(answer))
     return verdict
 
 

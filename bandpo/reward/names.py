@@ -85,8 +85,11 @@ def named_parts(text: str) -> list[Named]:
 
 def _split_name(part: str) -> tuple[str, str]:
     """What stands left and right of the first `=`, `\\in` or `\\approx`."""
-    match = re.search(rf"{_EQUALS.pattern}|{_APPROX_OR_IN.pattern}", part)
-    return (part[: match.start()].strip(), part[match.end() :].strip()) if match else ("", part)
+    for match in re.finditer(rf"{_EQUALS.pattern}|{_APPROX_OR_IN.pattern}", part):
+        left = part[: match.start()]
+        if left.count("(") == left.count(")"):  # P(X = 2) = 1/4
+            return left.strip(), part[match.end() :].strip()
+    return "", part
 
 
 def squeezed(text: str) -> str:

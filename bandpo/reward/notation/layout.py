@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bandpo.reward.notation.braces import closing, rewritten
+from bandpo.reward.notation.braces import closing, rewritten, split_list
 
 _IN_DOLLARS = r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?"
 _FONTS = (
@@ -21,7 +21,11 @@ _WRAPPERS = re.compile(
     r"|mathop|cancel|phantom|strut)\s*(?=\{)"
 )
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*(?:\[\w+\])?(?=\s*\{)")
-_SILENT = re.compile(r"\\(?:tag\*?|label|hspace\*?|vspace\*?|color|hskip|ref)(?=\s*\{)")
+_SILENT = re.compile(
+    r"\\(?:tag\*?|label|hspace\*?|vspace\*?|color\s*(?:\[\w+\])?|hskip|ref)(?=\s*\{)"
+)
+_DONE = re.compile(r"\s*(?:\\(?:blacksquare|checkmark|qed|Box|square|surd)(?![A-Za-z])|[∎✓✔✅■□])+\s*$")
+_FONT = re.compile(rf"\\(?:{_FONTS})\s*\*?(?=\s*\{{)")
 _BINARY = re.compile(r"\\([dtc]?frac|[dt]?binom)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt(?![A-Za-z])(?!\s*[\[{])")
 _FONT_LETTER = re.compile(
@@ -88,12 +92,13 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\%", "%"),
         (r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|thinspace|enspace)(?![A-Za-z])", " "),
         (r"\\text\{([^A-Za-z{}\u4e00-\u9fff]*)\}", r"\1"),
-        (r"^\\text\{\s*([-+$]?\s*\d[^{}]*)\}$", r"\1"),
+        (r"^\\text\{\s*([-+$]?\s*\d[^{}]*|[A-Za-z]\w?\s*=[^{}]*)\}$", r"\1"),
         (r"\s+", " "),
         (r"(?<=\d) (?=i(?![A-Za-z]))", ""),
     ]
 ]  # fmt: skip
 
+_BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\||\\mid|:)")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|-?\w?)|\\(?:math)?strut(?![A-Za-z])")
 _UNIT_VECTOR = re.compile(
@@ -101,7 +106,7 @@ _UNIT_VECTOR = re.compile(
     r"\s*\{\s*(?:\\?([ijk])(?:math)?|u_\{([ijk])\}) ?\s*\}"
 )
 
-_FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
+_FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<!\\)\\$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
 _QUOTED = re.compile(r'^"([^"]*)"$|^``([^\']*)\'\'$|^`([^`]*)`$')
 
 
@@ -109,7 +114,7 @@ def plain(text: str) -> str:
     """The same formula in one spelling, as short as LaTeX allows."""
     if _UNCHANGED.fullmatch(text):
         return text
-    text = _without_wrappers(trimmed(text))
+    text = _without_wrappers(trimmed(_DONE.sub("", text)))
     text = _PHANTOM.sub("", _CHOOSE.sub(r"\\binom{\1\3}{\2\4}", text))
     if len({match[1] for match in _UNIT_VECTOR.finditer(text)}) > 1:
         for _ in range(2):  # \hat{\mathbf{i}}
@@ -123,6 +128,8 @@ def plain(text: str) -> str:
         text = rewritten(text, _ROOT, 1, lambda _, given: rf"\sqrt{{{given[0]}}}")
     text = trimmed(_rows(_functions(text)))
     while text.startswith("{") and closing(text, 0) == len(text) - 1:
+        if len(split_list(text[1:-1])) > 1 or _BUILDER.match(text):
+            return rf"\{{{text[1:-1]}\}}"  # {1, 2} of a program, {x | x > 1}
         text = trimmed(text[1:-1])
     return text
 
@@ -138,8 +145,14 @@ def _without_wrappers(text: str) -> str:
         return text
     text = rewritten(text, _COLOURED, 2, lambda _, given: given[1])
     text = rewritten(text, _SILENT, 1, lambda _, given: "")
+    text = rewritten(text, _FONT, 1, _unbold)
     text = re.sub(r"\\color\s*[a-z]+(?![A-Za-z])", "", text)
     return rewritten(text, _WRAPPERS, 1, lambda _, given: f" {given[0]} ")
+
+
+def _unbold(match: re.Match[str], given: list[str]) -> str:
+    """A formula in another font is a formula; words and letters keep theirs until later."""
+    return f" {given[0]} " if "\\frac" in given[0] or "\\sqrt" in given[0] else match[0] + f"{{{given[0]}}}"
 
 
 _CALL = re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS}|asin|acos|atan|sqrt|Abs|abs)(?=\s*[(\d\\])")

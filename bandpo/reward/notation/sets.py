@@ -69,9 +69,15 @@ _RELATION = re.compile(r"\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*")
 _UNEQUAL = re.compile(rf"\s*(?P<name>{_VARIABLE})\s*\\ne(?![A-Za-z])\s*(?P<value>.+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _REALS = re.compile(
-    r"(?:^\s*\\\{\s*|\\text\{\s*|^\s*)(?:(?:the )?(?:set of )?)?all (?:the )?real(?: numbers?)?s?"
-    r"(?: values)?(?: of [a-z])?[ .]*\}?[ .]*(?:\\\})?(?:\s*:?\s*\\mathbb\{R\})?",
+    r"(?:^\s*\\\{\s*)?(?:[a-z]\s*(?=\\text\{\s*(?:is|can be|any))|[a-z] (?=is|can be))?(?:\\text\{\s*|(?<![A-Za-z]))"
+    r"(?:is |can be )?(?:the )?(?:set of )?(?:all|any|every) (?:the )?(?P<sign>positive |negative |non-?negative )?"
+    r"reals?(?: numbers?)?(?: values?)?(?: of)?(?: [a-z](?![A-Za-z]))?[ .]*\}?(?: ?[a-z](?![A-Za-z]))?[ .]*(?:\\\})?"
+    r"(?:\s*:?\s*\\mathbb\{R\})?$|^(?P<bare>positive |negative |nonnegative )reals?(?: numbers?)?$",
     re.IGNORECASE,
+)
+_HALF_LINES = {"positive": r"(0,\infty)", "negative": r"(-\infty,0)", "nonnegative": r"[0,\infty)"}
+_HALF_LINE = re.compile(
+    r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(>|<|\\ge)\s*0\s*\}?|_\s*\{?\s*([+-])\s*\}?)"
 )
 _REAL_LINE = r"(-\infty,\infty)"
 _MINUS = re.compile(r"\s*(?:-|\\setminus|\\backslash)\s*(?=\\\{)")
@@ -83,13 +89,38 @@ def in_intervals(text: str) -> str:
     `\\{x \\mid x > 3\\}` is `x > 3`; what joins conditions by `or`, and `x \\ne 1`, is a union of
     intervals; `3 > x > 1` is `1 < x < 3`; all real numbers are `(-\\infty,\\infty)`.
     """
-    text = _REALS.sub(lambda _: _REAL_LINE, text) if "eal" in text else text
+    text = _REALS.sub(_real_numbers, text) if "eal" in text else text
+    text = _HALF_LINE.sub(_half_line, text)
     text = re.sub(r"^\s*\\mathbb\{R\}\s*$", lambda _: _REAL_LINE, text)
     if "\\{" in text:
         text = _built(text)
     if not re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", text):
         return text
-    return _union(text) or _unequal(text) or _turned(text)
+    return _union(text) or _unequal(text) or _excluded(text) or _turned(text)
+
+
+def _real_numbers(match: re.Match[str]) -> str:
+    sign = (match["sign"] or match["bare"] or "").strip().lower().replace("-", "")
+    return _HALF_LINES.get(sign, _REAL_LINE)
+
+
+def _half_line(match: re.Match[str]) -> str:
+    sign = next(group for group in match.groups() if group)
+    name = "positive" if sign in "+>" else "nonnegative" if "ge" in sign else "negative"
+    return _HALF_LINES[name]
+
+
+def _excluded(text: str) -> str | None:
+    """`1 < x < 3, x \\ne 2` as an interval without points."""
+    pieces = [piece for piece in _JOINED.split(text) if piece.strip()]
+    points = [match for piece in pieces if (match := _UNEQUAL.fullmatch(piece))]
+    ranges = [found for piece in pieces if (found := _interval(piece))]
+    if len(ranges) != 1 or not points or len(points) + 1 != len(pieces):
+        return None
+    if {point["name"] for point in points} != {ranges[0][0]}:
+        return None
+    values = ", ".join(point["value"].strip() for point in points)
+    return rf"{ranges[0][1]} \setminus \{{{values}\}}"
 
 
 def _built(text: str) -> str:

@@ -10,6 +10,8 @@ _RATIO_NAMES = re.compile(
     r"(?=[^=]*[A-Za-z])(?![^=:]*\d\s*:)[A-Za-z0-9_{}\\ '()]+(?::[A-Za-z0-9_{}\\ '()]+)+="
 )
 _TERM = re.compile(r"[\w\\{}()^.+*/ -]+")
+# The constant of integration, where the other letters are one variable and numbers.
+_CONSTANT = re.compile(r"(?<=[\w})|])\s*\+\s*(?:c|k|K|\\text\{\s*[Cc](?:onst(?:ant)?)?\.?\s*\})$")
 _POINT = re.compile(
     r"(?<![A-Za-z\\_{}(])(?P<name>[A-Z](?:_\{?\d\}?|')?)\s*(?P<point>\([^()]*,[^()]*\))(?!\s*=)"
 )
@@ -45,12 +47,19 @@ def structured(text: str) -> str:
     text = _MODULUS.sub(r" \\pmod{\1}", text)
     if match := _TO.fullmatch(text):
         return f"{match[1]}:{match[2]}"
+    if match := _CONSTANT.search(text):
+        text = text[: match.start()] + "+C" if _has_one_variable(text[: match.start()]) else text
     if match := _DEFINED.fullmatch(text):
         text = f"y={match['body'].strip()}" if match["argument"] == "x" else text
     return _ratio(text)
 
 
 _FUNCTION = re.compile(r"[A-Za-z]\s*\(\s*(?P<argument>[a-z])\s*\)\s*=\s*(?P<body>[^=,<>]+)")
+
+
+def _has_one_variable(text: str) -> bool:
+    letters = re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|(?<![A-Za-z])[ei](?![A-Za-z])", "", text))
+    return len(set(letters)) == 1 and letters[0] in "xtuyz"
 
 
 def _subscript(match: re.Match[str]) -> str:
