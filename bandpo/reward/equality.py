@@ -26,7 +26,7 @@ from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
 from bandpo.reward.form import LowestForm, is_evaluated, is_unfinished
 from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
 from bandpo.reward.notation import Quantity
-from bandpo.reward.reading import hundredth, in_radians, read
+from bandpo.reward.reading import hundredth, in_radians, read, renumbered
 
 Verdict = Literal[
     "equal",
@@ -49,6 +49,9 @@ _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
+_UNIT_VECTORS = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat)\s*\{\s*\\?([ijk])(?:math)?\s*\}"
+)
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
 _MAX_CHAIN = 4
 
@@ -59,12 +62,16 @@ def judge(
     """Compares an answer with the reference; with `free`, math-verify finds it in the text."""
     if notation.too_large(gold):
         return "bad_gold"
-    reference = _Reference(notation.canonical(gold), lowest_form)
+    reference = _Reference(_canonical(gold), lowest_form)
     if not reference.readable:
         return "bad_gold"
     if notation.too_large(answer):
         return "too_large"
-    return reference.judge(notation.canonical(_found_in(answer) if free else answer))
+    return reference.judge(_canonical(_found_in(answer) if free else answer))
+
+
+def _canonical(text: str) -> str:
+    return notation.canonical(_UNIT_VECTORS.sub(r"\\vec{\1}", text))
 
 
 def self_test() -> None:
@@ -248,7 +255,7 @@ class _Reference:
 
 
 def _any_same(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
-    return any(same(one, other) for one in gold for other in answer)
+    return any(same(one, renumbered(one, other)) for one in gold for other in answer)
 
 
 def _same_piece(gold: tuple[str, str], answer: tuple[str, str]) -> bool:

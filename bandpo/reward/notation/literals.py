@@ -216,6 +216,7 @@ _SYNONYMS = {
     "cannot be determined": "not determined",
     "can not be determined": "not determined",
 }
+_SHORT = frozenset(("yes", "no", "odd", "all"))
 _EMPTY = re.compile(
     r"(?:there (?:is|are) )?(?:no|none|null set|empty|empty set|empty solution set)"
     r"(?: (?:real|integer|positive|such|valid|possible))*(?: (?:solutions?|roots?|values?|numbers?|x|real))?(?: exists?)?"
@@ -240,7 +241,7 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
         return None
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None
-    long = any(len(word) > 3 or word in _SYNONYMS for word in _WORD.findall(inner.lower()))
+    long = any(len(word) > 3 or word in _SHORT | _SYNONYMS.keys() for word in _WORD.findall(inner.lower()))
     if not (bare or _TEXT.search(text) or long or re.search("[\u4e00-\u9fff]", inner)):
         return None
     if re.search(r"\bor\b|\\", inner):
