@@ -157,18 +157,23 @@ def _is_multiple(one: sympy.Expr, other: sympy.Expr, *, positive: bool) -> bool:
 
 
 def _same_roots(one: sympy.Expr, other: sympy.Expr) -> bool:
-    """Whether two equations have the same solutions for each of their few variables."""
+    """Whether two equations have the same solutions for a variable, and for no other different ones."""
     symbols = sorted(one.free_symbols, key=str)
     if set(symbols) != other.free_symbols or not 0 < len(symbols) <= _MOST_SOLVED:
         return False
-    for symbol in symbols:
-        try:
-            solutions = [sympy.solve(side, symbol) for side in (one, other)]
-        except (NotImplementedError, ValueError, TypeError):
-            return False
-        if not all(solutions) or not same_in_any_order(*solutions):
-            return False
-    return True
+    verdicts = [_same_roots_for(symbol, one, other) for symbol in symbols]
+    return False not in verdicts and True in verdicts
+
+
+def _same_roots_for(symbol: sympy.Symbol, one: sympy.Expr, other: sympy.Expr) -> bool | None:
+    """None where sympy finds no solutions or they cannot be compared."""
+    try:
+        solutions = [sympy.solve(side, symbol) for side in (one, other)]
+        if not any(solutions):
+            return None
+        return same_in_any_order(*solutions, same_function)
+    except (NotImplementedError, ValueError, TypeError, Undecided):
+        return None
 
 
 def _same_solutions(gold: Any, answer: Any) -> bool:

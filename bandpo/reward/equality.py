@@ -26,7 +26,7 @@ from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
 from bandpo.reward.form import LowestForm, is_evaluated, is_unfinished
 from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
 from bandpo.reward.notation import Quantity
-from bandpo.reward.reading import hundredth, in_radians, read
+from bandpo.reward.reading import hundredth, in_radians, read, renumbered
 
 Verdict = Literal[
     "equal",
@@ -259,7 +259,7 @@ class _Reference:
 
 
 def _any_same(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
-    return any(same(one, other) for one in gold for other in answer)
+    return any(same(one, renumbered(one, other)) for one in gold for other in answer)
 
 
 def _same_piece(gold: tuple[str, str], answer: tuple[str, str]) -> bool:

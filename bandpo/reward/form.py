@@ -46,11 +46,21 @@ def is_evaluated(answer: Any, gold: Any, lowest_form: LowestForm) -> bool:
     """Whether an irrational number is written with its terms collected."""
     if lowest_form == "off" or not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
         return True
-    if gold.free_symbols or gold.is_Rational:
+    if gold.free_symbols or (lowest_form == "restated" and _is_rational(gold)):
         return True
     if lowest_form == "strict":
-        return _terms(answer) <= max(_terms(gold), _terms(sympy.expand(gold.doit())))
+        return gold.is_Rational or _terms(answer) <= max(_terms(gold), _terms(sympy.expand(gold.doit())))
     return _terms(answer) <= _terms(gold) or not _has_like_terms(answer)
+
+
+def _is_rational(number: sympy.Expr) -> bool:
+    """Whether a number is rational by its form: numerals, + − × ÷ and whole powers."""
+    return all(
+        part.is_Rational
+        or isinstance(part, sympy.Add | sympy.Mul)
+        or (isinstance(part, sympy.Pow) and part.exp.is_Integer)
+        for part in sympy.preorder_traversal(number)
+    )
 
 
 def _terms(expression: Any) -> int:

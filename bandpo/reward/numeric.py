@@ -22,9 +22,11 @@ from sympy.core.evalf import evalf, fastlog
 # Bits beyond which no two numbers are told apart: 60,000 digits, milliseconds.
 _MOST_BITS = 200_000
 _FIRST_BITS, _SPARE_BITS = 64, 96
-_MOST_EXPONENT_BITS = 64
+_MOST_EXPONENT_BITS, _MOST_FACTORIAL_BITS = 60, 24
 _SURE_BITS = 8  # of a nonzero difference
 _AGREEING_POINTS = 4
+
+_OF_WHOLE_NUMBERS = (sympy.factorial, sympy.binomial, sympy.gamma)
 
 Subs = Mapping[sympy.Symbol, Any]
 
@@ -79,7 +81,9 @@ def same_function(gold: sympy.Expr, answer: sympy.Expr) -> bool:
     if not symbols:
         return same_constant(gold, answer)
     is_complex = gold.has(sympy.I) or answer.has(sympy.I)
-    for points in (_fractions(symbols), _whole_numbers(symbols)):
+    of_whole_numbers = gold.has(*_OF_WHOLE_NUMBERS) or answer.has(*_OF_WHOLE_NUMBERS)
+    ways = (_whole_numbers,) if of_whole_numbers else (_fractions, _whole_numbers)
+    for points in (way(symbols) for way in ways):
         agreeing = 0
         for point in points:
             try:
@@ -152,13 +156,18 @@ def _digits(expression: sympy.Expr, bits: int, at: Subs) -> tuple[Any, Any, Any,
 
 
 def _require_computable(expression: sympy.Basic, at: Subs) -> None:
-    """Raises Undecided for a power whose exponent has too many digits, innermost first."""
+    """Raises Undecided for a power or a factorial of too large a number, innermost first."""
     for argument in expression.args:
-        _require_computable(argument, at)
-    if isinstance(expression, sympy.Pow | sympy.exp | sympy.factorial | sympy.gamma):
-        top = _evaluated(expression.args[-1], _FIRST_BITS, at).top
-        if top > (_MOST_EXPONENT_BITS if isinstance(expression, sympy.Pow | sympy.exp) else 24):
-            raise Undecided("too large")
+        if argument.args:
+            _require_computable(argument, at)
+    if isinstance(expression, sympy.Pow | sympy.exp):
+        most = _MOST_EXPONENT_BITS
+    elif isinstance(expression, _OF_WHOLE_NUMBERS):
+        most = _MOST_FACTORIAL_BITS
+    else:
+        return
+    if any(_magnitude(argument, at) > 2.0**most for argument in expression.args[-1:]):
+        raise Undecided("too large")
 
 
 def _size(expression: sympy.Expr, at: Subs) -> float:
@@ -181,11 +190,18 @@ def _size(expression: sympy.Expr, at: Subs) -> float:
     if isinstance(expression, sympy.factorial | sympy.gamma | sympy.binomial):
         largest = max(_magnitude(argument, at) for argument in expression.args)
         return 64.0 + largest * max(1.0, _log2(largest))
-    return 4.0 + sum(_size(argument, at) for argument in expression.args if argument.args or argument.is_Number or argument in at)
+    sizes = [_size(part, at) for part in expression.args if part.args or part.is_Number or part in at]
+    if at and isinstance(expression, sympy.Add):
+        return 4.0 + max(sizes, default=0.0)  # a point is tried, not proved
+    return 4.0 + sum(sizes)
 
 
 def _magnitude(expression: sympy.Expr, at: Subs) -> float:
     """A bound on |expression|, inf where it is out of reach."""
+    if expression in at:
+        expression = at[expression]
+    if expression.is_Rational:
+        return float(abs(expression)) if abs(expression) < 2**64 else float("inf")
     top = _evaluated(expression, _FIRST_BITS, at).top
     return 2.0**top if top < 64 else float("inf")
 

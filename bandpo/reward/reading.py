@@ -21,9 +21,11 @@ _NORMALISED = NormalizationConfig(
 )
 _AS_WRITTEN = ConversionConfig(lowercase_symbols=False)
 
+_PRIMED_NUMBER = re.compile(r"\d\s*'")
 _ANGLE = re.compile(r"\\(angle|triangle)\s*\{?\s*([A-Z](?:\s*[A-Z]){1,3})\s*\}?")
 _REWRITES = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\kappa_{gamma}"),  # the parser takes it for Γ(…)
+    (re.compile(r"(?<=[A-Za-z])(')+(?!\s*\()"), r"_{prime}"),  # it drops primes
 ]
 
 
@@ -32,6 +34,8 @@ def read(value: str) -> list[Any]:
     number = notation.numeral(value)
     if number is not None:
         return [sympy.Rational(number.numerator, number.denominator)]
+    if _PRIMED_NUMBER.search(value):
+        return []
     latex = notation.exact(_prepared(value))
     reading = _parsed(latex)
     if reading is None:
@@ -50,6 +54,22 @@ def hundredth(parsed: list[Any]) -> list[Any]:
         sympy.Mul(e, sympy.Rational(1, 100), evaluate=False) if isinstance(e, sympy.Expr) else e
         for e in parsed
     ]
+
+
+def renumbered(gold: Any, answer: Any) -> Any:
+    """A family of angles with the reference's letter for its whole number: `n\\pi` for `k\\pi`."""
+    letters = [_numbering(side) for side in (gold, answer)]
+    if letters[0] is None or letters[1] is None or letters[0] == letters[1]:
+        return answer
+    return answer.xreplace({letters[1]: letters[0]})
+
+
+def _numbering(family: Any) -> sympy.Symbol | None:
+    """The letter k of π/4 + kπ, where there is no other."""
+    if not isinstance(family, sympy.Basic) or not family.has(sympy.pi):
+        return None
+    symbols = family.free_symbols
+    return next(iter(symbols)) if len(symbols) == 1 and str(*symbols) in "klmn" else None
 
 
 def _prepared(latex: str) -> str:

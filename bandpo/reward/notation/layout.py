@@ -102,8 +102,8 @@ _BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\||\\mid|:)")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|-?\w?)|\\(?:math)?strut(?![A-Za-z])")
 _UNIT_VECTOR = re.compile(
-    r"\\(?:mathbf|mathrm|text|hat|vec|boldsymbol|bm|textbf|overrightarrow|bar)"
-    r"\s*\{\s*(?:\\?([ijk])(?:math)?|u_\{([ijk])\}) ?\s*\}"
+    r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)"
+    r"\s*\{\s*\\?([ijk])(?:math)?\s*\}"
 )
 
 _FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<!\\)\\$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
@@ -116,9 +116,7 @@ def plain(text: str) -> str:
         return text
     text = _without_wrappers(trimmed(_DONE.sub("", text)))
     text = _PHANTOM.sub("", _CHOOSE.sub(r"\\binom{\1\3}{\2\4}", text))
-    if len({match[1] for match in _UNIT_VECTOR.finditer(text)}) > 1:
-        for _ in range(2):  # \hat{\mathbf{i}}
-            text = _UNIT_VECTOR.sub(lambda m: f"u_{{{m[1] or m[2]}}} ", text)
+    text = _UNIT_VECTOR.sub(r"\\vec{\1}", text)
     text = _FONT_LETTER.sub(lambda m: (m[1] or m[2]) + " ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

@@ -227,7 +227,7 @@ _PREDICATES = re.compile(
 )
 _LEADS = re.compile(r"^(?:it is|they are|answer is|yes it is) ")
 # Words of three letters and fewer: a capital and small letters, as in names, and the commonest.
-_SHORT = re.compile(r"[A-Z][a-z]{2}|yes|Yes|YES|no|No|NO|odd|red")
+_SHORT = re.compile(r"[A-Z][a-z]{2}|yes|Yes|YES|no|No|NO|odd|red|all")
 _CONJUNCTION = re.compile(r"\s*(?:,|;|&|/|\band\b)\s*")
 
 

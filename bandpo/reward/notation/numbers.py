@@ -111,11 +111,17 @@ def too_large(text: str) -> bool:
     return digits > MAX_DIGITS or max(exponents, default=0) > MAX_EXPONENT
 
 
+_GREEK = re.compile(
+    r"\\(?:var)?(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho"
+    r"|sigma|tau|upsilon|phi|chi|psi|omega|ell|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega)"
+    r"(?![A-Za-z])"
+)
+
+
 def is_constant(text: str) -> bool:
     """Whether the text is free of variables: digits, operators, π, e, i and functions of them."""
-    return not re.search(
-        r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|(?<![A-Za-z])[ei](?![A-Za-z])", "", text)
-    )
+    letters = re.sub(r"\\[A-Za-z]+|(?<![A-Za-z])[ei](?![A-Za-z])", "", _GREEK.sub(" x ", text))
+    return not re.search(r"[A-Za-z]", letters)
 
 
 _INT = r"\d{1,64}"
