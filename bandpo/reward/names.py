@@ -25,6 +25,7 @@ _BARE = re.compile(
     rf"(?:"
     rf"(?:{_LETTER}|{_ACCENTED}|\\text\s*{_BRACED}){_MARKS}\s*(?:\({_ARGUMENT}\)|\[{_ARGUMENT}\])?"
     rf"|[fghpqFGHPQTE]{_MARKS}\s*\([^()=<>]*\)"
+    rf"|(?:\\?Pr?|E|\\mathbb\s*\{{?\s*[PE]\s*\}}?)\s*(?:\([^()]*\)|\[[^\[\]]*\])"
     rf"|m?\s*\\?(?:angle|triangle|widehat|arc)\s*\{{?[A-Z]+\}}?"
     rf"|\|?[A-Z]{{2,5}}\|?|\[[A-Z]{{3,6}}\]"
     rf"|\\(?:max|min|sup|inf|det|dim|deg|Pr){_MARKS}\s*(?:\({_ARGUMENT}\))?"
@@ -50,8 +51,12 @@ def is_quantity(text: str) -> bool:
 
 
 def sides(text: str) -> list[str]:
-    """The sides of a chain of equations."""
-    return [side.strip() for side in _EQUALS.split(text)]
+    """The sides of a chain of equations; `P(X = 2)` is one."""
+    found = [""]
+    for part in _EQUALS.split(text):
+        open_ended = found[-1].count("(") > found[-1].count(")")
+        found[-1:] = [f"{found[-1]}={part}"] if open_ended else [found[-1], part]
+    return [side.strip() for side in found[1:]]
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def _unequal(text: str) -> str | None:
 
 def _turned(text: str) -> str:
     """A chain of relations that falls as one that rises, a bound before its variable after it."""
-    if "," in text:
+    if "," in text or _WORDS_JOIN.search(text):
         return text
     parts = [part.strip() for part in _RELATION.split(text)]
     relations = parts[1::2]
