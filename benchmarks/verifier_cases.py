@@ -57,7 +57,11 @@ def figures(cases: Sequence[Case], verdicts: Verdicts) -> dict[str, Any]:
 
     every = named("")
     right = 1 - (every["false_positives"] + every["false_negatives"]) / max(1, len(cases))
-    return {"right": round(right, 4), **every, "by_kind": {k: named(k) for k in sorted(counts) if k}}
+    return {
+        "right": round(right, 4),
+        **every,
+        "by_kind": {k: named(k) for k in sorted(counts) if k},
+    }
 
 
 def show(name: str, columns: dict[str, dict[str, Any]]) -> None:

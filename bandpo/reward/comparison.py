@@ -1,8 +1,9 @@
 """Whether two parsed answers are the same mathematical object, by kind.
 
 numbers and expressions
-    by verified digits, at points where there are variables (`bandpo.reward.numeric`); symbolically only
-    where there are no digits to be had (integrals, sums with a variable bound, unknown functions).
+    by verified digits, at points where there are variables (`bandpo.reward.numeric`);
+    symbolically only where there are none (integrals, sums with a variable bound, unknown
+    functions).
 equations and inequalities
     where one is a constant multiple of the other; an equation also by its solutions for
     each variable, an inequality in one variable by its solution set.
@@ -112,7 +113,9 @@ def _same_relation(gold: Any, answer: Any) -> bool:
 def _same_single_relation(gold: Relational, answer: Relational) -> bool:
     (one, left), (other, right) = map(_against_zero, (gold, answer))
     if one is None or other is None:  # sides that cannot be subtracted: sets, tuples
-        return type(gold) is type(answer) and same(gold.lhs, answer.lhs) and same(gold.rhs, answer.rhs)
+        return (
+            type(gold) is type(answer) and same(gold.lhs, answer.lhs) and same(gold.rhs, answer.rhs)
+        )
     if left is not right:
         return False
     if _is_multiple(one, other, positive=left in (sympy.Lt, sympy.Le)):
@@ -141,7 +144,8 @@ def _is_multiple(one: sympy.Expr, other: sympy.Expr, *, positive: bool) -> bool:
         if is_zero(one) or is_zero(other):
             return is_zero(one) and is_zero(other)
         products = [
-            sympy.Mul(a, b.xreplace(elsewhere), evaluate=False) for a, b in ((one, other), (other, one))
+            sympy.Mul(a, b.xreplace(elsewhere), evaluate=False)
+            for a, b in ((one, other), (other, one))
         ]
         if not same_function(*products):
             return False
@@ -157,7 +161,7 @@ def _is_multiple(one: sympy.Expr, other: sympy.Expr, *, positive: bool) -> bool:
 
 
 def _same_roots(one: sympy.Expr, other: sympy.Expr) -> bool:
-    """Whether two equations have the same solutions for a variable, and for no other different ones."""
+    """Whether two equations have the same solutions for a variable, and other ones for none."""
     symbols = sorted(one.free_symbols, key=str)
     if set(symbols) != other.free_symbols or not 0 < len(symbols) <= _MOST_SOLVED:
         return False
@@ -169,9 +173,10 @@ def _same_roots_for(symbol: sympy.Symbol, one: sympy.Expr, other: sympy.Expr) ->
     """None where sympy finds no solutions or they cannot be compared."""
     try:
         solutions = [sympy.solve(side, symbol) for side in (one, other)]
-        if not any(solutions):
+        roots = [root for side in solutions for root in side]
+        if not roots or any(root.has(sympy.I) for root in roots):
             return None
-        return same_in_any_order(*solutions, same_function)
+        return same_in_any_order(solutions[0], solutions[1], same_function)
     except (NotImplementedError, ValueError, TypeError, Undecided):
         return None
 
@@ -222,9 +227,17 @@ def _same_set(gold: Any, answer: Any) -> bool:
         )
     if isinstance(gold, sympy.FiniteSet) and isinstance(answer, sympy.FiniteSet):
         return _same_finite(gold, answer)
-    if isinstance(gold, sympy.FiniteSet | sympy.Tuple) and len(gold.args) == 1 and not isinstance(answer, sympy.Set | sympy.Tuple):
+    if (
+        isinstance(gold, sympy.FiniteSet | sympy.Tuple)
+        and len(gold.args) == 1
+        and not isinstance(answer, sympy.Set | sympy.Tuple)
+    ):
         return same(gold.args[0], answer)
-    if isinstance(answer, sympy.FiniteSet) and len(answer.args) == 1 and not isinstance(gold, sympy.Set | sympy.Tuple):
+    if (
+        isinstance(answer, sympy.FiniteSet)
+        and len(answer.args) == 1
+        and not isinstance(gold, sympy.Set | sympy.Tuple)
+    ):
         return same(gold, answer.args[0])
     one, other = ordered_elements(gold), ordered_elements(answer)
     if one is not None and other is not None:

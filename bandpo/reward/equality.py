@@ -1,9 +1,9 @@
 """Whether an answer equals the reference answer. Runs in a worker process only.
 
-`bandpo.reward.notation` brings both into one spelling; here lists, names, units, chains and choices are
-told apart; `bandpo.reward.reading` parses what is left, and `bandpo.reward.comparison` compares it.
-math-verify is used for its parser and for finding an answer in free text. Its comparison is not:
-it rounds small factors to zero, drops the left side of every equation and ignores the case of letters.
+`bandpo.reward.notation` brings both into one spelling; here lists, names, chains and units are told
+apart; `bandpo.reward.reading` parses what is left, and `bandpo.reward.comparison` compares it.
+Of math-verify only the parser is used, and its search for an answer in free text. Its comparison
+rounds small factors to zero, drops left sides of equations and ignores the case of letters.
 
 decimals are exact: 0.333333 is not 1/3, 1.41421356 is not √2.
 a chain `a = b = c` is right where each side but names equals the reference: `5=7` is not 7.
@@ -23,10 +23,11 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
 from bandpo.reward import notation
 from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
-from bandpo.reward.form import LowestForm, is_evaluated, is_unfinished
+from bandpo.reward.form import is_evaluated, is_unfinished
 from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
 from bandpo.reward.notation import Quantity
 from bandpo.reward.reading import hundredth, in_radians, read, renumbered
+from bandpo.reward.score import LowestForm
 
 Verdict = Literal[
     "equal",
@@ -243,7 +244,9 @@ class _Reference:
             return "unparsed"
         if not self._equals(given, parsed):
             return "different"
-        return "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
+        return (
+            "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
+        )
 
     def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
         return any(_any_same(*reading) for reading in self._readings(given.unit, parsed))

@@ -1,12 +1,13 @@
 """Whether an equal answer is also finished: what `lowest_form` asks for.
 
 strict
-    a rational reference needs a numeral in lowest terms; an irrational one no more terms than it has.
+    a rational reference needs a numeral in lowest terms, an irrational one no more terms than it
+    has.
 restated
-    closed forms that took work count (`2^{10}` for 1024, `\\binom52`, `\\log_2 8`, `\\frac24`); sums,
-    differences and products of numerals do not (`37+14` for 51), nor what is still to be computed
-    (`\\sum`, `\\gcd`), nor like terms not collected (`\\sqrt8+\\sqrt2`). What occurs in the problem is
-    refused by `bandpo.reward.math`, which knows the problem.
+    closed forms that took work count (`2^{10}` for 1024, `\\binom52`, `\\log_2 8`, `\\frac24`);
+    sums, differences and products of numerals do not (`37+14` for 51), nor commands to compute
+    (`\\sum`, `\\gcd`), nor like terms not collected (`\\sqrt8+\\sqrt2`). What occurs in the problem
+    is refused by `bandpo.reward.restating`, in the process that knows the problem.
 off
     any equal answer counts.
 """
@@ -15,11 +16,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, Literal
+from typing import Any
 
 import sympy
 
-LowestForm = Literal["restated", "strict", "off"]
+from bandpo.reward.score import LowestForm
 
 _DIGITS = r"[\d.,\s]+"
 _ARITHMETIC = re.compile(
@@ -28,9 +29,7 @@ _ARITHMETIC = re.compile(
 _ONE_FRACTION = re.compile(
     rf"\s*[-+]?\s*(?:\\frac\s*(?:\{{\s*-?{_DIGITS}\}}|\d)\s*(?:\{{\s*-?{_DIGITS}\}}|\d)|{_DIGITS}/{_DIGITS})\s*"
 )
-_COMMANDS = re.compile(
-    r"\\(?:sum|prod|int|iint|lim|gcd|lcm|max|min|det|bmod|pmod|mod)(?![A-Za-z])"
-)
+_COMMANDS = re.compile(r"\\(?:sum|prod|int|iint|lim|gcd|lcm|max|min|det|bmod|pmod|mod)(?![A-Za-z])")
 
 
 def is_unfinished(value: str) -> bool:
@@ -44,12 +43,18 @@ def is_unfinished(value: str) -> bool:
 
 def is_evaluated(answer: Any, gold: Any, lowest_form: LowestForm) -> bool:
     """Whether an irrational number is written with its terms collected."""
-    if lowest_form == "off" or not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
+    if (
+        lowest_form == "off"
+        or not isinstance(gold, sympy.Expr)
+        or not isinstance(answer, sympy.Expr)
+    ):
         return True
     if gold.free_symbols or (lowest_form == "restated" and _is_rational(gold)):
         return True
     if lowest_form == "strict":
-        return gold.is_Rational or _terms(answer) <= max(_terms(gold), _terms(sympy.expand(gold.doit())))
+        return gold.is_Rational or _terms(answer) <= max(
+            _terms(gold), _terms(sympy.expand(gold.doit()))
+        )
     return _terms(answer) <= _terms(gold) or not _has_like_terms(answer)
 
 

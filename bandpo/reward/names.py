@@ -1,7 +1,7 @@
 """The left sides of answers: what may be dropped from `x = 3` and `f(x) = 2x`, and what may not.
 
-Only a bare name may: a letter with subscripts and primes, a function applied to arguments, points, a
-word. `\\log_2 x = 3` and `xy = 12` say something about x, not what x is.
+Only a bare name may: a letter with subscripts and primes, a function with arguments, points, words.
+`\\log_2 x = 3` and `xy = 12` say something about x, not what x is.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ _GREEK = (
     r"(?![A-Za-z])"
 )
 _BRACED = r"\{(?:[^{}]|\{[^{}]*\})*\}"
-_MARKS = rf"(?:\s*(?:_\s*(?:{_BRACED}|\\[a-z]+|\w)|'|\^\s*(?:\{{\s*)?(?:\\prime|-\s*1|\\ast|\*)(?:\s*\}})?))*"
+_MARKS = (
+    rf"(?:\s*(?:_\s*(?:{_BRACED}|\\[a-z]+|\w)|'"
+    r"|\^\s*(?:\{\s*)?(?:\\prime|-\s*1|\\ast|\*)(?:\s*\})?))*"
+)
 _ARGUMENT = rf"(?:-?\s*(?:{_GREEK}|\w+|\\(?:cap|cup|mid|text)|[{{}}|,_'\s]))*"
 _LETTER = rf"(?:{_GREEK}|[A-Za-z])"
-_ACCENTED = rf"\\(?:overline|overrightarrow|vec|hat|bar|tilde|widehat|mathbb|mathcal)\s*(?:{_BRACED}|[A-Za-z])"
+_ACCENTED = (
+    r"\\(?:overline|overrightarrow|vec|hat|bar|tilde|widehat|mathbb|mathcal)"
+    rf"\s*(?:{_BRACED}|[A-Za-z])"
+)
 _BARE = re.compile(
     rf"(?:"
     rf"(?:{_LETTER}|{_ACCENTED}|\\text\s*{_BRACED}){_MARKS}\s*(?:\({_ARGUMENT}\)|\[{_ARGUMENT}\])?"

@@ -123,7 +123,7 @@ def points(symbols: list[sympy.Symbol]) -> Iterator[Subs]:
 
 
 def _is_real(expression: sympy.Expr, point: Subs) -> bool:
-    real, imaginary, _, accuracy = _digits(expression, _FIRST_BITS, point)
+    _, imaginary, _, accuracy = _digits(expression, _FIRST_BITS, point)
     if imaginary is None:
         return True
     # An imaginary part that is only rounding is none.
@@ -150,7 +150,7 @@ def _digits(expression: sympy.Expr, bits: int, at: Subs) -> tuple[Any, Any, Any,
     except (ValueError, TypeError, ArithmeticError, AttributeError, NotImplementedError) as error:
         raise Undecided(type(error).__name__) from None
     for part in (real, imaginary):
-        if part is not None and (not isinstance(part, tuple) or part[1] == 0 and part[2]):
+        if part is not None and (not isinstance(part, tuple) or (part[1] == 0 and part[2])):
             raise Undecided("not a finite number")
     return real, imaginary, real_bits, imaginary_bits
 
@@ -173,9 +173,9 @@ def _require_computable(expression: sympy.Basic, at: Subs) -> None:
 def _size(expression: sympy.Expr, at: Subs) -> float:
     """Bits of the numerals, weighed by the powers that they are raised to.
 
-    Two different rational numbers built by + − × ÷ and powers from numerals of together n bits differ by at
-    least 2^−n of their product of denominators; for other numbers it is a scale at which
-    a coincidence is out of the question.
+    A rational number built of such numerals by + − × ÷ and whole powers has a numerator and a
+    denominator of no more bits, so two that differ do so by more than 2^−(the sum of both). For
+    other numbers it is a scale at which a coincidence is out of the question.
     """
     if expression.is_Rational:
         return float(int(abs(expression.p)).bit_length() + int(expression.q).bit_length())
@@ -190,7 +190,9 @@ def _size(expression: sympy.Expr, at: Subs) -> float:
     if isinstance(expression, sympy.factorial | sympy.gamma | sympy.binomial):
         largest = max(_magnitude(argument, at) for argument in expression.args)
         return 64.0 + largest * max(1.0, _log2(largest))
-    sizes = [_size(part, at) for part in expression.args if part.args or part.is_Number or part in at]
+    sizes = [
+        _size(part, at) for part in expression.args if part.args or part.is_Number or part in at
+    ]
     if at and isinstance(expression, sympy.Add):
         return 4.0 + max(sizes, default=0.0)  # a point is tried, not proved
     return 4.0 + sum(sizes)

@@ -1,6 +1,7 @@
 """LaTeX of one answer as a sympy object: latex2sympy's reading without its losses.
 
-Letters keep their case, decimals are exact, an angle keeps the order of its letters. Nothing is computed here.
+Letters keep their case, decimals are exact, an angle keeps the order of its letters. Nothing is
+computed here.
 """
 
 from __future__ import annotations
