@@ -109,11 +109,11 @@ class _Reference:
         # `(D) 12` is answered by D and by 12
         self.text = text = notation.canonical(self.label[1]) if self.label else text
         self.literal, self.pieces = notation.literal(text), notation.pieces(text)
-        parts = named_parts(_OR.sub(",", text))
+        parts = named_parts(_OR.sub(", ", text))
         names = [part.name for part in parts]
         self.parts = parts if all(names) else None
         self.is_record = self.parts is not None and len(set(names)) == len(names) > 1
-        value = ",".join(part.value for part in parts) if self.parts else _OR.sub(",", text)
+        value = ", ".join(part.value for part in parts) if self.parts else _OR.sub(", ", text)
         chain = sides(value) if len(parts) == 1 else [value]
         if len(chain) > 1 and all(map(notation.is_constant, chain[:-1])):
             value = chain[-1]  # 37 + 14 = 51 is 51
@@ -149,7 +149,7 @@ class _Reference:
             right = same_in_any_order(self.pieces, given_pieces, _same_piece)
             return "equal" if right else "different"
         answer = notation.with_argument(answer, self.text)
-        return self._judge_math(_OR.sub(",", answer))
+        return self._judge_math(_OR.sub(", ", answer))
 
     def _chooses(self, letter: str, text: str) -> bool:
         """Whether the letter is the reference's, and the text beside it, if any, too."""
@@ -166,7 +166,8 @@ class _Reference:
             return self._judge_formula(answer, parts)
         if len(parts) == 1 and len(sides(answer)) > 1:
             return self._judge_chain(sides(answer))
-        return self._judge_value(",".join(part.value for part in parts))
+        named = any(part.name for part in parts)
+        return self._judge_value(", ".join(part.value for part in parts) if named else answer)
 
     def _judge_record(self, answer: str, parts: Sequence[Named]) -> Verdict:
         """`x = 3, y = 4`: values by their names, or all without names, in the same order."""
@@ -192,8 +193,8 @@ class _Reference:
     def _judge_formula(self, answer: str, parts: Sequence[Named]) -> Verdict:
         """`y = 2x`, `f(x) = x^2`: the formula, under this name, another or none; or an equation."""
         assert self.parts is not None
-        gold = ",".join(part.value for part in self.parts)
-        value = ",".join(part.value for part in parts)
+        gold = ", ".join(part.value for part in self.parts)
+        value = ", ".join(part.value for part in parts)
         renamed = all(_may_rename(*pair) for pair in zip(self.parts, parts, strict=False))
         if renamed and all(part.name or len(sides(part.value)) == 1 for part in parts):
             verdict = self._judge_value(value)
@@ -237,6 +238,8 @@ class _Reference:
                 return "no_numeral" if re.search(r"\w", value) else "unparsed"
             if self.lowest_form == "restated" and is_unfinished(value):
                 return "unevaluated"
+        if "'" in value and "'" not in self.text:
+            return "unparsed"  # the parser drops primes
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "other_brackets"
         parsed = read(value)

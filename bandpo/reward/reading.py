@@ -22,7 +22,7 @@ _NORMALISED = NormalizationConfig(
 )
 _AS_WRITTEN = ConversionConfig(lowercase_symbols=False)
 
-_PRIMED_NUMBER = re.compile(r"\d\s*'")
+_PRIMED_NUMBER = re.compile(r"(?:\d|\\circ)\s*['_]")
 _ANGLE = re.compile(r"\\(angle|triangle)\s*\{?\s*([A-Z](?:\s*[A-Z]){1,3})\s*\}?")
 _REWRITES = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\kappa_{gamma}"),  # the parser takes it for Γ(…)

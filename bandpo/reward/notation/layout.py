@@ -17,8 +17,8 @@ _FUNCTIONS = (
 )
 # Macros whose one argument is what they print, and those that print nothing of theirs.
 _WRAPPERS = re.compile(
-    r"\\(?:underline|ensuremath|fbox|boxed|mathstrut|framebox|uline|textbf|mbox|hbox|underbar"
-    r"|mathop|cancel|phantom|strut)\s*(?=\{)"
+    r"\\(?:underline|ensuremath|fbox|boxed|framebox|uline|textbf|mbox|hbox|underbar"
+    r"|mathop)\s*(?=\{)"
 )
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*(?:\[\w+\])?(?=\s*\{)")
 _SILENT = re.compile(

@@ -63,13 +63,14 @@ _LABEL = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
+_DENIED = re.compile(r"^,|(?<![A-Za-z])(?:not|wrong|incorrect|false|isn't)(?![A-Za-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
 
 
 def labelled(text: str) -> tuple[str, str] | None:
     """The letter of a choice and its text, as in `(D) 12`, `D. 12`, `D: 12`, `B is right`."""
     match = _LABEL.fullmatch(_TEXT.sub(r" \1 ", text).strip())
-    if match is None or _OTHER_LABEL.search(match["text"]):
+    if match is None or _OTHER_LABEL.search(match["text"]) or _DENIED.search(match["text"]):
         return None
     letter = (match["round"] or match["bare"] or match["alone"]).upper()
     # the text as it was written: its words are to be told from variables

@@ -108,7 +108,9 @@ class Quantity:
         )
 
     def contradicts(self, other: Quantity) -> bool:
-        """Whether both have units, and different ones."""
+        """Whether both have units, and different ones; a base is missing only in an answer."""
+        if self.unit.startswith("base") and not other.unit:
+            return True
         if not self.unit or not other.unit or self.unit == other.unit:
             return False
         if self.measured and other.measured:
@@ -159,8 +161,8 @@ def _quantity(text: str, letters: bool) -> Quantity:
     if unit.startswith("_"):
         return _in_base(text, value, unit)
     if "mod" in unit and (modulus := re.search(r"\d+", unit)):
-        return _residue(value, int(modulus[0]))
-    if not re.search(r"\d|\\pi", value) or _changes(unit):
+        return _residue(text, value, int(modulus[0]))
+    if not re.search(r"\d|\\pi", value) or "\\begin" in value or _changes(unit):
         return Quantity(text)
     return Quantity(_in_degrees(value).value, _unit_name(unit))
 
@@ -181,13 +183,14 @@ def _in_base(text: str, value: str, unit: str) -> Quantity:
     return Quantity(value, f"base {base}") if base != "10" else Quantity(value)
 
 
-def _residue(value: str, modulus: int) -> Quantity:
+def _residue(text: str, value: str, modulus: int) -> Quantity:
     """A congruence as its least residue, without the name of the unknown."""
     value = re.sub(r"^[A-Za-z]\w*\s*\\equiv\s*|^[A-Za-z]\s*=\s*", "", value).rstrip(" (,")
     residues = [numeral(part) for part in split_list(value)]
-    if modulus and all(r is not None and r.denominator == 1 for r in residues):
-        value = ",".join(str(int(r) % modulus) for r in residues if r is not None)
-    return Quantity(value, f"mod {modulus}")
+    if not modulus or not all(r is not None and r.denominator == 1 for r in residues):
+        return Quantity(text)
+    least = ", ".join(str(int(r) % modulus) for r in residues if r is not None)
+    return Quantity(least, f"mod {modulus}")
 
 
 def _changes(unit: str) -> bool:
