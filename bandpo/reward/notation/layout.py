@@ -24,12 +24,15 @@ _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*(?:\[\w+\])?(?=\s*\{)")
 _SILENT = re.compile(
     r"\\(?:tag\*?|label|hspace\*?|vspace\*?|color\s*(?:\[\w+\])?|hskip|ref)(?=\s*\{)"
 )
-_DONE = re.compile(r"\s*(?:\\(?:blacksquare|checkmark|qed|Box|square|surd)(?![A-Za-z])|[∎✓✔✅■□])+\s*$")
+_DONE = re.compile(
+    r"\s*(?:\\(?:blacksquare|checkmark|qed|Box|square|surd)(?![A-Za-z])|[∎✓✔✅■□])+\s*$"
+)
 _FONT = re.compile(rf"\\(?:{_FONTS})\s*\*?(?=\s*\{{)")
 _BINARY = re.compile(r"\\([dtc]?frac|[dt]?binom)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt(?![A-Za-z])(?!\s*[\[{])")
 _FONT_LETTER = re.compile(
-    r"\\(?:text|mathrm|textrm|operatorname|rm|mathit|it)(?:\s*\{\s*([eid])\s*\}|\s+([eid])(?![A-Za-z]))"
+    r"\\(?:text|mathrm|textrm|operatorname|rm|mathit|it)"
+    r"(?:\s*\{\s*([eid])\s*\}|\s+([eid])(?![A-Za-z]))"
 )
 _UNCHANGED = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
 
@@ -99,7 +102,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
 ]  # fmt: skip
 
 _BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\||\\mid|:)")
-_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$")
+_CHOOSE = re.compile(
+    r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$"
+)
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|-?\w?)|\\(?:math)?strut(?![A-Za-z])")
 _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)"
@@ -150,7 +155,8 @@ def _without_wrappers(text: str) -> str:
 
 def _unbold(match: re.Match[str], given: list[str]) -> str:
     """A formula in another font is a formula; words and letters keep theirs until later."""
-    return f" {given[0]} " if "\\frac" in given[0] or "\\sqrt" in given[0] else match[0] + f"{{{given[0]}}}"
+    is_formula = "\\frac" in given[0] or "\\sqrt" in given[0]
+    return f" {given[0]} " if is_formula else f"{match[0]}{{{given[0]}}}"
 
 
 _CALL = re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS}|asin|acos|atan|sqrt|Abs|abs)(?=\s*[(\d\\])")

@@ -63,7 +63,7 @@ _LABEL = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
-_DENIED = re.compile(r"^,|(?<![A-Za-z])(?:not|wrong|incorrect|false|isn't)(?![A-Za-z])", re.IGNORECASE)
+_DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
 
 
@@ -219,12 +219,13 @@ _SYNONYMS = {
 }
 _EMPTY = re.compile(
     r"(?:there (?:is|are) )?(?:no|none|null set|empty|empty set|empty solution set)"
-    r"(?: (?:real|integer|positive|such|valid|possible))*(?: (?:solutions?|roots?|values?|numbers?|x|real))?(?: exists?)?"
+    r"(?: (?:real|integer|positive|such|valid|possible))*"
+    r"(?: (?:solutions?|roots?|values?|numbers?|x|real))?(?: exists?)?"
 )
 _ARTICLES = frozenset(("the", "a", "an"))
 _PREDICATES = re.compile(
-    r" (?:wins?(?: the game)?|will win(?: the game)?|always wins|can win|has (?:a )?winning strategy|is correct|is right"
-    r"|is winner|is true|is the winner)$"
+    r" (?:(?:always |will )?wins?(?: the game)?|can win|has (?:a )?winning strategy"
+    r"|is (?:correct|right|true|(?:the )?winner))$"
 )
 _LEADS = re.compile(r"^(?:it is|they are|answer is|yes it is) ")
 # Words of three letters and fewer: a capital and small letters, as in names, and the commonest.

@@ -69,15 +69,17 @@ _RELATION = re.compile(r"\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*")
 _UNEQUAL = re.compile(rf"\s*(?P<name>{_VARIABLE})\s*\\ne(?![A-Za-z])\s*(?P<value>.+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _REALS = re.compile(
-    r"(?:^\s*\\\{\s*)?(?:[a-z]\s*(?=\\text\{\s*(?:is|can be|any))|[a-z] (?=is|can be))?(?:\\text\{\s*|(?<![A-Za-z]))"
-    r"(?:is |can be )?(?:the )?(?:set of )?(?:all|any|every) (?:the )?(?P<sign>positive |negative |non-?negative )?"
-    r"reals?(?: numbers?)?(?: values?)?(?: of)?(?: [a-z](?![A-Za-z]))?[ .]*\}?(?: ?[a-z](?![A-Za-z]))?[ .]*(?:\\\})?"
+    r"(?:^\s*\\\{\s*)?(?:[a-z]\s*(?=\\text\{\s*(?:is|can be|any))|[a-z] (?=is|can be))?"
+    r"(?:\\text\{\s*|(?<![A-Za-z]))(?:is |can be )?(?:the )?(?:set of )?(?:all|any|every) (?:the )?"
+    r"(?P<sign>positive |negative |non-?negative )?reals?(?: numbers?)?(?: values?)?(?: of)?"
+    r"(?: [a-z](?![A-Za-z]))?[ .]*\}?(?: ?[a-z](?![A-Za-z]))?[ .]*(?:\\\})?"
     r"(?:\s*:?\s*\\mathbb\{R\})?$|^(?P<bare>positive |negative |nonnegative )reals?(?: numbers?)?$",
     re.IGNORECASE,
 )
 _HALF_LINES = {"positive": r"(0,\infty)", "negative": r"(-\infty,0)", "nonnegative": r"[0,\infty)"}
 _HALF_LINE = re.compile(
-    r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(>|<|\\ge)\s*0\s*\}?|_\s*\{?\s*([+-])\s*\}?)"
+    r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(>|<|\\ge)\s*0\s*\}?"
+    r"|_\s*\{?\s*([+-])\s*\}?)"
 )
 _REAL_LINE = r"(-\infty,\infty)"
 _MINUS = re.compile(r"\s*(?:-|\\setminus|\\backslash)\s*(?=\\\{)")
@@ -168,10 +170,12 @@ def _least(bound: Fraction, relation: str) -> int:
 
 
 def _union(text: str) -> str | None:
-    """Conditions joined by `or` as a union of intervals, those joined by `and` as what both allow."""
+    """Conditions joined by `or` as a union of intervals, by `and` as an intersection."""
     for joint, sign in ((_OR, r" \cup "), (_BOTH, r" \cap ")):
         pieces = joint.split(text)
-        intervals = [_interval(piece) or (_point(piece) if joint is _OR else None) for piece in pieces]
+        intervals = [
+            _interval(piece) or (_point(piece) if joint is _OR else None) for piece in pieces
+        ]
         names = {interval[0] for interval in intervals if interval}
         if len(pieces) > 1 and None not in intervals and len(names) == 1:
             return sign.join(interval[1] for interval in intervals if interval)

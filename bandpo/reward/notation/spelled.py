@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_UNITS = (
+_UNIT_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMBERS = {word: n for n, word in enumerate(_UNITS)} | {
+)
+_TEN_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = _TEN_WORDS.split()
+_NUMBERS = {word: n for n, word in enumerate(_UNIT_WORDS.split())} | {
     word: 10 * n for n, word in enumerate(_TENS, 2)
 }
 _SCALES = {

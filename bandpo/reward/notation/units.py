@@ -64,6 +64,7 @@ _BARE_UNITS = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _WORD = r"(?!(?:and|or|not)(?![a-z]))[a-z]+"
 _PLACE = r"\\text\{[^{}]*\}"
+_BASE_NAME = r"\\text\{\s*[a-z]+\s*\}"
 _UNIT_TAIL = re.compile(
     rf"(?P<value>.*[\d}})!]|.*\\pi|\d*[A-Za-z]?)\s*(?P<unit>"
     rf"\^\\circ\s*(?:\\text\{{\s*[CF]\s*\}}|[CF])?"
@@ -72,24 +73,27 @@ _UNIT_TAIL = re.compile(
     rf"|(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{_BARE_UNITS})(?:e?s)?{_POWER}"
     rf"(?:\s*(?:/|per)\s*(?:{_BARE_UNITS})(?:e?s)?{_POWER})?"
     rf"|(?<=\s)(?=of\s|[a-z]{{3,}}){_WORD}(?:\s{_WORD}){{0,5}}"
-    rf"|\(?\\pmod\s*(?:\{{\s*\d+\s*\}}|\d+)|\(?\s*(?:\\text\{{\s*mod\s*\}}|\\?mod|\\bmod)\s*\{{?\d+\}}?\)?"
-    rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*\\text\{{\s*[a-z]+\s*\}}\s*\}}|\\text\{{\s*[a-z]+\s*\}}))\.?",
+    rf"|\(?\\pmod\s*(?:\{{\s*\d+\s*\}}|\d+)"
+    rf"|\(?\s*(?:\\text\{{\s*mod\s*\}}|\\?mod|\\bmod)\s*\{{?\d+\}}?\)?"
+    rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*{_BASE_NAME}\s*\}}|{_BASE_NAME}))\.?",
     re.IGNORECASE,
 )
 _CURRENCY = re.compile(r"([+-]?)\s*([$€£¥₹])\s*([+-]?[\d.\\].*)")
-_BASES = (
+_BASE_WORDS = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-).split()
+)
+_BASES = _BASE_WORDS.split()
 _DEGREES = re.compile(r"\^\\circ\s*(?!\s*(?:[CF]|\\text))")
 # Words after a number that make another number, a comparison or a denial of it.
-_CHANGING = frozenset(
-    "hundred thousand million billion trillion dozen score tenth tenths hundredths thousandths half "
-    "halves third thirds fourth fourths fifth fifths squared cubed factorial plus minus times over "
-    "divided multiplied mod modulo base power not no nor neither without except than fewest least "
-    "most below under beneath between to until or and but is are isn was were wrong incorrect "
-    "cannot prime if unless instead negative positive root remainder at approximately".split()
+_CHANGING_WORDS = (
+    "hundred thousand million billion trillion dozen score tenth tenths hundredths thousandths "
+    "half halves third thirds fourth fourths fifth fifths squared cubed factorial plus minus times "
+    "over divided multiplied mod modulo base power not no nor neither without except than fewest "
+    "least most below under beneath between to until or and but is are isn was were wrong "
+    "incorrect cannot prime if unless instead negative positive root remainder at approximately"
 )
-_UNTELLING = frozenset("the a an of in per each all total".split())
+_CHANGING = frozenset(_CHANGING_WORDS.split())
+_UNTELLING = frozenset(("the", "a", "an", "of", "in", "per", "each", "all", "total"))
 
 
 @dataclass(frozen=True)
