@@ -14,6 +14,7 @@ unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.form`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -63,12 +64,18 @@ def judge(
     """Compares an answer with the reference; with `free`, math-verify finds it in the text."""
     if notation.too_large(gold):
         return "bad_gold"
-    reference = _Reference(_canonical(gold), lowest_form)
+    reference = _reference(gold, lowest_form)
     if not reference.readable:
         return "bad_gold"
     if notation.too_large(answer):
         return "too_large"
     return reference.judge(_canonical(_found_in(answer) if free else answer))
+
+
+@functools.lru_cache(maxsize=128)
+def _reference(gold: str, lowest_form: LowestForm) -> _Reference:
+    """A reference is read once for the many answers of its group."""
+    return _Reference(_canonical(gold), lowest_form)
 
 
 def _canonical(text: str) -> str:
