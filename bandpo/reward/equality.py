@@ -14,6 +14,7 @@ unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.form`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ def judge(
     """Compares an answer with the reference; with `free`, math-verify finds it in the text."""
     if notation.too_large(gold):
         return "bad_gold"
-    reference = _Reference(notation.canonical(gold), lowest_form)
+    reference = _reference(gold, lowest_form)
     if not reference.readable:
         return "bad_gold"
     if notation.too_large(answer):
@@ -73,8 +74,14 @@ def judge(
     if reference.is_list and (listed := notation.spread(answer)) != answer:
         return reference.judge(notation.canonical(listed))
     if (listed := notation.spread(gold)) != gold and len(notation.split_list(answer)) > 1:
-        return _Reference(notation.canonical(listed), lowest_form).judge(notation.canonical(answer))
+        return _reference(listed, lowest_form).judge(notation.canonical(answer))
     return verdict
+
+
+@functools.lru_cache(maxsize=128)
+def _reference(gold: str, lowest_form: LowestForm) -> _Reference:
+    """A reference is read once for the many answers of its group."""
+    return _Reference(notation.canonical(gold), lowest_form)
 
 
 def self_test() -> None:
