@@ -60,9 +60,14 @@ def sides(text: str) -> list[str]:
     """The sides of a chain of equations; `P(X = 2)` is one."""
     found = [""]
     for part in _EQUALS.split(text):
-        open_ended = found[-1].count("(") > found[-1].count(")")
+        open_ended = _is_open(found[-1])
         found[-1:] = [f"{found[-1]}={part}"] if open_ended else [found[-1], part]
     return [side.strip() for side in found[1:]]
+
+
+def _is_open(text: str) -> bool:
+    """Whether a bracket is open at the end, as before the `=` of `\\sum_{i=1}`."""
+    return any(text.count(one) > text.count(other) for one, other in ("()", "{}"))
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def _split_name(part: str) -> tuple[str, str]:
     """What stands left and right of the first `=`, `\\in` or `\\approx`."""
     for match in re.finditer(rf"{_EQUALS.pattern}|{_APPROX_OR_IN.pattern}", part):
         left = part[: match.start()]
-        if left.count("(") == left.count(")"):  # P(X = 2) = 1/4
+        if not _is_open(left):  # P(X = 2) = 1/4
             return left.strip(), part[match.end() :].strip()
     return "", part
 

@@ -83,8 +83,8 @@ def _angle(match: re.Match[str]) -> str:
     """One symbol for `\\angle ABC`, the same for `\\angle CBA`, another for `\\angle ACB`."""
     letters = "".join(match[2].split())
     if match[1] == "triangle":
-        letters = "".join(sorted(letters))
-    return rf"\theta_{{{match[1]}{min(letters, letters[::-1])}}}"
+        return rf"\theta_{{area{''.join(sorted(letters))}}}"  # the parser has `tri` for itself
+    return rf"\theta_{{angle{min(letters, letters[::-1])}}}"
 
 
 def _parsed(latex: str) -> Any:

@@ -96,6 +96,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|thinspace|enspace)(?![A-Za-z])", " "),
         (r"\\text\{([^A-Za-z{}\u4e00-\u9fff]*)\}", r"\1"),
         (r"^\\text\{\s*([-+$]?\s*\d[^{}]*|[A-Za-z]\w?\s*=[^{}]*)\}$", r"\1"),
+        (r"(?<=[&\s])d(?=\s*(?:\\\\|\\end|&))", "{d}"),  # no differential
         (r"\s+", " "),
         (r"(?<=\d) (?=i(?![A-Za-z]))", ""),
     ]
@@ -105,7 +106,7 @@ _BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\||\\mid|:)")
 _CHOOSE = re.compile(
     r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$"
 )
-_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|-?\w?)|\\(?:math)?strut(?![A-Za-z])")
+_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=[-\w]))|\\(?:math)?strut(?![A-Za-z])")
 _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)"
     r"\s*\{\s*\\?([ijk])(?:math)?\s*\}"

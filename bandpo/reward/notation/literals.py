@@ -316,6 +316,20 @@ def _ordering(text: str) -> tuple[str, ...] | None:
     return ordered if signs == {"<"} else ordered[::-1]
 
 
+_UNREADABLE = re.compile(
+    r"\\(?:notin|perp|parallel|subset|subseteq|cong|sim|mid|nmid)(?![A-Za-z])|\.\.\."
+)
+
+
+def _verbatim(text: str) -> str | None:
+    """Relations between things that are no numbers, and what goes on without end, as written."""
+    return _squeezed(text) if _UNREADABLE.search(text) else None
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
 def _words_reference(text: str) -> frozenset[str] | str | None:
     return words(text)
 
@@ -332,4 +346,5 @@ _KINDS: tuple[tuple[Callable[[str], Any], Callable[[str], Any]], ...] = (
     (_words_reference, _bare_words),
     (_numbered, _numbered),
     (_ordering, _ordering),
+    (_verbatim, _squeezed),
 )

@@ -16,6 +16,9 @@ _LEAD = re.compile(
     r"|only\s+(?=[\\$}A-Za-z]\s*[}=]?))",
     re.IGNORECASE,
 )
+_APPROXIMATELY = re.compile(
+    r"^(?:\\(?:approx|simeq|doteq)(?![A-Za-z])|(?:\\text\{ ?)?approximately ?\}?)\s*"
+)
 _END_OF_FORMULA = r"(?:(?<=[\d})$\]])|(?<=[\d})$\]]\s))"
 _TAIL = re.compile(
     rf"{_END_OF_FORMULA}(?:\\text\{{)?\s*(?:,\s*)?(?:is|are) (?:the |my |our )?"
@@ -57,7 +60,7 @@ def statement(text: str) -> str:
     """The answer alone, without a lead-in, a reason, a comment in brackets or `for all x`."""
     if not re.search(r"[A-Za-z]", text):
         return text
-    text = _without_lead(text)
+    text = _without_lead(_APPROXIMATELY.sub("", text))
     if "(" in text:
         text = _without_comment(text)
     text = _BECAUSE.sub("", _TAIL.sub("", text))
