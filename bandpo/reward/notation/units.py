@@ -92,7 +92,7 @@ _CHANGING_WORDS = (
     "least most below under beneath between to until or and but is are isn was were wrong "
     "incorrect cannot prime if unless instead negative positive root remainder at approximately"
 )
-_CHANGING = frozenset(_CHANGING_WORDS.split())
+_CHANGING = frozenset((*_CHANGING_WORDS.split(), "one", *_BASES))
 _UNTELLING = frozenset(("the", "a", "an", "of", "in", "per", "each", "all", "total"))
 
 
