@@ -47,6 +47,9 @@ class EvalSection(Section):
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
+    lowest_form: Literal["off", "restated", "strict"] = Field(
+        "off", description="Which answers equal to the reference count: see docs/verifier.md."
+    )
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
 
     @field_validator("temperature")

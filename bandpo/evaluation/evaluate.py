@@ -24,7 +24,7 @@ from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
 from bandpo.ranks.collectives import Alone, Ranks
-from bandpo.reward import Reward
+from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.context import Demand
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.scoring import RewardFailed, scored_groups
@@ -140,6 +140,7 @@ class Evaluator:
             "versions": package_versions(EVALUATION_PACKAGES),
             "model": dict(self.model),
             "scoring": dict(self.scoring),
+            "verifier": verifier_version()["version"],
         }
 
     def _summary(

@@ -103,6 +103,9 @@ def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) ->
     for summary in summaries:
         for warning in [*summary.warnings, *cut_or_unanswered(summary)]:
             console.print(f"! {summary.benchmark}: {warning}", highlight=False, markup=False)
+    form = summaries[0].settings["scoring"].get("lowest_form")
+    if form is not None:
+        console.print(f"answers count with lowest_form={form} (docs/verifier.md)", highlight=False)
     console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
 
 

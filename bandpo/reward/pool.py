@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bandpo.reward.score import WorkerDied
+from bandpo.reward.score import LowestForm, WorkerDied
 from bandpo.reward.worker import EXIT_RECYCLED
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Request:
     answer: str
     gold: str
     free: bool = False
-    lowest_form: bool = True
+    lowest_form: LowestForm = "restated"
 
 
 _HARMLESS = Request("1", "1")
