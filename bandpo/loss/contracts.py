@@ -95,7 +95,7 @@ def check_bounds(bounds: Bounds) -> None:
 
 
 def _faulty(bound: Any, shape: torch.Size) -> str:
-    """What is wrong with a bound as a tensor; empty where nothing is."""
+    """The fault of a bound as a tensor; empty where there is none."""
     if not isinstance(bound, Tensor):
         return f"is {bound!r}, not a tensor"
     if bound.shape != shape:
