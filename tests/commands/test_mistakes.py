@@ -14,8 +14,8 @@ import shlex
 import pytest
 
 SMALL = (
-    "rollout=hf policy=embedded model.path=model data.train=problems.jsonl trainer.steps=1 eval.benchmarks=[] "
-    "rollout.prompts_per_step=2 rollout.group_size=2 rollout.max_tokens=4 "
+    "rollout=hf policy=embedded model.path=model data.train=problems.jsonl trainer.steps=1 "
+    "eval.benchmarks=[] rollout.prompts_per_step=2 rollout.group_size=2 rollout.max_tokens=4 "
     "learner.updates_per_rollout=1 data.max_prompt_tokens=64 run.dir=run"
 )
 ROWS = [{"id": f"p{i}", "problem": f"Compute {i}+1.", "answer": str(i + 1)} for i in range(6)]
