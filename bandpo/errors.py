@@ -1,12 +1,18 @@
-"""The exceptions that end a command with a message instead of a traceback."""
+"""The ends of a command with a message instead of a traceback."""
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Self
+from typing import NoReturn, Self, TextIO
+
+ERASED = "\r\x1b[2K"
+"""Erases a terminal's current line."""
 
 # Between a command and a user's own code.
 _MACHINERY = ("<frozen", "/importlib/", "/hydra/", "/concurrent/futures/", "/asyncio/")
@@ -86,3 +92,20 @@ class RunHalted(Exception):
     Raised on every rank. The command line prints the message without a traceback and exits with
     code 1.
     """
+
+
+def exit_at_once(message: str, code: int) -> NoReturn:
+    """Ends this process without any cleaning up, whatever its other threads do.
+
+    The message goes to stderr and, where a run has redirected that, to the console as well, in
+    place of a progress bar that may stand there.
+    """
+    places: dict[int, TextIO] = {}
+    for stream in (sys.stderr, sys.__stderr__):
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed, or None
+            places[stream.fileno()] = stream  # type: ignore[union-attr,assignment]
+    for stream in places.values():
+        with suppress(OSError, ValueError):
+            stream.write(f"{ERASED if stream.isatty() else ''}{message}\n")
+            stream.flush()
+    os._exit(code)

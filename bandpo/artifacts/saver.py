@@ -16,6 +16,7 @@ from bandpo.artifacts.checkpoint import (
 from bandpo.artifacts.model_card import model_card
 from bandpo.artifacts.random_state import save_random_state
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import write_rollout
 from bandpo.batching import samples_of
 from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
@@ -26,7 +27,7 @@ from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.model.tying import shares_head
 from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redact, redacted
-from bandpo.rollout.draws import Rollout, write_rollout
+from bandpo.rollout.draws import Rollout
 from bandpo.rollout.scoring import RewardFailed
 from bandpo.types import Group
 
@@ -74,6 +75,7 @@ class Checkpoints:
         the run: older ones are untouched, and the next due step writes another. Raises UserError
         for the last step's.
         """
+        self._tracker.phase("saving a checkpoint")
         trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}

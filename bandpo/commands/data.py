@@ -86,7 +86,7 @@ class _TrainingData(BaseModel):
 def _build(arguments: argparse.Namespace) -> bool:
     """Makes the training data of a configuration, as `bandpo train` would, and describes it."""
     config = compose("train", arguments.overrides, _TrainingData)
-    problems = load_problems(config.data.train)
+    problems = load_problems(config.data.train, config.data.columns.named())
     print(f"{len(problems)} problems, content sha256 {content_sha256(problems)}")
     return False
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+
+import torch
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
 from bandpo.evaluation.eval_config import EvalCommand
+from bandpo.evaluation.inheritance import inheritance, model_of
 from bandpo.evaluation.standalone import evaluate_model
+from bandpo.tables.recipe import override_of
 
 COMMAND = Composed(
     "eval",
@@ -38,7 +43,18 @@ COMMAND = Composed(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml."""
-    if (words := COMMAND.words(argv)) is not None:
-        evaluate_model(compose("eval", words, EvalCommand))
+    """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml.
+
+    A run's checkpoint is evaluated as the run was, where the arguments do not say otherwise.
+    """
+    if (words := COMMAND.words(argv)) is None:
+        return 0
+    own = inheritance(model_of(words), torch.cuda.is_available())
+    inherited = own.besides(words) if own else {}
+    overrides = [*(override_of(key, value) for key, value in inherited.items()), *words]
+    config = compose("eval", overrides, EvalCommand)
+    if own and os.environ.get("RANK", "0") == "0":
+        now = {f"eval.{key}": value for key, value in config.eval} | {"dtype": config.dtype}
+        print(*own.lines(words, now), sep="\n", flush=True)
+    evaluate_model(config)
     return 0

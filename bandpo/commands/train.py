@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
+from bandpo.config.policy import introduction
 from bandpo.config.schema import Config
 from bandpo.ranks.launcher import world_size
 from bandpo.tables.sweep import launch, sweep_of
@@ -60,5 +62,7 @@ def main(argv: list[str]) -> int:
     if sweep := sweep_of(words):
         return launch(sweep)
     config = compose("train", words, Config, world_size())
+    if os.environ.get("RANK", "0") == "0" and (line := introduction(words, config.model)):
+        print(line, flush=True)
     run(config, command=shlex.join(["bandpo", "train", *argv]))
     return 0

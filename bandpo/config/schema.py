@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 # The effect of a changed setting on a run that resumes (`bandpo.config.identity`). An unmarked key
@@ -23,22 +25,62 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 MAX_SAMPLES = 4096
 MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
 
-MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 1024}
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
 
-# Keys of earlier versions, and their replacements.
+# Keys of earlier versions and other spellings, and their replacements.
 FORMER_KEYS = {
     "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
-    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
+    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps",
+    **{
+        f"{place}columns.{role}": f"data.columns.{role}=… names it, whatever data.train is"
+        for place in ("", "data.train.")
+        for role in ("id", "problem", "answer", "answer_pattern")
+    },
 }
 
 
 class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors, and so are NaN and infinity."""
+    """A part of the configuration; unknown keys are errors, and so are NaN and infinity.
+
+    A single item where a list is wanted (`tracking.trackers=wandb`) is a list of one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_item_is_a_list(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {k: [v] if _is_item(v, kinds.get(k)) else v for k, v in values.items()}
+
+
+def _is_item(value: Any, annotation: Any) -> bool:
+    """Whether a text or mapping stands where a field has only lists of such."""
+    kind = str if isinstance(value, str) else dict if isinstance(value, Mapping) else None
+    if not kind or not value:
+        return False
+    choices = _members(annotation)
+    of_items = any(
+        get_origin(choice) is tuple and Ellipsis in get_args(choice) and kind in _kinds(choice)
+        for choice in choices
+    )
+    return of_items and not any(value in get_args(c) for c in choices if get_origin(c) is Literal)
+
+
+def _kinds(sequence: Any) -> set[Any]:
+    """The types of the items of a `tuple[…, ...]`."""
+    return {get_origin(member) or member for member in _members(get_args(sequence)[0])}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if is_union else (annotation,)
 
 
 class RunConfig(Section):
@@ -67,8 +109,10 @@ class ModelConfig(Section):
         description="`liger`: its fused norms, rotary embeddings and MLPs (NVIDIA GPUs).",
         json_schema_extra=ROUNDING,
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations backward.", json_schema_extra=HARMLESS
+    gradient_checkpointing: bool | None = Field(
+        False,
+        description="Recompute activations backward; null: where they would not fit otherwise.",
+        json_schema_extra=HARMLESS,
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(
@@ -79,6 +123,36 @@ class ModelConfig(Section):
         0, ge=0, description="Seed of the embedded policy's warm-up; 0 is the one that ships."
     )
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_named(cls, path: Any) -> Any:
+        if path is None:
+            raise ValueError("name the policy to train: model.path=<folder, hub id or embedded>")
+        return path
+
+
+class ColumnsConfig(Section):
+    """The columns of a file or hub dataset, where they have other names than those known."""
+
+    id: str | None = Field(None, description="Unique id; rows without one get one.")
+    problem: str | None = Field(None, description="The question, such as `prompt.0.content`.")
+    answer: str | None = Field(None, description="The reference answer.")
+    answer_pattern: str | None = Field(
+        None, description="Regular expression whose first group is the answer in its column."
+    )
+    answer_in_box: bool | None = Field(
+        None, description="The answer is the content of its column's last `\\boxed{}`."
+    )
+
+    def named(self) -> dict[str, Any]:
+        """Those that are given."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_COLUMNS = ColumnsConfig(
+    id=None, problem=None, answer=None, answer_pattern=None, answer_in_box=None
+)
+
 
 class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
@@ -87,6 +161,7 @@ class DataConfig(Section):
         description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
         "`_target_` and their settings (`bandpo.data.sources`).",
     )
+    columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
         None,
         description="Folder whose files take the place of benchmarks of the same name.",
@@ -99,6 +174,16 @@ class DataConfig(Section):
         description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
     )
+
+    @field_validator("train")
+    @classmethod
+    def _is_named(cls, train: str | dict[str, Any]) -> str | dict[str, Any]:
+        if not train:
+            raise ValueError(
+                "name the problems to train on: data.train=my.jsonl (or .parquet, .csv, a hub id), "
+                "data=dapo_math or data=arithmetic"
+            )
+        return train
 
 
 class RolloutConfig(Section):
@@ -211,7 +296,7 @@ class LearnerConfig(Section):
         ge=1,
         description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
         "that samples share, a repetition counts a quarter. null: the largest of 2048 to 32768 "
-        "that fits on the GPU; 2048 on a CPU, whose caches hold the activations of so many.",
+        "that fits on the GPU; 1024 on a CPU, whose caches hold the activations of so many.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bandpo.data.control_tokens import ControlTokens
 from bandpo.errors import UserError
-from bandpo.types import Completion, Group, Problem, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt, logprob_array, token_array
 
 SLOT = "{problem}"
 
@@ -113,8 +113,9 @@ def build_prompts(
 
 def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
     """The problem's own answer as a group, to try reward and engine before there are samples."""
-    tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
-    completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
+    tokens = token_array(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
+    logprobs = logprob_array([0.0] * len(tokens))
+    completion = Completion(prompt.problem.answer, tokens, logprobs, "stop")
     return Group(prompt, (completion,))
 
 

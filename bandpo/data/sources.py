@@ -18,8 +18,9 @@ from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bandpo.config.targets import reason, why_not_imported
+from bandpo.data.columns import Columns
 from bandpo.data.readers import READERS, hub_rows
-from bandpo.data.rows import BadRows, Columns, parse_rows, unusable
+from bandpo.data.rows import BadRows, parse_rows, unusable
 from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
 from bandpo.types import Problem
@@ -173,9 +174,23 @@ def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
         raise UserError.join(f"data source {spec!r}:", faults) from error
 
 
-def load_problems(spec: Any) -> list[Problem]:
+def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
+    """The source with some of its columns named; raises `UserError` for one that has none."""
+    source = parse_source(spec)
+    if not columns:
+        return source
+    if isinstance(source, GeneratedSource):
+        raise UserError(
+            f"data.columns.{next(iter(columns))}: {source.name} has no columns; they are of a file "
+            "or of one dataset of the hub"
+        )
+    return source.model_copy(update={"columns": source.columns.but(columns)})
+
+
+def load_problems(spec: Any, columns: Mapping[str, Any] | None = None) -> list[Problem]:
     """All problems of a source (string, path, mapping or source object).
 
-    Raises `UserError` with every bad row of the file, up to the first 20 and their count.
+    `columns` name those that hold id, problem or answer, over the source's own (`Columns`). Raises
+    `UserError` with every bad row of the file, up to the first 20 and their count.
     """
-    return parse_source(spec).problems()
+    return with_columns(spec, columns or {}).problems()

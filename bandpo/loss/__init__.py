@@ -64,6 +64,7 @@ from bandpo.loss.surrogate import (
     SurrogateOutput,
     TruncatedWeight,
 )
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
 
 __all__ = [
@@ -122,4 +123,5 @@ __all__ = [
     "Union",
     "batch_totals",
     "debugging",
+    "vanishes_at_zero_advantage",
 ]

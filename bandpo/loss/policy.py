@@ -17,6 +17,7 @@ from bandpo.loss.correction import Correction
 from bandpo.loss.debug import is_debugging
 from bandpo.loss.ratio import LOG_RATIO_LIMIT, Ratio
 from bandpo.loss.surrogate import Surrogate, require_surrogate
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
 
 
@@ -144,6 +145,14 @@ class PolicyLoss:
     def needs_reference(self) -> bool:
         """Whether batches must carry ref_logp."""
         return self.reference_kl is not None and self.reference_kl.coefficient > 0
+
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether samples of advantage 0 have no gradient (`vanishes_at_zero_advantage`)."""
+        parts = (self.ratio, self.surrogate, self.aggregate, self.correction)
+        return not self.needs_reference and all(
+            vanishes_at_zero_advantage(part) for part in parts if part is not None
+        )
 
     def __call__(self, batch: TokenBatch, totals: BatchTotals | None = None) -> LossOutput:
         """The loss of `batch`, normalised by `totals`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.loss.bounds import Bounds, Fixed, Interval, misplaced, require_bounds
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import TokenBatch
 
 
@@ -59,6 +60,8 @@ class Clip:
     Source: Proximal Policy Optimization Algorithms, equation 7; BandPO, section "BandPO objective".
     """
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     bounds: Bounds
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Mask:
     whose mask asks whether the token's binary divergence exceeds delta.
     Source: Rethinking the Trust Region in LLM Reinforcement Learning, section on DPPO.
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     bounds: Bounds
 
@@ -108,6 +113,11 @@ class DualClip:
         if not self.c > 1:
             raise UserError(f"DualClip: c must exceed 1, got {self.c}.")
 
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether the surrogate does."""
+        return vanishes_at_zero_advantage(self.surrogate)
+
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         inner = self.surrogate(ratio, batch)
         floor = self.c * batch.advantages
@@ -125,6 +135,8 @@ class TruncatedWeight:
     Source: MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention, section
     3.1, equations 4 and 5 (no lower truncation there: eps_low = 1).
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     bounds: Bounds
 
@@ -147,6 +159,8 @@ class QuadraticPenalty:
     Source: Clipping-Free Policy Optimization for Large Language Models. Raises UserError for
     eps <= 0.
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     eps: float
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bandpo.reward.score import WorkerDied
+from bandpo.reward.score import LowestForm, WorkerDied
 from bandpo.reward.worker import EXIT_RECYCLED
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Request:
     answer: str
     gold: str
     free: bool = False
-    lowest_form: bool = True
+    lowest_form: LowestForm = "restated"
 
 
 _HARMLESS = Request("1", "1")
@@ -227,7 +227,7 @@ class _Worker:
         except (_Died, _Late):
             raise WorkerDied(
                 f"the verifier's workers have been killed for {_PATIENCE_S:.0f} s, whatever they "
-                "judge: is the machine out of memory?"
+                "verify: is the machine out of memory?"
             ) from None
 
     def _ask(self, request: Request) -> Reply:
@@ -247,7 +247,7 @@ class _Worker:
         last: _Died | None = None
         for pause in _pauses():
             # The template forks by itself, and a fresh child is best used at once: one that idles
-            # is killed as well. Starting a template is dear.
+            # is killed as well. Starting a template is expensive.
             if self._ended.wait(pause if self._template is None else 0.0):
                 raise CancelledError
             try:

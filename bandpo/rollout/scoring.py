@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bandpo.advantage import has_spread
 from bandpo.errors import UserError
@@ -34,6 +34,42 @@ class ScoredGroup:
 
     group: Group
     scores: tuple[Score, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The values that advantages are computed from."""
+        return [score.value for score in self.scores]
+
+    def summary(self, rank: int = 0) -> GroupSummary:
+        """The summary of a group that this rank has sampled."""
+        completions = self.group.completions
+        return GroupSummary(
+            prompt=self.group.prompt,
+            lengths=tuple(len(completion.token_ids) for completion in completions),
+            truncated=tuple(completion.truncated for completion in completions),
+            weight_versions=tuple(completion.weight_version for completion in completions),
+            scores=tuple(replace(score, extracted=None) for score in self.scores),
+            rank=rank,
+            here=self,
+        )
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A scored group as every rank knows it: without text, tokens and log-probabilities.
+
+    lengths, truncated, weight_versions, scores   [G]: of its completions; lengths in tokens
+    rank   the one that has the group
+    here   the group itself on that rank, None on all others
+    """
+
+    prompt: Prompt
+    lengths: tuple[int, ...]
+    truncated: tuple[bool, ...]
+    weight_versions: tuple[int, ...]
+    scores: tuple[Score, ...]
+    rank: int = 0
+    here: ScoredGroup | None = None
 
     @property
     def rewards(self) -> list[float]:

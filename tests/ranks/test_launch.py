@@ -225,7 +225,12 @@ def test_two_nodes_meet_and_train(untrained, tmp_path):
         "{name: few, source: {_target_: bandpo.data.arithmetic.problems, split: heldout, count: 4}}"
     )
     command = ["bash", str(SCRIPT), "--nodes", "2", "--head", head, "--nproc", "1", "--"]
-    command += ["rollout=hf", f"model.path={untrained()}", f"run.dir={tmp_path / 'run'}"]
+    command += [
+        "rollout=hf",
+        "policy=embedded",
+        f"model.path={untrained()}",
+        f"run.dir={tmp_path / 'run'}",
+    ]
     command += ["trainer.steps=1", "rollout.prompts_per_step=3", "rollout.group_size=2"]
     command += ["rollout.max_tokens=4", "learner.updates_per_rollout=2", "learner.zero_stage=3"]
     command += [f"eval.benchmarks=[{few}]", "eval.n=2"]

@@ -36,7 +36,14 @@ def trained(command, untrained, tmp_path, monkeypatch):
         failing_rewards.calls.update(seen=-2, **{"healthy until": healthy})  # two at the start
         given = {o.split("=")[0] for o in overrides}
         settings = [s for s in SMALL if s.split("=")[0] not in given]
-        return command("train", *settings, f"model.path={untrained()}", "~reward", *overrides)
+        return command(
+            "train",
+            *settings,
+            "policy=embedded",
+            f"model.path={untrained()}",
+            "~reward",
+            *overrides,
+        )
 
     return run
 
