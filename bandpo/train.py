@@ -67,7 +67,7 @@ def train(job: Job, stops: Stops) -> bool:
                 metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
-            tracker.log_samples(step, rollout.groups)
+            tracker.log_samples(step, rollout.groups, job.ranks)
         job.check_alarms(step, metrics)
         reason = None if last else stops.reason()
         due = last or reason is not None or is_due(step, trainer.checkpoint_every)

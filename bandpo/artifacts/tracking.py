@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from bandpo.config.schema import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError
+from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redacted
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 
 # The metrics of a step's line, under short names.
 SHOWN = {
@@ -167,13 +167,20 @@ class Tracker:
         self._console.step(step, self._steps, step)
         self._console.entries(f"step {counted(step, self._steps)}", [*entries, *_scores(metrics)])
 
-    def log_samples(self, step: int, scored: Sequence[ScoredGroup], shown: int = 4) -> None:
-        """Writes every completion of the step to samples/ and prints a few with their rewards."""
+    def log_samples(
+        self, step: int, groups: Sequence[GroupSummary], ranks: Ranks, shown: int = 4
+    ) -> None:
+        """Writes every completion of the step to samples/ and prints a few with their rewards.
+
+        Collective: each rank writes the lines of its own groups, and the first gathers them.
+        """
+        own = {place: _lines(step, item.here) for place, item in enumerate(groups) if item.here}
+        lines = {place: text for part in ranks.gather_to_first(own) for place, text in part.items()}
         if not self._active:
             return
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, scored)]
-        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
-        self._console.print(_sample_table(step, scored[:shown]))
+        ordered = [lines[place] for place in range(len(groups))]
+        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", b"".join(ordered))
+        self._console.print(_sample_table(step, groups[:shown], ordered))
 
     def close(self) -> None:
         """Ends the trackers."""
@@ -188,34 +195,39 @@ class Tracker:
                 self.say(f"{tracker.name} could not be closed: {error}")
 
 
-def _sample_records(step: int, scored: Sequence[ScoredGroup]) -> Iterator[dict[str, Any]]:
-    for item in scored:
-        for completion, score in zip(item.group.completions, item.scores, strict=True):
-            record = {
-                "step": step,
-                "problem_id": item.group.problem.id,
-                "prompt": item.group.prompt.text,
-                "completion": completion.text,
-                "answer": item.group.problem.answer,
-                "tokens": len(completion.token_ids),
-                "truncated": completion.truncated,
-                "weight_version": completion.weight_version,
-                **asdict(score),
-            }
-            # They differ from run to run.
-            record.pop("seconds")
-            yield record
+def _lines(step: int, item: ScoredGroup) -> bytes:
+    """A group's completions, a line of JSON for each."""
+    records = [_record(step, item, index) for index in range(len(item.scores))]
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
-def _sample_table(step: int, scored: Sequence[ScoredGroup]) -> Table:
-    table = Table(title=f"step {step}: one sample of {len(scored)} prompts", title_justify="left")
+def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
+    completion, score = item.group.completions[index], vars(item.scores[index])
+    return {
+        "step": step,
+        "problem_id": item.group.problem.id,
+        "prompt": item.group.prompt.text,
+        "completion": completion.text,
+        "answer": item.group.problem.answer,
+        "tokens": len(completion.token_ids),
+        "truncated": completion.truncated,
+        "weight_version": completion.weight_version,
+        # Seconds differ from run to run.
+        **{name: value for name, value in score.items() if name != "seconds"},
+    }
+
+
+def _sample_table(step: int, groups: Sequence[GroupSummary], lines: Sequence[bytes]) -> Table:
+    """The first of the `lines` of each group, with the group's mean reward."""
+    table = Table(title=f"step {step}: one sample of {len(groups)} prompts", title_justify="left")
     for column in ("problem", "completion", "answer", "reward", "group"):
         table.add_column(column, overflow="fold")
-    for item in scored:
+    for item, text in zip(groups, lines, strict=False):
         mean = sum(item.rewards) / len(item.rewards)
+        problem, first = item.prompt.problem, json.loads(text.partition(b"\n")[0])
         table.add_row(
-            *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),
-            *(_plain(item.group.problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
+            *(_plain(problem.problem, 80), _plain(first["completion"], 160)),
+            *(_plain(problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
         )
     return table
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bandpo.artifacts.figures import plot_timeline, plot_training
+from bandpo.disk.space import refusals_in_words
 from bandpo.errors import UserError
 from bandpo.methods.bounds_figure import plot_bounds
 from bandpo.methods.method import ALL, load_methods
@@ -35,11 +37,16 @@ def main(argv: Sequence[str]) -> int:
     for name, plot in (("training", plot_training), ("timeline", plot_timeline)):
         figure = commands.add_parser(name, help=f"plots/{name}.png of a run")
         figure.add_argument("run_folder", metavar="run", type=Path, help="folder of the run")
-        figure.set_defaults(run=lambda arguments, plot=plot: plot(arguments.run_folder))
+        figure.set_defaults(run=partial(_of_run, plot))
 
     arguments = parser.parse_args(list(argv))
     print(f"written to {arguments.run(arguments)}")
     return 0
+
+
+def _of_run(plot: Callable[[Path], Path], arguments: argparse.Namespace) -> Path:
+    with refusals_in_words(f"{arguments.run_folder}/plots"):
+        return plot(arguments.run_folder)
 
 
 def _bounds(arguments: argparse.Namespace) -> Path:

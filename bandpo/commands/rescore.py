@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from bandpo.disk.space import require_folder
 from bandpo.reward.disagreement import disagreement_report
 from bandpo.reward.math import MathReward, MathVerifier
 from bandpo.reward.release import ReleaseReward
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
         report = disagreement_report(groups, reward, ReleaseReward(), ("math", "release"))
     print(report.render(arguments.examples))
     if arguments.json is not None:
+        require_folder(arguments.json.parent, "--json in ")
         text = json.dumps(report.summary(), indent=2) + "\n"
         arguments.json.write_text(text, encoding="utf-8")
     return 0

@@ -18,6 +18,7 @@ from bandpo.redaction import redacted
 RENAMED = {"learner.warmup_steps": "learner.warmup_updates"}
 FORMERLY: Mapping[str, Mapping[Any, Any]] = {
     "rollout.filter_groups": {True: "reward"},
+    "reward.lowest_form": {"strict": True, "off": False},  # hashes stay those of true and false
     "rollout.engine.gpu_memory_utilization": {0.6: None},  # the default was a fixed share
 }
 

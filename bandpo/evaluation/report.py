@@ -30,17 +30,20 @@ TEXT_SHOWN = 80
 
 
 def headline(summary: Summary) -> list[str]:
-    """The metrics that a table shows, in its order."""
+    """The metrics that a table shows, in its order; pass@1 is mean@n, whose row names both."""
     n = summary.n
-    passes = [f"pass@{k}" for k in powers_of_two(n)]
+    passes = [f"pass@{k}" for k in powers_of_two(n) if k > 1]
     accuracies = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
     verdicts = [f"{verdict}_frac" for verdict in VERDICTS]
     return [*accuracies, "length/mean", "length/truncated_frac", *verdicts]
 
 
-def _title(metric: str) -> str:
+def title(metric: str) -> str:
+    """A metric's name in tables, with its unit."""
     if metric == "length/mean":
         return "tokens"
+    if metric.startswith("mean@"):
+        return f"{metric}, pass@1 [%]"
     name = metric.removesuffix("_frac").replace("_", " ")
     return f"{'at the token limit' if name == 'length/truncated' else name} [%]"
 
@@ -80,7 +83,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")
     for name in _names(summaries):
-        table.add_row(_title(name), *(_cell(name, summary.metrics) for summary in summaries))
+        table.add_row(title(name), *(_cell(name, summary.metrics) for summary in summaries))
     return table
 
 
@@ -127,7 +130,7 @@ def _evaluated(model: Mapping[str, Any]) -> str:
 def _row(name: str, summaries: Sequence[Summary]) -> dict[str, Any]:
     found = [summary.metrics.get(name) for summary in summaries]
     cells = [e and {"value": number(name, e.value), "interval": interval(name, e)} for e in found]
-    return {"name": _title(name), "cells": cells}
+    return {"name": title(name), "cells": cells}
 
 
 def _benchmark(summary: Summary, samples: Sequence[Sample], limit: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class DisagreementReport:
             self.counts[one.correct, other.correct] += 1
             if one.correct == other.correct:
                 continue
-            self.statuses[one.status, other.status] += 1
+            self.statuses[one.reason, other.reason] += 1
             if len(self.examples) < _KEPT_EXAMPLES:
                 problem = group.problem
                 self.examples.append(
@@ -91,8 +91,7 @@ class DisagreementReport:
             lines += [
                 f"- problem {example.problem_id}, reference {example.gold!r}",
                 *(
-                    f"    {name}: {score.status}{f' ({score.detail})' if score.detail else ''}, "
-                    f"read {score.extracted!r}"
+                    f"    {name}: {score.reason}, read {score.extracted!r}"
                     for name, score in zip(self.names, example.scores, strict=True)
                 ),
                 f"    … {tail}",

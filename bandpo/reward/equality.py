@@ -1,86 +1,87 @@
-"""Whether an answer equals the reference answer: math-verify, with fixes for its errors.
+"""Whether an answer equals the reference answer. Runs in a worker process only.
 
-Runs in a worker process only. The errors of math-verify 0.9, and their fixes:
+`bandpo.reward.notation` brings both into one spelling; here lists, names, chains and units are told
+apart; `bandpo.reward.reading` parses what is left, and `bandpo.reward.comparison` compares it.
+Of math-verify only the parser is used, and its search for an answer in free text. Its comparison
+rounds small factors to zero, drops left sides of equations and ignores the case of letters.
 
-wrongly false, fixed by `bandpo.reward.notation` before parsing
-    thousands separators `1 234`, `10\\,000`, `1{,}234`; decimal comma `0,5`; `1e3`; mixed numbers
-    `1 1/2`; `90°`, `½`, `√2`, full-width and zero-width characters; trailing punctuation; fences
-    (`$…$`, `**…**`); percent `50\\%` (also = 0.5); `x \\in`, `x =` in lists; `\\text{…}` words in
-    another case; choice letters `(B)`, `B.`, `B) 5`; an inequality for an interval.
-wrongly true, refused here
-    0.333333 for 1/3 and 1.41421356 for √2 (decimals are made exact); `5=7` for 7 and `1=2=3` (each
-    side of a chain must equal the reference); 5 m for 5 km (units of measurement that differ);
-    `(1,2)` for `{1,2}`; units that math-verify removes although they are variables.
-wrongly earned
-    `37+14` or `\\frac{102}{2}` for 51: where the reference is a rational number in lowest form, the
-    answer must be one (`no_numeral` otherwise, and nothing is computed); where it is an irrational
-    number, a sum of more terms than the reference needs is `unevaluated`.
+decimals are exact: 0.333333 is not 1/3, 1.41421356 is not √2.
+a chain `a = b = c` is right where each side but names equals the reference: `5=7` is not 7.
+units that differ contradict (5 m is not 5 km); one that is missing does not.
+`(1,2)` is no set, `\\{1,2\\}` no point; a bare list may be either, in its order for a point.
+unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.form`.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
 from bandpo.reward import notation
+from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
+from bandpo.reward.form import is_evaluated, is_unfinished
+from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
 from bandpo.reward.notation import Quantity
+from bandpo.reward.reading import hundredth, in_radians, read, renumbered
+from bandpo.reward.score import LowestForm
 
 Verdict = Literal[
-    "equal", "no_numeral", "unevaluated", "different", "unparsed", "too_large", "bad_gold"
+    "equal",
+    "different",
+    "other_unit",
+    "other_brackets",
+    "no_numeral",
+    "unevaluated",
+    "unparsed",
+    "too_large",
+    "bad_gold",
 ]
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
 
-# Units are split off before; math-verify's own removal would take the variable of `5t` for one.
-_LATEX = LatexExtractionConfig(
-    boxed_match_priority=0,
-    normalization_config=NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
-    ),
-)
-_EXPRESSION = ExprExtractionConfig()
-_ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]+")
-_FLOAT_DIGITS = 12
+_EXTRACTIONS = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
-# What may stand left of an answer: x, a_{10}, f(2), P(A), \angle ABC, \text{Area}; nothing that
-# computes, since `2x = 6` does not say that something is 6.
-_NAME = re.compile(r"(?=[^=]*[A-Za-z])(?![0-9])(?:[A-Za-z0-9\\{}\[\]|_' ]|\([A-Za-z0-9\\{}, ]*\))+")
-_ASSIGNED = re.compile(rf"\s*({_NAME.pattern}?)\s*(?:=|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*")
-_EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
-_SINGLETON = re.compile(r"^\\\{([^,{}]*)\\\}$")  # the solution set {3} is 3
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' ,.-]*")
-_CHOSEN = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s+(?:is\s+)?)?"
-    r"(?:\(?\s*([A-J])\s*\)?|\(\s*([A-J])\s*\)(?!.*\([A-J]\)).*|([A-J])\s*[.):].*)",
-    re.DOTALL | re.IGNORECASE,
-)
-_INEQUALITIES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
+_SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
 _MAX_CHAIN = 4
 
 
-def judge(answer: str, gold: str, *, free: bool = False, lowest_form: bool = True) -> Verdict:
+def judge(
+    answer: str, gold: str, *, free: bool = False, lowest_form: LowestForm = "restated"
+) -> Verdict:
     """Compares an answer with the reference; with `free`, math-verify finds it in the text."""
     if notation.too_large(gold):
         return "bad_gold"
-    reference = _Reference(gold, lowest_form)
+    reference = _reference(gold, lowest_form)
     if not reference.readable:
         return "bad_gold"
     if notation.too_large(answer):
         return "too_large"
-    return reference.judge(notation.canonical(_found_in(answer) if free else answer))
+    answer = _found_in(answer) if free else answer
+    verdict = reference.judge(notation.canonical(answer))
+    if verdict == "equal":
+        return verdict
+    # 30,150 is a number, but the angles 30 and 150 where the other side is a list
+    if reference.is_list and (listed := notation.spread(answer)) != answer:
+        return reference.judge(notation.canonical(listed))
+    if (listed := notation.spread(gold)) != gold and len(notation.split_list(answer)) > 1:
+        return _reference(listed, lowest_form).judge(notation.canonical(answer))
+    return verdict
+
+
+@functools.lru_cache(maxsize=128)
+def _reference(gold: str, lowest_form: LowestForm) -> _Reference:
+    """A reference is read once for the many answers of its group."""
+    return _Reference(notation.canonical(gold), lowest_form)
 
 
 def self_test() -> None:
@@ -97,6 +98,8 @@ def self_test() -> None:
         ("[0,1)", r"0 \le x < 1"): "equal",
         ("2", "3"): "different",
         (r"\frac{1}{3}", r"\frac{\pi}{3}"): "different",
+        ("v+V", "2v"): "different",
+        ("e^{-999}", r"\sin 0"): "different",
     }
     for (answer, gold), expected in cases.items():
         if (verdict := judge(answer, gold)) != expected:
@@ -106,171 +109,195 @@ def self_test() -> None:
 class _Reference:
     """A reference answer, read once, with the comparison for its kind."""
 
-    def __init__(self, gold: str, lowest_form: bool) -> None:
+    def __init__(self, text: str, lowest_form: LowestForm) -> None:
         self.lowest_form = lowest_form
-        self.text = notation.canonical(gold)
-        value = _without_name(self.text)
-        value = value if notation.is_constant(value) else self.text  # x = 5 is 5, y = 2x stays
-        self.quantity = notation.quantity(_OR.sub(",", value), letters=False)
-        self.choice, self.words = _choice(self.text), _words(self.text)
-        self.numeral = notation.numeral(self.quantity.value)
-        self.parsed = _parse(self.quantity.value)
-        self.is_equation = _EQUALS.search(self.quantity.value) is not None
+        label = notation.labelled(text)
+        self.label = label if label and label[1] else None
+        # `(D) 12` is answered by D and by 12
+        self.text = text = notation.canonical(self.label[1]) if self.label else text
+        self.literal, self.pieces = notation.literal(text), notation.pieces(text)
+        parts = named_parts(_OR.sub(", ", text))
+        names = [part.name for part in parts]
+        self.parts = parts if all(names) else None
+        self.is_record = self.parts is not None and len(set(names)) == len(names) > 1
+        value = ", ".join(part.value for part in parts) if self.parts else _OR.sub(", ", text)
+        chain = sides(value) if len(parts) == 1 else [value]
+        if len(chain) > 1 and all(map(notation.is_constant, chain[:-1])):
+            value = chain[-1]  # 37 + 14 = 51 is 51
+        self.is_equation = len(sides(value)) > 1
+        self.quantity = notation.quantity(value.strip(), letters=False)
         self.is_constant = notation.is_constant(self.quantity.value)
-        self.readable = bool(self.choice or self.words or self.parsed)
+        self.is_list = len(notation.split_list(self.text)) > 1
+        self.numeral = notation.numeral(self.quantity.value)
+        self.parsed = read(self.quantity.value)
+        self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
+
+    @property
+    def _values(self) -> list[list[Any]]:
+        """The readings of a record's values, in order; empty where one has none."""
+        values = [read(notation.quantity(part.value).value) for part in self.parts or ()]
+        return values if all(values) else []
 
     def judge(self, answer: str) -> Verdict:
         """Compares a canonical answer."""
         if not answer:
             return "unparsed"
-        if answer == self.text:
+        if squeezed(answer) == squeezed(self.text):
             return "equal"
-        if self.choice:
-            return "equal" if _chosen(_without_name(answer)) == self.choice else "different"
-        if self.words:
-            words = _words(_without_name(answer), bare=True)
-            return "equal" if words == self.words else "different"
-        return self._judge_math(_OR.sub(",", answer))
+        if self.label and (given := notation.labelled(answer)):
+            return "equal" if self._chooses(*given) else "different"
+        if self.literal:
+            answered = self.literal.answered_by(_without_name(answer))
+            return "equal" if answered else "different"
+        if (same_time := notation.same_time(answer, self.text)) is not None:
+            return "equal" if same_time else "different"
+        if self.pieces:
+            given_pieces = notation.pieces(answer) or []
+            right = same_in_any_order(self.pieces, given_pieces, _same_piece)
+            return "equal" if right else "different"
+        answer = notation.with_argument(answer, self.text)
+        return self._judge_math(_OR.sub(", ", answer))
+
+    def _chooses(self, letter: str, text: str) -> bool:
+        """Whether the letter is the reference's, and the text beside it, if any, too."""
+        right = self.label is not None and letter == self.label[0]
+        return right and (not text or self.judge(text) == "equal")
 
     def _judge_math(self, answer: str) -> Verdict:
-        if not self.is_equation:
-            parts = _split_list(answer)
-            sides = _EQUALS.split(answer)
-            if len(parts) == 1 and len(sides) > 1:
-                return self._judge_chain([side.strip() for side in sides])
-            answer = ",".join(_without_name(part) for part in parts)
-        if _APPROX.search(answer) and not _APPROX.search(self.text):
-            answer = _APPROX.split(answer)[0] or _APPROX.sub("", answer)  # the exact side
-        return self._judge_value(self._quantity(answer))
+        parts = named_parts(answer)
+        if self.is_record:
+            return self._judge_record(answer, parts)
+        if self.is_equation:
+            return self._judge_equation(self.quantity.value, answer)
+        if self.parts and not self.is_constant:
+            return self._judge_formula(answer, parts)
+        if len(parts) == 1 and len(sides(answer)) > 1:
+            return self._judge_chain(sides(answer))
+        named = any(part.name for part in parts)
+        return self._judge_value(", ".join(part.value for part in parts) if named else answer)
 
-    def _quantity(self, answer: str) -> Quantity:
-        return notation.quantity(answer.strip(), letters=self.is_constant)
+    def _judge_record(self, answer: str, parts: Sequence[Named]) -> Verdict:
+        """`x = 3, y = 4`: values by their names, or all without names, in the same order."""
+        assert self.parts is not None
+        values, names = self._values, [part.name for part in self.parts]
+        if not values:
+            return "different"
+        given = {part.name: read(notation.quantity(part.value).value) for part in parts}
+        if set(given) == set(names) and len(parts) == len(names):
+            pairs = [(gold, given[name]) for name, gold in zip(names, values, strict=True)]
+        elif not any(part.name for part in parts) and _brackets(answer) != "{}":
+            parsed = read(answer)
+            if not parsed:
+                return "unparsed"
+            elements = ordered_elements(parsed[0]) or ()
+            if len(elements) != len(values):
+                return "different"
+            pairs = [(gold, [element]) for gold, element in zip(values, elements, strict=True)]
+        else:
+            return "different"
+        return "equal" if all(_any_same(*pair) for pair in pairs) else "different"
 
-    def _judge_chain(self, sides: list[str]) -> Verdict:
+    def _judge_formula(self, answer: str, parts: Sequence[Named]) -> Verdict:
+        """`y = 2x`, `f(x) = x^2`: the formula, under this name, another or none; or an equation."""
+        assert self.parts is not None
+        gold = ", ".join(part.value for part in self.parts)
+        value = ", ".join(part.value for part in parts)
+        renamed = all(_may_rename(*pair) for pair in zip(self.parts, parts, strict=False))
+        if renamed and all(part.name or len(sides(part.value)) == 1 for part in parts):
+            verdict = self._judge_value(value)
+            if verdict in ("equal", "other_unit"):
+                return verdict
+        if len(sides(answer)) > 1 and len(self.parts) == 1:
+            return self._judge_equation(f"{self.parts[0].name}={gold}", answer)
+        return "different"
+
+    def _judge_equation(self, gold: str, answer: str) -> Verdict:
+        """A relation that says more than the value of a name: only an equivalent one will do."""
+        parsed = read(answer)
+        if not parsed:
+            return "unparsed"
+        return "equal" if _any_same(read(gold), parsed) else "different"
+
+    def _judge_chain(self, chain: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
-        values = [side for side in sides[:-1] if not _is_name(side)] + sides[-1:]
+        is_named = is_name if self.parts else is_quantity
+        values = [side for side in chain[:-1] if not is_named(side)] + chain[-1:]
         if len(values) > _MAX_CHAIN:
             return "different"
-        given = [self._quantity(value) for value in values]
-        if not all(self._equals(side, _parse(side.value)) for side in given[:-1]):
-            return "different"
-        return self._judge_value(given[-1])
+        for side in values[:-1]:
+            given = notation.quantity(side, letters=self.is_constant)
+            if not self._equals(given, read(given.value)):
+                return "different"
+        return self._judge_value(values[-1])
 
-    def _judge_value(self, given: Quantity) -> Verdict:
-        value, units = _SINGLETON.sub(r"\1", given.value), {given.unit, self.quantity.unit}
-        if len(units) > 1 and "%" not in units and given.measured and self.quantity.measured:
-            return "different"
-        if self.numeral is not None and _DECIMAL_COMMA.fullmatch(value):
-            value = value.replace(",", ".")  # the reference is one number, so this is no list
-        if self.lowest_form and self.numeral is not None and notation.numeral(value) is None:
-            # Whatever it comes to, it is not evaluated: no tower of powers is worth computing.
-            return "no_numeral" if re.search(r"\w", value) else "unparsed"
+    def _judge_value(self, answer: str) -> Verdict:
+        if _APPROX.search(answer) and not _APPROX.search(self.text):
+            answer = _APPROX.split(answer)[0] or _APPROX.sub("", answer)  # the exact side
+        given = notation.quantity(answer.strip(), letters=self.is_constant)
+        value = _SINGLETON.sub(r"\1", given.value)
+        if given.contradicts(self.quantity):
+            return "other_unit"
+        if self.numeral is not None:
+            value = notation.single_number(value)  # the reference is one number: this is no list
+        if self.numeral is not None and notation.numeral(value) is None:
+            if self.lowest_form == "strict":
+                # Whatever it comes to, it is not evaluated.
+                return "no_numeral" if re.search(r"\w", value) else "unparsed"
+            if self.lowest_form == "restated" and is_unfinished(value):
+                return "unevaluated"
+        if "'" in value and "'" not in self.text:
+            return "unparsed"  # the parser drops primes
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
-            return "different"
-        parsed = _parse(value)
+            return "other_brackets"
+        parsed = read(value)
         if not parsed:
             return "unparsed"
         if not self._equals(given, parsed):
             return "different"
-        return "equal" if self._in_lowest_form(parsed[0]) else "unevaluated"
+        return (
+            "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
+        )
 
     def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
-        return any(_verify(*reading) for reading in self._readings(given.unit, parsed))
+        return any(_any_same(*reading) for reading in self._readings(given.unit, parsed))
 
     def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Reference and answer as written, then the one in percent as a fraction of one."""
+        """Reference and answer as written, then percent and degrees as numbers."""
         yield self.parsed, parsed
-        if unit == "%" != self.quantity.unit:
-            yield self.parsed, _hundredth(parsed)
-        if unit != "%" == self.quantity.unit:
-            yield _hundredth(self.parsed), parsed
-
-    def _in_lowest_form(self, answer: Any) -> bool:
-        """Whether an irrational number is a sum of no more terms than the reference needs."""
-        reference = self.parsed[0]
-        if not (self.lowest_form and isinstance(reference, sympy.Expr)):
-            return True
-        if reference.free_symbols or reference.is_Rational:
-            return True
-        return _terms(answer) <= max(_terms(reference), _terms(sympy.expand(reference.doit())))
+        for name, as_number in (("%", hundredth), ("degree", in_radians)):
+            if unit == name and not self.quantity.unit:
+                yield self.parsed, as_number(parsed)
+            if self.quantity.unit == name and not unit:
+                yield as_number(self.parsed), parsed
 
 
-def _is_name(text: str) -> bool:
-    computes = notation.is_constant(text) and len(text) > 1
-    return _NAME.fullmatch(text) is not None and not computes
+def _any_same(gold: Sequence[Any], answer: Sequence[Any]) -> bool:
+    return any(same(one, renumbered(one, other)) for one in gold for other in answer)
+
+
+def _same_piece(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
+    return all(
+        theirs == ours or judge(theirs, ours, lowest_form="off") == "equal"
+        for ours, theirs in zip(gold, answer, strict=True)
+    )
 
 
 def _without_name(answer: str) -> str:
-    match = _ASSIGNED.match(answer)
-    return answer[match.end() :] if match and _is_name(match[1]) else answer
+    parts = named_parts(answer)
+    return parts[0].value if len(parts) == 1 else answer
 
 
-def _split_list(text: str) -> list[str]:
-    """The parts between commas that no bracket encloses."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign in "([{") - (sign in ")]}")
-        if sign == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
-
-
-def _terms(expression: Any) -> int:
-    if not isinstance(expression, sympy.Add):
-        return 1
-    return sum(_terms(term) for term in expression.args)
-
-
-def _hundredth(parsed: list[Any]) -> list[Any]:
-    return [e / 100 if isinstance(e, sympy.Expr) else e for e in parsed]
-
-
-def _parse(value: str) -> list[Any]:
-    """math-verify's reading of one answer; empty where it has none."""
-    number = notation.numeral(value)
-    latex = notation.exact(value) if number is None else notation.fraction(number)
-    parsed = parse(
-        rf"\boxed{{{latex}}}", [_LATEX], fallback_mode="no_fallback", parsing_timeout=None
-    )
-    if not parsed and _ARITHMETIC.fullmatch(latex):
-        parsed = parse(latex, [_EXPRESSION], fallback_mode="no_fallback", parsing_timeout=None)
-    if notation.is_constant(latex):
-        parsed = [_with_imaginary_unit(expression) for expression in parsed]
-    return [_solution_set(expression) for expression in parsed]
-
-
-def _with_imaginary_unit(expression: Any) -> Any:
-    if not isinstance(expression, sympy.Expr):
-        return expression
-    return expression.xreplace({s: sympy.I for s in expression.free_symbols if s.name == "i"})
-
-
-def _solution_set(expression: Any) -> Any:
-    """`x <= 3, x >= 5` as the union of the solutions of its inequalities."""
-    if isinstance(expression, sympy.FiniteSet) and expression.args:
-        relations = [a for a in expression.args if isinstance(a, _INEQUALITIES)]
-        symbols = {symbol for relation in relations for symbol in relation.free_symbols}
-        if len(relations) == len(expression.args) > 1 and len(symbols) == 1:
-            return sympy.Union(*(relation.as_set() for relation in relations))
-    return expression
+def _may_rename(gold: Named, given: Named) -> bool:
+    """Whether another name says nothing else: `x = 3y` is not `y = 3x`, `f(x) = 2x` is `y = 2x`."""
+    if not given.name or given.name == gold.name:
+        return True
+    return given.name not in gold.value and gold.name not in given.value
 
 
 def _found_in(text: str) -> str:
     """The piece of a text that math-verify's own extraction reads an answer from."""
-    found = parse(text, [_LATEX, _EXPRESSION], parsing_timeout=None)
+    found = parse(text, _EXTRACTIONS, parsing_timeout=None)
     return next((piece for piece in found if isinstance(piece, str)), "")
-
-
-def _verify(gold: list[Any], answer: list[Any]) -> bool:
-    return verify(
-        gold,
-        answer,
-        float_rounding=_FLOAT_DIGITS,
-        allow_set_relation_comp=True,
-        timeout_seconds=None,
-    )
 
 
 def _brackets(value: str) -> str:
@@ -285,30 +312,3 @@ def _brackets(value: str) -> str:
         if depth < 0:
             return ""  # `(1,2),(3,4)`: the first bracket closes before the end
     return value[0] + value[-1]
-
-
-def _choice(text: str) -> str | None:
-    """The letter of a reference that is one: `B`, `(B)`, `\\text{(B)}`."""
-    match = re.fullmatch(r"\(?\s*([A-J])\s*\)?", _TEXT.sub(r"\1", text).strip())
-    return match[1] if match else None
-
-
-def _chosen(answer: str) -> str | None:
-    """The letter that an answer names first: `b`, `(B)`, `B) 5`, `Option B`."""
-    match = _CHOSEN.fullmatch(_TEXT.sub(r"\1", answer).strip())
-    letter = next((letter for letter in match.groups() if letter), None) if match else None
-    return letter.upper() if letter else None
-
-
-def _words(text: str, bare: bool = False) -> str | None:
-    """A verbal answer without case, articles and punctuation; None for anything mathematical.
-
-    Words without `\\text` count where `bare` allows it or where they are too long for variables.
-    """
-    inner = _TEXT.sub(r" \1 ", text).strip()
-    if not _WORDS.fullmatch(inner):
-        return None
-    words = re.findall(r"[a-z]+", inner.lower())
-    if not (bare or _TEXT.search(text) or any(len(word) > 3 for word in words)):
-        return None
-    return "".join(word for word in words if word not in ("the", "a", "an")) or None

@@ -2,8 +2,10 @@
 
 In this order, in the text after the reasoning (`</think>`):
 
-1. the last non-empty `\\boxed{…}` (or `\\fbox{…}`), brace-balanced;
-2. else the last line with "Answer:" ("Final answer:", "The answer is:"), or the line after it;
+1. the last non-empty `\\boxed{…}` (or `\\fbox{…}`), brace-balanced, with the boxes before it that
+   commas or "and" join to it: `\\boxed{3}` and `\\boxed{5}` are the list 3, 5;
+2. else the last line with "Answer:" ("Final answer:", "The answer is:", "答案："), or what follows
+   it: a displayed formula, or the next line. Sentences after the answer do not count;
 3. else no answer, unless free extraction hands the end of the text to math-verify.
 
 A box that never closes, a text that ends inside `\\boxed` and a reasoning that never ends are
@@ -17,10 +19,27 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bandpo.reward.notation import closing
+
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _CUT_BOX = re.compile(r"\\(?:bo|box|boxe|fb|fbo)$")
-_ANSWER_LINE = re.compile(r"\banswer(?:\s+is)?[\s*_]{0,8}[:：][*_]{0,4}([^\n]*)", re.IGNORECASE)
+_ANSWER_LINE = re.compile(
+    r"(?:\banswer(?:\s+is)?|答案(?:是|为)?|故选)[\s*_]{0,8}[:：][*_]{0,4}([^\n]*)", re.IGNORECASE
+)
 _BARE_TOKEN = re.compile(r"[^\s{}$]+")
+# What stands between boxes that make one list: at least a comma or a word, at most a name besides.
+_SPACE = r"(?:[\s$~&]|\\[,;:! ()\[\]]|\\q?quad|\\\\)*"
+_JOINT = re.compile(
+    rf"{_SPACE}(?:[,;]|\\text\{{\s*,?\s*(?:and|or)\s*\}}|and|or|或|和)"
+    rf"{_SPACE}(?:and|or|\\text\{{\s*(?:and|or)\s*\}})?{_SPACE}(?P<name>[A-Za-z]\w{{0,3}}\s*=)?{_SPACE}"
+)
+_NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\w{0,3}\s*=\s*$")
+_DISPLAY = re.compile(
+    r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\begin\{(equation\*?|align\*?)\}(.+?)\\end\{\3\})",
+    re.DOTALL,
+)
+_SENTENCE_END = re.compile(r"(?<=[\w$)}\]])[.!]\s+(?=[A-Z\"'(*])")
+_AFTER_MATH = re.compile(r"(?<=\$)[.,;]\s+(?=[A-Za-z])")
 
 # Of a text full of boxes only the last few can matter; bounds the work on a hostile one.
 _CANDIDATES = 8
@@ -29,6 +48,8 @@ _CONTEXT, _MIN_CONTEXT = 48, 16
 # How much of an answer line must be copied too; the prompt may end within the line.
 _LINE_START = 24
 _FREE_TAIL = 400
+# A display after "Answer:" is looked for in this much text.
+_LONGEST_DISPLAY = 2048
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,15 @@ class Extraction:
     free: bool = False
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A span of the text and the answer in it, None where it is cut off."""
+
+    start: int
+    end: int
+    answer: str | None
+
+
 def extract(completion: str, prompt: str = "", *, free: bool = False) -> Extraction:
     """The final answer of `completion`, ignoring what it copies from `prompt`."""
     text = _after_reasoning(completion, prompt)
@@ -47,11 +77,13 @@ def extract(completion: str, prompt: str = "", *, free: bool = False) -> Extract
         return Extraction(None, truncated=True)
     echo = _Echo(text, prompt)
     for find in (_boxes, _answer_lines):
-        for start, end, answer in find(text):
-            if answer is None:
+        candidates = find(text)
+        for found in candidates:
+            if found.answer is None:
                 return Extraction(None, truncated=True)
-            if answer and not echo(start, end):
-                return Extraction(answer)
+            if found.answer and not echo(found.start, found.end):
+                whole = _joined(text, found, candidates) if find is _boxes else found.answer
+                return Extraction(whole)
     if free and text.strip():
         return Extraction(text[-_FREE_TAIL:], free=True)
     return Extraction(None)
@@ -65,44 +97,61 @@ def _after_reasoning(completion: str, prompt: str) -> str | None:
     return None if opened else completion
 
 
-def _boxes(text: str) -> Iterator[tuple[int, int, str | None]]:
-    """Boxes from the last to the first as (start, end, content); content None where cut off."""
+def _boxes(text: str) -> Iterator[_Candidate]:
+    """Boxes from the last to the first."""
     if cut := _CUT_BOX.search(text, max(0, len(text) - 8)):
-        yield cut.start(), len(text), None
+        yield _Candidate(cut.start(), len(text), None)
     starts = [(match.start(), match.end()) for match in _BOX.finditer(text)]
     for start, inside in reversed(starts[-_CANDIDATES:]):
         if inside < len(text) and text[inside] == "{":
-            end = _closing_brace(text, inside)
-            yield start, end or len(text), None if end is None else text[inside + 1 : end].strip()
+            end = closing(text, inside)
+            content = None if end is None else text[inside + 1 : end].strip()
+            yield _Candidate(start, len(text) if end is None else end + 1, content)
         elif token := _BARE_TOKEN.match(text, inside):
-            yield start, token.end(), token.group()
+            yield _Candidate(start, token.end(), token.group())
         elif inside == len(text):
-            yield start, inside, None
+            yield _Candidate(start, inside, None)
 
 
-def _closing_brace(text: str, opening: int) -> int | None:
-    depth, position = 0, opening
-    while position < len(text):
-        match text[position]:
-            case "\\":
-                position += 1  # an escaped brace is printed and does not group
-            case "{":
-                depth += 1
-            case "}":
-                depth -= 1
-                if depth == 0:
-                    return position
-        position += 1
-    return None
+def _joined(text: str, last: _Candidate, earlier: Iterator[_Candidate]) -> str:
+    """The last box and those that only commas, "and" or "or" separate from it, as one list."""
+    parts, right = [last.answer or ""], last
+    names: list[str] = []
+    for left in earlier:
+        joint = _JOINT.fullmatch(text, left.end, right.start) if left.answer else None
+        if joint is None:
+            break
+        names.insert(0, joint["name"] or "")
+        parts.insert(0, left.answer or "")
+        right = left
+    if len(set(parts)) == 1:
+        return parts[-1]
+    first = _NAME_BEFORE.search(text[max(0, right.start - 8) : right.start])
+    named = [first[0] if first else "", *names]
+    if all(named):
+        parts = [name.strip() + part for name, part in zip(named, parts, strict=True)]
+    return ", ".join(parts)
 
 
-def _answer_lines(text: str) -> Iterator[tuple[int, int, str | None]]:
+def _answer_lines(text: str) -> Iterator[_Candidate]:
     matches = list(_ANSWER_LINE.finditer(text))
     for match in reversed(matches[-_CANDIDATES:]):
-        line = match.group(1).strip(" \t*_")
-        if not line:
-            line = text[match.end() :].lstrip().split("\n", 1)[0].strip(" \t*_")
-        yield match.start(), min(match.end(), match.start(1) + _LINE_START), line or None
+        end = min(match.end(), match.start(1) + _LINE_START)
+        yield _Candidate(match.start(), end, _stated(text, match) or None)
+
+
+def _stated(text: str, match: re.Match[str]) -> str:
+    """The answer on the line of "Answer:", in the display or on the line that follows it."""
+    start = match.start(1)
+    if display := _DISPLAY.match(text[start : start + _LONGEST_DISPLAY]):
+        return (display[1] or display[2] or display[4]).strip()
+    line = match[1].strip(" \t*_")
+    if not line:
+        line = text[match.end() :].lstrip().split("\n", 1)[0].strip(" \t*_")
+    if line.endswith(":") and (display := _DISPLAY.match(text[match.end() :][:_LONGEST_DISPLAY])):
+        return (display[1] or display[2] or display[4]).strip()
+    line = _AFTER_MATH.split(line, maxsplit=1)[0] if line.count("$") % 2 == 0 else line
+    return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*_")
 
 
 class _Echo:

@@ -11,14 +11,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from bandpo.errors import UserError
 from bandpo.reward import notation
 from bandpo.reward.extract import Extraction, extract
 from bandpo.reward.futures import gather, resolved, then
 from bandpo.reward.pool import Limits, Reply, Request, WorkerPool
-from bandpo.reward.score import Closing, Score, Status, has_bad_gold
+from bandpo.reward.restating import restates
+from bandpo.reward.score import DETAILS, Closing, LowestForm, Score, Status, has_bad_gold
 
 if TYPE_CHECKING:  # bandpo.types imports torch, which verifier workers must not load
     from bandpo.types import Group, Problem
@@ -31,12 +32,18 @@ _STATUS: dict[str, Status] = {
     "crashed": "crashed",
     "bad_gold": "bad_gold",
 }
-_DETAILS = ("unparsed", "no_numeral", "unevaluated", "too_large")
+
+# Towers and large factorials: late because they are meant to be, not because mathematics is hard.
+_HUGE = re.compile(r"\^.{0,40}\^|\^\s*\{?\s*-?\d{4,}|\d{4,}\s*\)?\s*!|!.{0,3}!|\d\s*[eE]\s*\d{3,}")
+
+# Raised by whatever changes a verdict: scores saved under another number are of another verifier.
+COMPARISON = 2
 
 
 def verifier_version() -> dict[str, str]:
-    """Name and version of the verifier, for run.json."""
-    return {"name": "math-verify", "version": importlib.metadata.version("math-verify")}
+    """Name and version of the verifier, for run.json: the parser's, and that of the comparison."""
+    parser = importlib.metadata.version("math-verify")
+    return {"name": "math-verify", "version": f"{parser}+bandpo.{COMPARISON}"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,14 @@ def _check(**limits: float) -> None:
         raise UserError.join("the verifier cannot work with these limits:", problems)
 
 
+def _lowest_form(value: object) -> LowestForm:
+    """The setting, of which configurations of earlier versions have true and false."""
+    named = {True: "strict", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    if named not in get_args(LowestForm):
+        raise UserError(f"reward.lowest_form is {value!r}: it must be restated, strict or off")
+    return named  # type: ignore[return-value]
+
+
 class MathVerifier(Closing):
     """Scores completions against reference answers with math-verify, outside this process.
 
@@ -73,9 +88,11 @@ class MathVerifier(Closing):
     verified once. Threads may share a verifier; workers start with the first item that needs one.
 
     `timeout` is in seconds per item; `free_extraction` lets math-verify search the end of a text
-    without a box or "Answer:" line; `lowest_form` refuses answers left unevaluated (`37+14` for
-    51): turn it off for data whose references are expressions. Raises UserError for limits
-    that are too small for a worker.
+    without a box or "Answer:" line; `lowest_form` says which answers that equal the reference are
+    left unevaluated (see `bandpo.reward.form`): `restated` refuses what the problem says and
+    plain arithmetic (`37+14` for 51), `strict` all but numerals (`2^{10}` for 1024), `off` nothing.
+    True and False are `strict` and `off`. Raises UserError for limits that are too small for a
+    worker and for another `lowest_form`.
     """
 
     def __init__(
@@ -85,14 +102,14 @@ class MathVerifier(Closing):
         workers: int = 2,
         memory_mib: int = 512,
         free_extraction: bool = False,
-        lowest_form: bool = True,
+        lowest_form: LowestForm | bool = "restated",
         fast_path: bool = True,
         cache_size: int = 65536,
         correct: float = 1.0,
         wrong: float = 0.0,
     ) -> None:
         _check(timeout=timeout, workers=workers, memory_mib=memory_mib, cache_size=cache_size)
-        self.free_extraction, self.lowest_form = free_extraction, lowest_form
+        self.free_extraction, self.lowest_form = free_extraction, _lowest_form(lowest_form)
         self.fast_path = fast_path
         self.correct, self.wrong = correct, wrong
         self._pool = WorkerPool(workers, Limits(timeout=timeout, memory_mib=memory_mib))
@@ -164,31 +181,21 @@ class MathVerifier(Closing):
 
     def _score(self, attempt: Attempt, found: Extraction, reply: Reply) -> Score:
         answer, verdict = found.answer, reply.verdict
-        if verdict == "equal" and answer is not None and self._restates(attempt, answer):
-            verdict = "unevaluated"
+        if verdict == "equal" and self._restates(attempt, answer or ""):
+            verdict = "restated"
         if verdict == "unparsed" and answer is not None and notation.too_large(answer):
             verdict = "too_large"
         status = _STATUS.get(verdict, "wrong")
-        detail = verdict if verdict in _DETAILS else reply.detail
+        detail = verdict if verdict in DETAILS else reply.detail
+        if status == "timeout":
+            detail = "hostile" if _HUGE.search(answer or "") else "hard"
         if answer is None and status != "bad_gold":
             status, detail = "truncated" if found.truncated else "no_answer", ""
         value = self.correct if status == "correct" else self.wrong
         return Score(value, status, answer, reply.seconds, detail)
 
     def _restates(self, attempt: Attempt, answer: str) -> bool:
-        """Whether an expression was copied from the problem in a form that the reference lacks."""
-        if not self.lowest_form or not attempt.problem:
-            return False
-        copied, gold, problem = map(_squeezed, (answer, attempt.gold, attempt.problem))
-        evaluable = notation.is_constant(gold) and _OPERATION.search(copied) is not None
-        return evaluable and copied != gold and copied in problem
-
-
-_OPERATION = re.compile(r"\\(?:frac|sqrt|cdot|times|div|log|ln)|[-+*/^!]")
-
-
-def _squeezed(text: str) -> str:
-    return "".join(notation.canonical(text).split())
+        return self.lowest_form != "off" and restates(answer, attempt.gold, attempt.problem)
 
 
 class MathReward(Closing):

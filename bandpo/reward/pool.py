@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bandpo.reward.score import LowestForm, WorkerDied
 from bandpo.reward.worker import EXIT_RECYCLED
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Request:
     answer: str
     gold: str
     free: bool = False
-    lowest_form: bool = True
+    lowest_form: LowestForm = "restated"
 
 
 _HARMLESS = Request("1", "1")
@@ -220,11 +221,11 @@ class _Worker:
         task.future.set_result(Reply("crashed", detail=detail))
 
     def _require_survival(self) -> None:
-        """Raises RuntimeError unless an item that harms no worker is judged here and now."""
+        """Raises WorkerDied unless an item that harms no worker is judged here and now."""
         try:
             self._ask(_HARMLESS)
         except (_Died, _Late):
-            raise RuntimeError(
+            raise WorkerDied(
                 f"the verifier's workers have been killed for {_PATIENCE_S:.0f} s, whatever they "
                 "verify: is the machine out of memory?"
             ) from None
@@ -260,10 +261,10 @@ class _Worker:
                 if death.code not in _INNOCENT:
                     break
             except _Late:
-                raise RuntimeError(
+                raise WorkerDied(
                     f"the verifier's worker was not ready after {_START_LIMIT_S:.0f} s"
                 ) from None
-        raise RuntimeError(f"the verifier's worker does not start: {last}")
+        raise WorkerDied(f"the verifier's worker does not start: {last}")
 
     def _launch(self) -> None:
         environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}

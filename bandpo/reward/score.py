@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -19,6 +19,18 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 # The verdicts of reports: the statuses, with unreadable answers apart from other wrong ones.
 VERDICTS: tuple[str, ...] = ("correct", "wrong", "unparsed", *STATUSES[2:])
 
+# The reasons of a wrong answer that was read; "" where it has another value.
+DETAILS: tuple[str, ...] = (
+    "unparsed",
+    "no_numeral",
+    "unevaluated",
+    "restated",
+    "other_unit",
+    "other_brackets",
+    "too_large",
+)
+LowestForm = Literal["restated", "strict", "off"]
+
 
 @dataclass(frozen=True)
 class Score:
@@ -26,9 +38,11 @@ class Score:
 
     `extracted` is the answer as the model wrote it, None where there was none to read; `seconds`
     the verification took in a worker, 0 where none was needed; `detail` refines "wrong":
-    `unparsed` (math-verify could not read the answer), `no_numeral` (the reference is a number in
-    lowest form, the answer is none), `unevaluated` (equal, but not in lowest form, or copied from
-    the problem), `too_large` (refused before parsing).
+    `unparsed` (math-verify could not read the answer), `other_unit`, `other_brackets` (a set for a
+    point), `restated` (equal, but said by the problem), `unevaluated` (equal, but arithmetic or
+    like terms are left), `no_numeral` (strict alone: the reference is a number in lowest form, the
+    answer is none), `too_large` (refused before parsing), and "" for another value. A timeout is
+    `hostile` (a tower of powers, a large factorial) or `hard`.
     """
 
     value: float
@@ -41,6 +55,20 @@ class Score:
     def correct(self) -> bool:
         """Whether the answer equals the reference answer."""
         return self.status == "correct"
+
+    @property
+    def reason(self) -> str:
+        """The status with its detail, as reports show it: `wrong (restated)`."""
+        return f"{self.status} ({self.detail})" if self.detail else self.status
+
+
+class WorkerDied(RuntimeError):
+    """A reward's processes can no longer score, through no fault of what they scored."""
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether a reward built anew may succeed where this one failed; all else is its own error."""
+    return isinstance(error, WorkerDied | BrokenExecutor | CancelledError)
 
 
 class Reward(Protocol):

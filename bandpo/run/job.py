@@ -20,6 +20,7 @@ from bandpo.artifacts.display import Display
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import read_rollout
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -31,13 +32,14 @@ from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
-from bandpo.methods.records import dump_path, recorded
+from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, read_rollout
+from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
 from bandpo.run.host import Host, fitted_here
@@ -70,7 +72,7 @@ class Job:
         loss = _loss(config)
         self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         display.phase("reading the data")
-        problems = load_problems(config.data.train)
+        problems = load_problems(config.data.train, config.data.columns.named())
         root = None if config.data.root is None else Path(config.data.root)
         benchmarks = load_benchmarks(config.eval.benchmarks, root)
 
@@ -82,7 +84,7 @@ class Job:
             inputs = read_inputs(config, problems, benchmarks, ranks)
             model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
             checkpoint, self.start = start.checkpoint, start.step
-            self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
+            self.waiting = read_rollout(checkpoint.folder, ranks) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
             self._prompt_date = inputs.prompt_date
             reward: Replaceable[Reward] = Replaceable(
@@ -104,7 +106,7 @@ class Job:
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 fit.learner,
-                config.model,
+                fit.model,
                 model.path,
                 loss,
                 ranks,
@@ -168,21 +170,23 @@ class Job:
         """The prompts of a step, to be drawn and scored."""
         return self._prompts.draws(step, self._rollout_ranks)
 
-    def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
-        """This rank's part of the minibatches of a step's updates, of all ranks' groups."""
+    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[list[Sample]]:
+        """This rank's part of the minibatches of a step's updates, of all ranks' groups.
+
+        Collective: each sample goes to the rank that trains on it.
+        """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
-        batches = schedule(
-            [item.group for item in usable],
-            self._advantages(rewards).tolist(),
+        shares = schedule(
+            [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
             updates=learner.updates_per_rollout,
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
-            rank=self.ranks.rank,
             ranks=self.ranks.size,
         )
+        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
@@ -200,12 +204,18 @@ class Job:
         every = self.config.trainer.dump_tokens_every
         if every == 0 or step % every:
             return batches
+        from bandpo.methods.records import dump_path, recorded  # pyarrow takes 40 MB
+
         path = dump_path(self.folder, step, self.ranks.rank)
         return recorded(batches, path, self.learner.observers)
 
     def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
-        """One optimizer update; raises RunHalted when too many in a row were nonfinite."""
-        result = self.learner.update(batch, step)
+        """One optimizer update; raises RunHalted when too many in a row were nonfinite.
+
+        In the first step also UserError for values that are no log-probabilities.
+        """
+        with debugging(step == self.start + 1):
+            result = self.learner.update(batch, step)
         if result is not None:
             self._nonfinite_guard.check(result, batch, step)
         return result
@@ -221,7 +231,7 @@ class Job:
         self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
+        """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
         settings = self.config.eval
         sampling = Sampling(
             n=settings.n,
@@ -243,7 +253,8 @@ class Job:
         store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
         self._display.phase("evaluating")
         summaries = evaluator.run(self._tasks, store, self._show_evaluation)
-        return {name: value for s in summaries for name, value in s.scalars().items()}
+        found = {name: value for s in summaries for name, value in s.scalars().items()}
+        return self.ranks.gather(found)[0]
 
     def _show_evaluation(self, benchmark: str, done: int, to_do: int) -> None:
         share = f"{done}/{to_do}" if self.ranks.size == 1 else f"{done / to_do:.0%}"

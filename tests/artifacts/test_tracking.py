@@ -12,8 +12,9 @@ from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
 from bandpo.config.schema import TrackingConfig
 from bandpo.errors import UserError
+from bandpo.ranks.collectives import Alone
 from bandpo.reward import Score
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
@@ -23,10 +24,11 @@ def tracker(folder, *trackers, active=True, **settings) -> Tracker:
     return Tracker(folder, tracking, display, active=active, steps=3, name="run", **settings)
 
 
-def scored(text: str) -> ScoredGroup:
+def scored(text: str) -> GroupSummary:
     prompt = Prompt(Problem("p", "what?", "1"), "<|user|>what?", (1,))
     completion = Completion(text, (2, 3), (-1.0, -2.0), "length", weight_version=4)
-    return ScoredGroup(Group(prompt, (completion,)), (Score(0.5, "wrong", "7", 0.1),))
+    scores = (Score(0.5, "wrong", "7", 0.1),)
+    return ScoredGroup(Group(prompt, (completion,)), scores).summary()
 
 
 def test_a_log_gets_plain_lines_and_the_file_every_metric(tmp_path, capsys):
@@ -101,7 +103,7 @@ def test_other_ranks_write_nothing(tmp_path, capsys):
     t.log(1, {"x": 1.0})
     t.say("hello")
     t.describe(a=1)
-    t.log_samples(1, [scored("x")])
+    t.log_samples(1, [scored("x")], Alone())
     t.close()
     assert not (tmp_path / "run").exists() and capsys.readouterr().out == ""
 
@@ -110,7 +112,7 @@ def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
     t = tracker(tmp_path)
     for step in range(4):
         t.log(step, {"x": step})
-        t.log_samples(step, [scored("text")])
+        t.log_samples(step, [scored("text")], Alone())
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "x"')
     cut_after(tmp_path, 1)
@@ -123,7 +125,7 @@ def test_steps_after_a_checkpoint_are_cut_and_half_lines_too(tmp_path):
 
 def test_samples_are_kept_whole_and_shown_as_plain_text(tmp_path, capsys):
     t = tracker(tmp_path)
-    t.log_samples(1, [scored("[red]boxed[/red] \x1b[31m \\boxed{7}")])
+    t.log_samples(1, [scored("[red]boxed[/red] \x1b[31m \\boxed{7}")], Alone())
     t.close()
     record = json.loads((tmp_path / "samples/step_000001.jsonl").read_text())
     assert record["completion"] == "[red]boxed[/red] \x1b[31m \\boxed{7}"
@@ -154,7 +156,7 @@ def test_the_record_waits_for_a_full_disk_and_its_end_is_not_lost_silently(
     t.log(1, {"x": 1.0})
     with at_most(30):
         t.log(2, {"x": 2.0})
-        t.log_samples(2, [scored("text")])
+        t.log_samples(2, [scored("text")], Alone())
         with pytest.raises(OSError):
             t.flush()
         t.close()

@@ -16,6 +16,7 @@ from bandpo.evaluation.comparison import compare, compare_folders, evaluations_o
 from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.mathml import render
 from bandpo.evaluation.report import interval, problem_texts, summary_table, write_report
+from bandpo.evaluation.standalone import cut_or_unanswered
 from bandpo.evaluation.summary import read_summaries, write_summaries
 from bandpo.types import Completion
 
@@ -154,8 +155,8 @@ def test_benchmarks_of_different_n_share_an_order_of_rows(tmp_path):
     summaries = [run(tmp_path / str(n), sampling=replace(SAMPLING, n=n)) for n in (2, 4)]
     rows = shown(summary_table(summaries)).splitlines()[4:-1]
     names = [row.split("│")[1].strip() for row in rows]
-    assert names[:8] == [
-        *("mean@2 [%]", "mean@4 [%]", "pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
+    assert names[:7] == [
+        *("mean@2, pass@1 [%]", "mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
         *("best@4 [%]", "maj@2 [%]"),
     ]
 
@@ -189,7 +190,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     a = evaluated(tmp_path / "a")
     b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
     rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
-    assert set(rows) == {"mean@4", "pass@1", "pass@2", "pass@4", "best@4", "maj@4"}
+    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "maj@4"}
     mean = rows["mean@4"]
     counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
     assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
@@ -197,9 +198,13 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
     assert main(["compare", str(a), str(b)]) == 0
     output = capsys.readouterr().out
-    assert "mean@4" in output
-    (row,) = (line for line in output.splitlines() if "mean@4" in line)
+    (row,) = (line for line in output.splitlines() if "mean@4, pass@1" in line)
     assert row.split("│")[-2].strip() == "B"
+    told = " ".join(output.split())
+    assert f"A: {a} B: {b} B − A: positive where B is better. Its interval is paired" in told
+    assert "0 is outside the interval" in told and "By mean@4, B is better than A." in told
+    assert main(["compare", str(a), str(a)]) == 0
+    assert "By mean@4, neither is shown to be better." in " ".join(capsys.readouterr().out.split())
 
     other = evaluated(tmp_path / "c", seed=1)
     with pytest.raises(UserError, match=r"toy: .*not comparable.*\n  - seed: 0 → 1"):
@@ -234,3 +239,11 @@ def test_summaries_survive_the_file(tmp_path):
     path = write_summaries(tmp_path, [summary])
     assert read_summaries(tmp_path) == {"toy": summary}
     assert json.loads(path.read_text())["toy"]["metrics"]["mean@4"]["value"] > 0
+
+
+def test_completions_without_an_answer_are_warned_of(tmp_path):
+    summary = run(tmp_path)
+    assert cut_or_unanswered(summary) == []
+    most = {"no_answer_frac": Estimate(0.625, 0.5, 0.7)}
+    (told,) = cut_or_unanswered(replace(summary, metrics={**summary.metrics, **most}))
+    assert told.startswith("62% of the completions hold no answer that can be read: is eval.templ")

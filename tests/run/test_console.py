@@ -30,7 +30,15 @@ def test_a_run_ends_well_without_a_console_that_takes_all(
     redirection, encoding, untrained, tmp_path
 ):
     command = f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}'
-    train = [sys.executable, "-m", "bandpo.cli", "train", *SMALL, f"model.path={untrained()}"]
+    train = [
+        sys.executable,
+        "-m",
+        "bandpo.cli",
+        "train",
+        *SMALL,
+        "policy=embedded",
+        f"model.path={untrained()}",
+    ]
     done = subprocess.run(
         ["bash", "-c", command, "bash", *train],
         cwd=tmp_path,

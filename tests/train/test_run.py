@@ -30,7 +30,14 @@ FAST = [
 
 def settings_of(folder: Path, model: Path, *overrides: str) -> list[str]:
     """The overrides of a run into `folder` with vLLM."""
-    return [*FAST, *EAGER, f"model.path={model}", f"run.dir={folder}", *overrides]
+    return [
+        *FAST,
+        *EAGER,
+        "policy=embedded",
+        f"model.path={model}",
+        f"run.dir={folder}",
+        *overrides,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +173,7 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     folder = tmp_path / "launched"
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [str(launcher), "--num_accelerators", "2", "--module", "bandpo.cli", "train"]
-    command += ["rollout=hf", *FAST, f"model.path={model}", f"run.dir={folder}"]
+    command += ["rollout=hf", *FAST, "policy=embedded", f"model.path={model}", f"run.dir={folder}"]
     command += ["learner.zero_stage=3", "trainer.steps=1"]
     path = os.pathsep.join((str(launcher.parent), os.environ["PATH"]))
     paths = f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}"
@@ -181,7 +188,7 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
 
 @pytest.mark.parametrize("engine", ["stale", "stale_head"])
 def test_weights_that_did_not_arrive_stop_the_run(engine, command, model, tmp_path, capsys):
-    arguments = ["train", *FAST, f"rollout={engine}", f"model.path={model}"]
+    arguments = ["train", *FAST, f"rollout={engine}", "policy=embedded", f"model.path={model}"]
     assert command(*arguments, "learner.lr=0.01", f"run.dir={tmp_path / 'run'}") == 1
     assert "the weights did not arrive" in capsys.readouterr().err
     # What was written before stays.
