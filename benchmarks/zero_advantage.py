@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
+from jobs import job_of
 from results import keep
 from step_time import QUIET
 
@@ -60,7 +61,7 @@ def measure(overrides: list[str], steps: int, repeats: int) -> list[dict[str, fl
     with tempfile.TemporaryDirectory() as folder:
         settings = [*QUIET, f"run.dir={folder}", f"trainer.steps={steps}", "method.kl_coef=0"]
         config = compose("train", [*settings, *overrides], Config)
-        with Job(config) as job:
+        with job_of(config) as job:
             plain = job.learner.loss
             fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
             losses, recorded = (plain, Thorough(**fields)), job.recorded
