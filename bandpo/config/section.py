@@ -1,4 +1,4 @@
-"""The base of every schema: strict, frozen, and a single item is a list of one."""
+"""The base of every part of a configuration: strict about keys, lenient about single items."""
 
 from __future__ import annotations
 

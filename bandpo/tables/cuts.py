@@ -31,7 +31,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of a `bandpo table`: words of `--only`, and others."""
+    """The arguments of `bandpo table`: `--only` words, and others."""
 
     only: Sequence[str] = ()
     others: Sequence[str] = ()
