@@ -53,7 +53,7 @@ class Inheritance:
 
 
 def inheritance(model: str | None, gpu: bool) -> Inheritance | None:
-    """The settings that an evaluation inherits from the run that `model` is of; None where it is of none.
+    """The settings that an evaluation inherits from the run of `model`; None without a run.
 
     `model` is a run's folder, one of its checkpoints or a checkpoint's hf/. Without a GPU weights
     are computed in float32, which is no slower there.

@@ -176,7 +176,7 @@ def _tail(function: Callable[[Tensor], Tensor]) -> list[float]:
 
 
 def _wrong_limit(key: str, meaning: str, claimed: float, values: list[float]) -> str:
-    """Whether the values, at exponents that double, tend to something other than is claimed.
+    """The message where values, at exponents that double, tend to something other than is claimed.
 
     Those of a logarithm double their differences, and a power's grow faster; a difference that
     falls behind that belongs to a finite limit.
@@ -194,7 +194,7 @@ def _wrong_limit(key: str, meaning: str, claimed: float, values: list[float]) ->
 
 
 def _wrong_root(divergence: Divergence) -> str:
-    """Whether a closed form of the class's own misses the root of a·f(x) + b·f(…) = δ."""
+    """The message where a closed form of the class's own misses the root of h(x) = δ."""
     if type(divergence).log_shrink is Divergence.log_shrink:
         return ""
     a = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
