@@ -114,11 +114,11 @@ class _Reference:
         # `(D) 12` is answered by D and by 12
         self.text = text = notation.canonical(self.label[1]) if self.label else text
         self.literal, self.pieces = notation.literal(text), notation.pieces(text)
-        parts = named_parts(_OR.sub(",", text))
+        parts = named_parts(_OR.sub(", ", text))
         names = [part.name for part in parts]
         self.parts = parts if all(names) else None
         self.is_record = self.parts is not None and len(set(names)) == len(names) > 1
-        value = ",".join(part.value for part in parts) if self.parts else _OR.sub(",", text)
+        value = ", ".join(part.value for part in parts) if self.parts else _OR.sub(", ", text)
         chain = sides(value) if len(parts) == 1 else [value]
         if len(chain) > 1 and all(map(notation.is_constant, chain[:-1])):
             value = chain[-1]  # 37 + 14 = 51 is 51
@@ -130,7 +130,7 @@ class _Reference:
         self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
 
     @property
-    def _values(self) -> list[list[Any]]:
+    def _values(self) -> list[tuple[Any, ...]]:
         """The readings of a record's values, in order; empty where one has none."""
         values = [read(notation.quantity(part.value).value) for part in self.parts or ()]
         return values if all(values) else []
@@ -152,7 +152,7 @@ class _Reference:
             given_pieces = notation.pieces(answer) or []
             right = same_in_any_order(self.pieces, given_pieces, _same_piece)
             return "equal" if right else "different"
-        return self._judge_math(_OR.sub(",", answer))
+        return self._judge_math(_OR.sub(", ", answer))
 
     def _chooses(self, letter: str, text: str) -> bool:
         """Whether the letter is the reference's, and the text beside it, if any, too."""
@@ -169,7 +169,8 @@ class _Reference:
             return self._judge_formula(answer, parts)
         if len(parts) == 1 and len(sides(answer)) > 1:
             return self._judge_chain(sides(answer))
-        return self._judge_value(",".join(part.value for part in parts))
+        named = any(part.name for part in parts)
+        return self._judge_value(", ".join(part.value for part in parts) if named else answer)
 
     def _judge_record(self, answer: str, parts: Sequence[Named]) -> Verdict:
         """`x = 3, y = 4`: values by their names, or all without names, in the same order."""
@@ -187,7 +188,7 @@ class _Reference:
             elements = ordered_elements(parsed[0]) or ()
             if len(elements) != len(values):
                 return "different"
-            pairs = [(gold, [element]) for gold, element in zip(values, elements, strict=True)]
+            pairs = [(gold, (element,)) for gold, element in zip(values, elements, strict=True)]
         else:
             return "different"
         return "equal" if all(_any_same(*pair) for pair in pairs) else "different"
@@ -195,8 +196,9 @@ class _Reference:
     def _judge_formula(self, answer: str, parts: Sequence[Named]) -> Verdict:
         """`y = 2x`, `f(x) = x^2`: the formula, under this name, another or none; or an equation."""
         assert self.parts is not None
-        gold = ",".join(part.value for part in self.parts)
-        value = ",".join(part.value for part in parts)
+        gold = ", ".join(part.value for part in self.parts)
+        named = any(part.name for part in parts)
+        value = ", ".join(part.value for part in parts) if named else answer
         renamed = all(_may_rename(*pair) for pair in zip(self.parts, parts, strict=False))
         if renamed and all(part.name or len(sides(part.value)) == 1 for part in parts):
             verdict = self._judge_value(value)
@@ -216,9 +218,9 @@ class _Reference:
     def _judge_chain(self, chain: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         is_named = is_name if self.parts else is_quantity
-        values = [side for side in chain[:-1] if not is_named(side)] + chain[-1:]
-        if len(values) > _MAX_CHAIN:
-            return "different"
+        values = [side for side in chain if not is_named(side)] or chain[-1:]
+        if len(values) > _MAX_CHAIN or len(set(map(squeezed, chain))) < len(chain):
+            return "different"  # too much to compute, or `7 = 7`, which says nothing
         for side in values[:-1]:
             given = notation.quantity(side, letters=self.is_constant)
             if not self._equals(given, read(given.value)):
@@ -251,10 +253,12 @@ class _Reference:
             "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
         )
 
-    def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
+    def _equals(self, given: Quantity, parsed: Sequence[Any]) -> bool:
         return any(_any_same(*reading) for reading in self._readings(given.unit, parsed))
 
-    def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    def _readings(
+        self, unit: str, parsed: Sequence[Any]
+    ) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
         """Reference and answer as written, then percent and degrees as numbers."""
         yield self.parsed, parsed
         for name, as_number in (("%", hundredth), ("degree", in_radians)):
