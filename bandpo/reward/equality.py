@@ -218,7 +218,9 @@ class _Reference:
     def _judge_chain(self, chain: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         is_named = is_name if self.parts else is_quantity
-        values = [side for side in chain if not is_named(side)] or chain[-1:]
+        if len(chain) == 2 and is_named(chain[1]) and not is_named(chain[0]):
+            chain = chain[::-1]  # 5 = x
+        values = [side for side in chain[:-1] if not is_named(side)] + chain[-1:]
         if len(values) > _MAX_CHAIN or len(set(map(squeezed, chain))) < len(chain):
             return "different"  # too much to compute, or `7 = 7`, which says nothing
         for side in values[:-1]:
