@@ -233,13 +233,13 @@ def _same_set(gold: Any, answer: Any) -> bool:
         and len(gold.args) == 1
         and not isinstance(answer, sympy.Set | sympy.Tuple)
     ):
-        return same(gold.args[0], answer)
+        return not isinstance(gold.args[0], sympy.Set) and same(gold.args[0], answer)
     if (
         isinstance(answer, sympy.FiniteSet)
         and len(answer.args) == 1
         and not isinstance(gold, sympy.Set | sympy.Tuple)
     ):
-        return same(gold, answer.args[0])
+        return not isinstance(answer.args[0], sympy.Set) and same(gold, answer.args[0])
     one, other = ordered_elements(gold), ordered_elements(answer)
     if one is not None and other is not None:
         return len(one) == len(other) and all(map(same, one, other))

@@ -51,9 +51,6 @@ _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
-_UNIT_VECTORS = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat)\s*\{\s*\\?([ijk])(?:math)?\s*\}"
-)
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
 _MAX_CHAIN = 4
 
@@ -69,17 +66,22 @@ def judge(
         return "bad_gold"
     if notation.too_large(answer):
         return "too_large"
-    return reference.judge(_canonical(_found_in(answer) if free else answer))
+    answer = _found_in(answer) if free else answer
+    verdict = reference.judge(notation.canonical(answer))
+    if verdict == "equal":
+        return verdict
+    # 30,150 is a number, but the angles 30 and 150 where the other side is a list
+    if reference.is_list and (listed := notation.spread(answer)) != answer:
+        return reference.judge(notation.canonical(listed))
+    if (listed := notation.spread(gold)) != gold and len(notation.split_list(answer)) > 1:
+        return _reference(listed, lowest_form).judge(notation.canonical(answer))
+    return verdict
 
 
 @functools.lru_cache(maxsize=128)
 def _reference(gold: str, lowest_form: LowestForm) -> _Reference:
     """A reference is read once for the many answers of its group."""
-    return _Reference(_canonical(gold), lowest_form)
-
-
-def _canonical(text: str) -> str:
-    return notation.canonical(_UNIT_VECTORS.sub(r"\\vec{\1}", text))
+    return _Reference(notation.canonical(gold), lowest_form)
 
 
 def self_test() -> None:
@@ -125,6 +127,7 @@ class _Reference:
         self.is_equation = len(sides(value)) > 1
         self.quantity = notation.quantity(value.strip(), letters=False)
         self.is_constant = notation.is_constant(self.quantity.value)
+        self.is_list = len(notation.split_list(self.text)) > 1
         self.numeral = notation.numeral(self.quantity.value)
         self.parsed = read(self.quantity.value)
         self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
@@ -152,6 +155,7 @@ class _Reference:
             given_pieces = notation.pieces(answer) or []
             right = same_in_any_order(self.pieces, given_pieces, _same_piece)
             return "equal" if right else "different"
+        answer = notation.with_argument(answer, self.text)
         return self._judge_math(_OR.sub(", ", answer))
 
     def _chooses(self, letter: str, text: str) -> bool:
@@ -244,6 +248,8 @@ class _Reference:
                 return "no_numeral" if re.search(r"\w", value) else "unparsed"
             if self.lowest_form == "restated" and is_unfinished(value):
                 return "unevaluated"
+        if "'" in value and "'" not in self.text:
+            return "unparsed"  # the parser drops primes
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "other_brackets"
         parsed = read(value)

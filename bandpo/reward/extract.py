@@ -34,7 +34,10 @@ _JOINT = re.compile(
     rf"{_SPACE}(?:and|or|\\text\{{\s*(?:and|or)\s*\}})?{_SPACE}(?P<name>[A-Za-z]\w{{0,3}}\s*=)?{_SPACE}"
 )
 _NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\w{0,3}\s*=\s*$")
-_DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\begin\{(equation\*?|align\*?)\}(.+?)\\end\{\3\})", re.DOTALL)
+_DISPLAY = re.compile(
+    r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\begin\{(equation\*?|align\*?)\}(.+?)\\end\{\3\})",
+    re.DOTALL,
+)
 _SENTENCE_END = re.compile(r"(?<=[\w$)}\]])[.!]\s+(?=[A-Z\"'(*])")
 _AFTER_MATH = re.compile(r"(?<=\$)[.,;]\s+(?=[A-Za-z])")
 
@@ -112,7 +115,8 @@ def _boxes(text: str) -> Iterator[_Candidate]:
 
 def _joined(text: str, last: _Candidate, earlier: Iterator[_Candidate]) -> str:
     """The last box and those that only commas, "and" or "or" separate from it, as one list."""
-    parts, names, right = [last.answer or ""], [], last
+    parts, right = [last.answer or ""], last
+    names: list[str] = []
     for left in earlier:
         joint = _JOINT.fullmatch(text, left.end, right.start) if left.answer else None
         if joint is None:

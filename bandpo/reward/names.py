@@ -31,6 +31,7 @@ _BARE = re.compile(
     rf"(?:"
     rf"(?:{_LETTER}|{_ACCENTED}|\\text\s*{_BRACED}){_MARKS}\s*(?:\({_ARGUMENT}\)|\[{_ARGUMENT}\])?"
     rf"|[fghpqFGHPQTE]{_MARKS}\s*\([^()=<>]*\)"
+    rf"|(?:\\?Pr?|E|\\mathbb\s*\{{?\s*[PE]\s*\}}?)\s*(?:\([^()]*\)|\[[^\[\]]*\])"
     rf"|m?\s*\\?(?:angle|triangle|widehat|arc)\s*\{{?[A-Z]+\}}?"
     rf"|\|?[A-Z]{{2,5}}\|?|\[[A-Z]{{3,6}}\]"
     rf"|\\(?:max|min|sup|inf|det|dim|deg|Pr){_MARKS}\s*(?:\({_ARGUMENT}\))?"

@@ -24,7 +24,7 @@ _NORMALISED = NormalizationConfig(
 )
 _AS_WRITTEN = ConversionConfig(lowercase_symbols=False)
 
-_PRIMED_NUMBER = re.compile(r"\d\s*'")
+_PRIMED_NUMBER = re.compile(r"(?:\d|\\circ)\s*['_]")
 _ANGLE = re.compile(r"\\(angle|triangle)\s*\{?\s*([A-Z](?:\s*[A-Z]){1,3})\s*\}?")
 _REWRITES = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\kappa_{gamma}"),  # the parser takes it for Γ(…)
@@ -86,8 +86,8 @@ def _angle(match: re.Match[str]) -> str:
     """One symbol for `\\angle ABC`, the same for `\\angle CBA`, another for `\\angle ACB`."""
     letters = "".join(match[2].split())
     if match[1] == "triangle":
-        letters = "".join(sorted(letters))
-    return rf"\theta_{{{match[1]}{min(letters, letters[::-1])}}}"
+        return rf"\theta_{{area{''.join(sorted(letters))}}}"  # the parser has `tri` for itself
+    return rf"\theta_{{angle{min(letters, letters[::-1])}}}"
 
 
 def _parsed(latex: str) -> Any:

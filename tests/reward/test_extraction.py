@@ -27,6 +27,27 @@ from bandpo.reward.extract import Extraction, extract
         ("Answer：5", "5"),
         ("<think>\\boxed{1}</think>\\boxed{2}", "2"),
         ("\\boxed{1}</think>\\boxed{2}", "2"),
+        # sentences after the answer
+        (
+            "Final Answer: The final answer is $24$. I hope it is correct.",
+            "The final answer is $24$",
+        ),
+        ("Answer: 42. The other root is negative.", "42"),
+        ("Answer: 3.14", "3.14"),
+        ("Answer: x=3 or x=4", "x=3 or x=4"),
+        ("Answer:\n\\[\n\\frac{3}{5}\n\\]\nDone.", r"\frac{3}{5}"),
+        ("The answer is: $$\n42\n$$", "42"),
+        ("Final Answer: The final answer is:\n\\[ 7 \\]", "7"),
+        ("答案：42", "42"),
+        ("故选：D", "D"),
+        # several boxes
+        (r"$\boxed{1}$, $\boxed{2}$, and $\boxed{3}$", "1, 2, 3"),
+        (r"\[\boxed{k=45} \quad \text{and} \quad \boxed{n=2}\]", "k=45, n=2"),
+        (r"$x = \boxed{1}$ and $y = \boxed{2}$", "x =1, y =2"),
+        (r"$\boxed{1}$ or $\boxed{2}$", "1, 2"),
+        (r"$\boxed{1}$, so the answer is $\boxed{2}$", "2"),
+        ("$\\boxed{1}$\n\n$\\boxed{2}$", "2"),
+        (r"$\boxed{1}$, $\boxed{1}$", "1"),
     ],
 )
 def test_finds_the_final_answer(completion, answer):
@@ -98,7 +119,8 @@ def test_free_extraction_is_a_switch():
 @given(st.text(st.sampled_from("\\{}boxedfAnswer: \n$12<think>/"), max_size=200))
 def test_any_text_is_read(text):
     found = extract(text, text[:50])
-    assert found.answer is None or found.answer in text
+    answers = [] if found.answer is None else [found.answer, *found.answer.split(", ")]
+    assert not answers or answers[0] in text or all(part in text for part in answers[1:])
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,14 @@ from bandpo.reward.notation.numbers import (
     numeral,
     recurring,
     single_number,
+    spread,
     too_large,
     ungrouped,
 )
 from bandpo.reward.notation.prose import statement
 from bandpo.reward.notation.sets import both_signs, in_intervals
 from bandpo.reward.notation.spelled import in_digits
-from bandpo.reward.notation.structure import pieces, structured
+from bandpo.reward.notation.structure import pieces, structured, with_argument
 from bandpo.reward.notation.units import Quantity, quantity
 
 __all__ = [
@@ -50,11 +51,13 @@ __all__ = [
     "same_time",
     "single_number",
     "split_list",
+    "spread",
     "too_large",
+    "with_argument",
 ]
 
 _NUMBER = re.compile(r"[-+]?\d{1,64}(?:\.\d{1,64})?", re.ASCII)
-_STEPS = (statement, in_digits, recurring, structured, in_radians, both_signs, in_intervals)
+_STEPS = (statement, in_digits, recurring, in_radians, structured, both_signs, in_intervals)
 
 
 def canonical(text: str) -> str:

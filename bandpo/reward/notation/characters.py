@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_GREEK = {
-    chr(0x3B1 + i): rf"\{name} "
-    for i, name in enumerate(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-        "sigma sigma tau upsilon phi chi psi omega".split()
-    )
-}
+_GREEK_LETTERS = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+    "sigma sigma tau upsilon phi chi psi omega"
+)
+_GREEK = {chr(0x3B1 + i): rf"\{name} " for i, name in enumerate(_GREEK_LETTERS.split())}
 _SIGNS = {
     **dict.fromkeys("−–—‒﹣－", "-"),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f", ""),

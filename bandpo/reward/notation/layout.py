@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bandpo.reward.notation.braces import closing, rewritten
+from bandpo.reward.notation.braces import closing, rewritten, split_list
 
 _IN_DOLLARS = r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?"
 _FONTS = (
@@ -17,15 +17,22 @@ _FUNCTIONS = (
 )
 # Macros whose one argument is what they print, and those that print nothing of theirs.
 _WRAPPERS = re.compile(
-    r"\\(?:underline|ensuremath|fbox|boxed|mathstrut|framebox|uline|textbf|mbox|hbox|underbar"
-    r"|mathop|cancel|phantom|strut)\s*(?=\{)"
+    r"\\(?:underline|ensuremath|fbox|boxed|framebox|uline|textbf|mbox|hbox|underbar"
+    r"|mathop)\s*(?=\{)"
 )
 _COLOURED = re.compile(r"\\(?:textcolor|colorbox)\s*(?:\[\w+\])?(?=\s*\{)")
-_SILENT = re.compile(r"\\(?:tag\*?|label|hspace\*?|vspace\*?|color|hskip|ref)(?=\s*\{)")
+_SILENT = re.compile(
+    r"\\(?:tag\*?|label|hspace\*?|vspace\*?|color\s*(?:\[\w+\])?|hskip|ref)(?=\s*\{)"
+)
+_DONE = re.compile(
+    r"\s*(?:\\(?:blacksquare|checkmark|qed|Box|square|surd)(?![A-Za-z])|[∎✓✔✅■□])+\s*$"
+)
+_FONT = re.compile(rf"\\(?:{_FONTS})\s*\*?(?=\s*\{{)")
 _BINARY = re.compile(r"\\([dtc]?frac|[dt]?binom)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt(?![A-Za-z])(?!\s*[\[{])")
 _FONT_LETTER = re.compile(
-    r"\\(?:text|mathrm|textrm|operatorname|rm|mathit|it)(?:\s*\{\s*([eid])\s*\}|\s+([eid])(?![A-Za-z]))"
+    r"\\(?:text|mathrm|textrm|operatorname|rm|mathit|it)"
+    r"(?:\s*\{\s*([eid])\s*\}|\s+([eid])(?![A-Za-z]))"
 )
 _UNCHANGED = re.compile(r"[-+]?\d+(?:\.\d+)?", re.ASCII)
 
@@ -55,8 +62,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\text\{\s*(?:arctg)\s*\}|\\arctg(?![A-Za-z])", r"\\arctan "),
         (r"\\text\{\s*(?:ctg|cotan)\s*\}|\\ctg(?![A-Za-z])", r"\\cot "),
         (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
-        (r"\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degrees?(?![A-Za-z])|\\textdegree",
-         r"^\\circ "),
+        (r"\^\s*(\{)?\s*\\(?:circ|degree)(?![A-Za-z])\s*(?(1)\})|\\degrees?(?![A-Za-z])"
+         r"|\\textdegree", r"^\\circ "),
+        (r"\{([:,])\}", r"\1"),
         (r"\^\{\s*\\prime\s*\}|\^\s*\\prime(?![A-Za-z])", "'"),
         (r"\{(\d+)\}(?=\^\\circ)", r"\1"),
         (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])", r"\\le"),
@@ -87,13 +95,24 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\%", "%"),
         (r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|thinspace|enspace)(?![A-Za-z])", " "),
         (r"\\text\{([^A-Za-z{}\u4e00-\u9fff]*)\}", r"\1"),
-        (r"^\\text\{\s*([-+$]?\s*\d[^{}]*)\}$", r"\1"),
+        (r"^\\text\{\s*([-+$]?\s*\d[^{}]*|[A-Za-z]\w?\s*=[^{}]*)\}$", r"\1"),
+        (r"(?<=[&\s])d(?=\s*(?:\\\\|\\end|&))", "{d}"),  # no differential
         (r"\s+", " "),
         (r"(?<=\d) (?=i(?![A-Za-z]))", ""),
     ]
 ]  # fmt: skip
 
-_FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
+_BUILDER = re.compile(r"\{\s*[A-Za-z]\s*(?:\||\\mid|:)")
+_CHOOSE = re.compile(
+    r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}|^([^{}]*)\\choose(?![A-Za-z])([^{}]*)$"
+)
+_PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=[-\w]))|\\(?:math)?strut(?![A-Za-z])")
+_UNIT_VECTOR = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|vec|hat|widehat|overrightarrow)"
+    r"\s*\{\s*\\?([ijk])(?:math)?\s*\}"
+)
+
+_FINAL_PUNCTUATION = re.compile(r"(?<!\\)[,;:?]+$|(?<!\\)\\$|(?<![.\\])\.$|(?:\\[,;:! ]|~)+$")
 _QUOTED = re.compile(r'^"([^"]*)"$|^``([^\']*)\'\'$|^`([^`]*)`$')
 
 
@@ -101,7 +120,9 @@ def plain(text: str) -> str:
     """The same formula in one spelling, as short as LaTeX allows."""
     if _UNCHANGED.fullmatch(text):
         return text
-    text = _without_wrappers(trimmed(text))
+    text = _without_wrappers(trimmed(_DONE.sub("", text)))
+    text = _PHANTOM.sub("", _CHOOSE.sub(r"\\binom{\1\3}{\2\4}", text))
+    text = _UNIT_VECTOR.sub(r"\\vec{\1}", text)
     text = _FONT_LETTER.sub(lambda m: (m[1] or m[2]) + " ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -109,7 +130,12 @@ def plain(text: str) -> str:
         text = rewritten(text, _BINARY, 2, _binary)
     if "\\sqrt" in text:
         text = rewritten(text, _ROOT, 1, lambda _, given: rf"\sqrt{{{given[0]}}}")
-    return trimmed(_rows(_functions(text)))
+    text = trimmed(_rows(_functions(text)))
+    while text.startswith("{") and closing(text, 0) == len(text) - 1:
+        if len(split_list(text[1:-1])) > 1 or _BUILDER.match(text):
+            return rf"\{{{text[1:-1]}\}}"  # {1, 2} of a program, {x | x > 1}
+        text = trimmed(text[1:-1])
+    return text
 
 
 def _binary(match: re.Match[str], given: list[str]) -> str:
@@ -123,8 +149,15 @@ def _without_wrappers(text: str) -> str:
         return text
     text = rewritten(text, _COLOURED, 2, lambda _, given: given[1])
     text = rewritten(text, _SILENT, 1, lambda _, given: "")
+    text = rewritten(text, _FONT, 1, _unbold)
     text = re.sub(r"\\color\s*[a-z]+(?![A-Za-z])", "", text)
     return rewritten(text, _WRAPPERS, 1, lambda _, given: f" {given[0]} ")
+
+
+def _unbold(match: re.Match[str], given: list[str]) -> str:
+    """A formula in another font is a formula; words and letters keep theirs until later."""
+    is_formula = "\\frac" in given[0] or "\\sqrt" in given[0]
+    return f" {given[0]} " if is_formula else f"{match[0]}{{{given[0]}}}"
 
 
 _CALL = re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS}|asin|acos|atan|sqrt|Abs|abs)(?=\s*[(\d\\])")
@@ -163,7 +196,7 @@ def _rows(text: str) -> str:
     if match and "&" not in match[2]:
         rows = [trimmed(row) for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
         return ", ".join(row for row in rows if row)
-    if "\\begin" not in text and "\\\\" in text:
+    if "\\begin" not in text and ("\\\\" in text or "&" in text):
         text = re.sub(r"\\\\(?:\[[^\]]*\])?|&", " ", text)
     return text
 

@@ -63,13 +63,14 @@ _LABEL = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
+_DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
 
 
 def labelled(text: str) -> tuple[str, str] | None:
     """The letter of a choice and its text, as in `(D) 12`, `D. 12`, `D: 12`, `B is right`."""
     match = _LABEL.fullmatch(_TEXT.sub(r" \1 ", text).strip())
-    if match is None or _OTHER_LABEL.search(match["text"]):
+    if match is None or _OTHER_LABEL.search(match["text"]) or _DENIED.search(match["text"]):
         return None
     letter = (match["round"] or match["bare"] or match["alone"]).upper()
     # the text as it was written: its words are to be told from variables
@@ -216,17 +217,19 @@ _SYNONYMS = {
     "cannot be determined": "not determined",
     "can not be determined": "not determined",
 }
-_SHORT = frozenset(("yes", "no", "odd", "all"))
 _EMPTY = re.compile(
     r"(?:there (?:is|are) )?(?:no|none|null set|empty|empty set|empty solution set)"
-    r"(?: (?:real|integer|positive|such|valid|possible))*(?: (?:solutions?|roots?|values?|numbers?|x|real))?(?: exists?)?"
+    r"(?: (?:real|integer|positive|such|valid|possible))*"
+    r"(?: (?:solutions?|roots?|values?|numbers?|x|real))?(?: exists?)?"
 )
 _ARTICLES = frozenset(("the", "a", "an"))
 _PREDICATES = re.compile(
-    r" (?:wins?(?: the game)?|will win(?: the game)?|always wins|can win|has (?:a )?winning strategy|is correct|is right"
-    r"|is winner|is true|is the winner)$"
+    r" (?:(?:always |will )?wins?(?: the game)?|can win|has (?:a )?winning strategy"
+    r"|is (?:correct|right|true|(?:the )?winner))$"
 )
 _LEADS = re.compile(r"^(?:it is|they are|answer is|yes it is) ")
+# Words of three letters and fewer: a capital and small letters, as in names, and the commonest.
+_SHORT = re.compile(r"[A-Z][a-z]{2}|yes|Yes|YES|no|No|NO|odd|red|all")
 _CONJUNCTION = re.compile(r"\s*(?:,|;|&|/|\band\b)\s*")
 
 
@@ -241,7 +244,8 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
         return None
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None
-    long = any(len(word) > 3 or word in _SHORT | _SYNONYMS.keys() for word in _WORD.findall(inner.lower()))
+    long = any(len(word) > 3 or word in _SYNONYMS for word in _WORD.findall(inner.lower()))
+    long = long or _SHORT.fullmatch(inner) is not None
     if not (bare or _TEXT.search(text) or long or re.search("[\u4e00-\u9fff]", inner)):
         return None
     if re.search(r"\bor\b|\\", inner):
@@ -312,6 +316,20 @@ def _ordering(text: str) -> tuple[str, ...] | None:
     return ordered if signs == {"<"} else ordered[::-1]
 
 
+_UNREADABLE = re.compile(
+    r"\\(?:notin|perp|parallel|subset|subseteq|cong|sim|mid|nmid)(?![A-Za-z])|\.\.\."
+)
+
+
+def _verbatim(text: str) -> str | None:
+    """Relations between things that are no numbers, and what goes on without end, as written."""
+    return _squeezed(text) if _UNREADABLE.search(text) else None
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
 def _words_reference(text: str) -> frozenset[str] | str | None:
     return words(text)
 
@@ -328,4 +346,5 @@ _KINDS: tuple[tuple[Callable[[str], Any], Callable[[str], Any]], ...] = (
     (_words_reference, _bare_words),
     (_numbered, _numbered),
     (_ordering, _ordering),
+    (_verbatim, _squeezed),
 )

@@ -36,6 +36,11 @@ def ungrouped(text: str) -> str:
     return bare.replace(",", "") if _INDIAN_ZERO.fullmatch(bare) else text
 
 
+def spread(text: str) -> str:
+    """The text with every comma that might separate thousands as one that separates a list."""
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", ", ", text)
+
+
 def _ungroup(match: re.Match[str]) -> str:
     # (1,234) and \{1,234\} are two numbers; 1,234 and \frac{1,234}{5} hold one
     before = match.string[: match.start()].replace("\\{", "[").replace("\\}", "]")

@@ -7,29 +7,37 @@ import re
 from bandpo.reward.notation.braces import closing
 
 _LEAD = re.compile(
-    r"^(?:\\text\{\s*)?(?P<lead>(?:(?:so|thus|hence|therefore|then),?\s+)?(?:we (?:get|have|find)(?: that)?\s+)?"
-    r"(?:(?:the|my|our|its?)\s+)?(?:(?:final|correct|right|exact|only|required|desired|best)\s+){0,2}"
+    r"^(?:\\text\{\s*)?(?:(?:(?:so|thus|hence|therefore|then),?\s+)?"
+    r"(?:we (?:get|have|find)(?: that)?\s+)?(?:(?:the|my|our|its?)\s+)?"
+    r"(?:(?:final|correct|right|exact|only|required|desired|best)\s+){0,2}"
     r"(?:answer|result|solution|value|option|choice|number|it)s?(?:\s+to the (?:problem|question))?"
-    r"(?:\s+of\s+(?:\$?[A-Za-z]\$?|the\s+\w+))?\s*(?:is|are|=|:|equals)(?:\s+(?:therefore|thus|simply|exactly|equal to|option|choice))?"
-    r"(?![A-Za-z])\s*:?\s*|only\s+(?=[\\$}A-Za-z]\s*[}=]?))",
+    r"(?:\s+of\s+(?:\$?[A-Za-z]\$?|the\s+\w+))?\s*(?:is|are|=|:|equals)"
+    r"(?:\s+(?:therefore|thus|simply|exactly|equal to|option|choice))?(?![A-Za-z])\s*:?\s*"
+    r"|only\s+(?=[\\$}A-Za-z]\s*[}=]?))",
     re.IGNORECASE,
 )
+_APPROXIMATELY = re.compile(
+    r"^(?:\\(?:approx|simeq|doteq)(?![A-Za-z])|(?:\\text\{ ?)?approximately ?\}?)\s*"
+)
+_END_OF_FORMULA = r"(?:(?<=[\d})$\]])|(?<=[\d})$\]]\s))"
 _TAIL = re.compile(
-    r"(?:(?<=[\d})$])|(?<=[\d})$]\s))(?:\\text\{)?\s*(?:,\s*)?(?:is|are) (?:the |my |our )?(?:final |correct |right )?"
-    r"(?:answers?|solutions?|results?|correct)[ .!]*\}?$",
+    rf"{_END_OF_FORMULA}(?:\\text\{{)?\s*(?:,\s*)?(?:is|are) (?:the |my |our )?"
+    r"(?:final |correct |right )?(?:answers?|solutions?|results?|correct)[ .!]*\}?$",
     re.IGNORECASE,
 )
 _BECAUSE = re.compile(
-    r"(?:(?<=[\d})$\]])|(?<=[\d})$\]]\s))\s*[,;.]?\s*(?:\\text\{\s*[,;.]?\s*)?"
+    rf"{_END_OF_FORMULA}\s*[,;.]?\s*(?:\\text\{{\s*[,;.]?\s*)?"
     r"(?:since|because|as|so|which (?:is|means)|i\.e\.|that is)(?![A-Za-z]).*$",
     re.IGNORECASE | re.DOTALL,
 )
-_DOMAIN = r"(?:\\mathbb\{Z\}|Z|\\text\{\s*(?:an )?integers?\s*\}|(?:an )?integers?)"
-_VARIABLES = r"[a-z](?:\s*,\s*[a-z])*"
 # An integer parameter as declared after the formula; another domain stays, it may change the set.
+_WHERE = r"where|with|for any|for all"
+_INTEGERS = r"(?:\\mathbb\{Z\}|Z|\\text\{\s*(?:an )?integers?\s*\}|(?:an )?integers?)"
 _DECLARED = re.compile(
-    rf"\s*[,;]?\s*\(?\s*(?:\\text\{{\s*,?\s*(?:where|for|with|for (?:all|any|every|some)|and)\s*\}}|where|with|for any|for all|\\forall)?"
-    rf"\s*(?<![A-Za-z\\])(?P<name>{_VARIABLES})\s*(?:\\in|\\text\{{\s*(?:is|in|are)\s*\}}|is|(?=\\text\{{\s*(?:is )?an))\s*(?:\\text\{{\s*is )?{_DOMAIN}\s*\)?\s*$"
+    rf"\s*[,;]?\s*\(?\s*(?:\\text\{{\s*,?\s*(?:{_WHERE}|for|for every|for some|and)\s*\}}"
+    rf"|{_WHERE}|\\forall)?\s*(?<![A-Za-z\\])(?P<name>[a-z](?:\s*,\s*[a-z])*)\s*"
+    r"(?:\\in|\\text\{\s*(?:is|in|are)\s*\}|is|(?=\\text\{\s*(?:is )?an))\s*(?:\\text\{\s*is )?"
+    rf"{_INTEGERS}\s*\)?\s*$"
 )
 _FOR_INTEGERS = re.compile(
     r"\s*[,;]?\s*\(?\\text\{\s*,?\s*(?:where|for|with)\s+(?:all |any |every |some )?"
@@ -37,8 +45,8 @@ _FOR_INTEGERS = re.compile(
     r"|\}\s*(?P<c>[a-z])\s*\\text\{\s*(?:is|in)?\s*an? integers?\s*\})\)?\s*$"
 )
 _QUANTIFIED = re.compile(
-    r"\s*[,;]?\s*\(?\s*(?:\\text\{\s*,?\s*for (?:all|any|every|each)(?![A-Za-z])[^{}]*\}|for (?:all|any|every|each)\s"
-    r"|\\forall).*$",
+    r"\s*[,;]?\s*\(?\s*(?:\\text\{\s*,?\s*for (?:all|any|every|each)(?![A-Za-z])[^{}]*\}"
+    r"|for (?:all|any|every|each)\s|\\forall).*$",
     re.DOTALL,
 )
 _COMMENT = re.compile(r"(?<=[\w$}\])])\s+(?=\()")
@@ -52,7 +60,7 @@ def statement(text: str) -> str:
     """The answer alone, without a lead-in, a reason, a comment in brackets or `for all x`."""
     if not re.search(r"[A-Za-z]", text):
         return text
-    text = _without_lead(text)
+    text = _without_lead(_APPROXIMATELY.sub("", text))
     if "(" in text:
         text = _without_comment(text)
     text = _BECAUSE.sub("", _TAIL.sub("", text))
@@ -90,9 +98,9 @@ def _parameters(text: str) -> str:
         return text
     if (match := _QUANTIFIED.search(text)) and match.start() > 0:
         text = text[: match.start()]
-    names = {a or b for a, b in _PERIODIC.findall(text)}
-    if len(names) == 1:
-        return _renamed(text, names.pop())
+    counters = {a or b for a, b in _PERIODIC.findall(text)}
+    if len(counters) == 1:
+        return _renamed(text, counters.pop())
     return text
 
 

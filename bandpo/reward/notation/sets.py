@@ -14,6 +14,7 @@ _SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])\s*")
 _JOIN = r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 _WORDS_JOIN = re.compile(rf"\s*(?:{_JOIN})\s*")
 _OR = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z]))\s*")
+_BOTH = re.compile(r"\s*,?\s*(?:\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z]))\s*")
 _JOINED = re.compile(rf"\s*(?:,|;|{_JOIN})\s*(?:{_JOIN})?\s*")
 
 
@@ -68,9 +69,17 @@ _RELATION = re.compile(r"\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*")
 _UNEQUAL = re.compile(rf"\s*(?P<name>{_VARIABLE})\s*\\ne(?![A-Za-z])\s*(?P<value>.+)")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _REALS = re.compile(
-    r"(?:^\s*\\\{\s*|\\text\{\s*|^\s*)(?:(?:the )?(?:set of )?)?all (?:the )?real(?: numbers?)?s?"
-    r"(?: values)?(?: of [a-z])?[ .]*\}?[ .]*(?:\\\})?(?:\s*:?\s*\\mathbb\{R\})?",
+    r"(?:^\s*\\\{\s*)?(?:[a-z]\s*(?=\\text\{\s*(?:is|can be|any))|[a-z] (?=is|can be))?"
+    r"(?:\\text\{\s*|(?<![A-Za-z]))(?:is |can be )?(?:the )?(?:set of )?(?:all|any|every) (?:the )?"
+    r"(?P<sign>positive |negative |non-?negative )?reals?(?: numbers?)?(?: values?)?(?: of)?"
+    r"(?: [a-z](?![A-Za-z]))?[ .]*\}?(?: ?[a-z](?![A-Za-z]))?[ .]*(?:\\\})?"
+    r"(?:\s*:?\s*\\mathbb\{R\})?$|^(?P<bare>positive |negative |nonnegative )reals?(?: numbers?)?$",
     re.IGNORECASE,
+)
+_HALF_LINES = {"positive": r"(0,\infty)", "negative": r"(-\infty,0)", "nonnegative": r"[0,\infty)"}
+_HALF_LINE = re.compile(
+    r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*([+-])\s*\}?|_\s*\{?\s*(>|<|\\ge)\s*0\s*\}?"
+    r"|_\s*\{?\s*([+-])\s*\}?)"
 )
 _REAL_LINE = r"(-\infty,\infty)"
 _MINUS = re.compile(r"\s*(?:-|\\setminus|\\backslash)\s*(?=\\\{)")
@@ -82,13 +91,38 @@ def in_intervals(text: str) -> str:
     `\\{x \\mid x > 3\\}` is `x > 3`; what joins conditions by `or`, and `x \\ne 1`, is a union of
     intervals; `3 > x > 1` is `1 < x < 3`; all real numbers are `(-\\infty,\\infty)`.
     """
-    text = _REALS.sub(lambda _: _REAL_LINE, text) if "eal" in text else text
+    text = _REALS.sub(_real_numbers, text) if "eal" in text else text
+    text = _HALF_LINE.sub(_half_line, text)
     text = re.sub(r"^\s*\\mathbb\{R\}\s*$", lambda _: _REAL_LINE, text)
     if "\\{" in text:
         text = _built(text)
     if not re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", text):
         return text
-    return _union(text) or _unequal(text) or _turned(text)
+    return _union(text) or _unequal(text) or _excluded(text) or _turned(text)
+
+
+def _real_numbers(match: re.Match[str]) -> str:
+    sign = (match["sign"] or match["bare"] or "").strip().lower().replace("-", "")
+    return _HALF_LINES.get(sign, _REAL_LINE)
+
+
+def _half_line(match: re.Match[str]) -> str:
+    sign = next(group for group in match.groups() if group)
+    name = "positive" if sign in "+>" else "nonnegative" if "ge" in sign else "negative"
+    return _HALF_LINES[name]
+
+
+def _excluded(text: str) -> str | None:
+    """`1 < x < 3, x \\ne 2` as an interval without points."""
+    pieces = [piece for piece in _JOINED.split(text) if piece.strip()]
+    points = [match for piece in pieces if (match := _UNEQUAL.fullmatch(piece))]
+    ranges = [found for piece in pieces if (found := _interval(piece))]
+    if len(ranges) != 1 or not points or len(points) + 1 != len(pieces):
+        return None
+    if {point["name"] for point in points} != {ranges[0][0]}:
+        return None
+    values = ", ".join(point["value"].strip() for point in points)
+    return rf"{ranges[0][1]} \setminus \{{{values}\}}"
 
 
 def _built(text: str) -> str:
@@ -136,15 +170,16 @@ def _least(bound: Fraction, relation: str) -> int:
 
 
 def _union(text: str) -> str | None:
-    """Conditions joined by `or` as a union of intervals."""
-    pieces = _OR.split(text)
-    if len(pieces) < 2:
-        return None
-    intervals = [_interval(piece) or _point(piece) for piece in pieces]
-    names = {interval[0] for interval in intervals if interval}
-    if None in intervals or len(names) != 1:
-        return None
-    return r" \cup ".join(interval[1] for interval in intervals if interval)
+    """Conditions joined by `or` as a union of intervals, by `and` as an intersection."""
+    for joint, sign in ((_OR, r" \cup "), (_BOTH, r" \cap ")):
+        pieces = joint.split(text)
+        intervals = [
+            _interval(piece) or (_point(piece) if joint is _OR else None) for piece in pieces
+        ]
+        names = {interval[0] for interval in intervals if interval}
+        if len(pieces) > 1 and None not in intervals and len(names) == 1:
+            return sign.join(interval[1] for interval in intervals if interval)
+    return None
 
 
 def _interval(condition: str) -> tuple[str, str] | None:
@@ -170,19 +205,24 @@ def _point(condition: str) -> tuple[str, str] | None:
 
 def _unequal(text: str) -> str | None:
     """`x \\ne 1, x \\ne 2` as the intervals between and around these numbers."""
-    pieces = [_UNEQUAL.fullmatch(piece) for piece in _JOINED.split(text)]
-    if any(piece is None or not is_constant(piece["value"]) for piece in pieces):
+    first, *others = [piece for piece in _JOINED.split(text) if piece.strip()]
+    given = _UNEQUAL.fullmatch(first)
+    if given is None:
         return None
-    found = [piece for piece in pieces if piece]
-    if len({piece["name"] for piece in found}) != 1:
+    values = [given["value"]]
+    for piece in others:
+        match = _UNEQUAL.fullmatch(piece)
+        if match and match["name"] != given["name"]:
+            return None
+        values.append(match["value"] if match else piece)
+    if not all(is_constant(value) and not _RELATION.search(value) for value in values):
         return None
-    values = ",".join(piece["value"].strip() for piece in found)
-    return rf"{_REAL_LINE} \setminus \{{{values}\}}"
+    return rf"{_REAL_LINE} \setminus \{{{', '.join(value.strip() for value in values)}\}}"
 
 
 def _turned(text: str) -> str:
     """A chain of relations that falls as one that rises, a bound before its variable after it."""
-    if "," in text:
+    if "," in text or _WORDS_JOIN.search(text):
         return text
     parts = [part.strip() for part in _RELATION.split(text)]
     relations = parts[1::2]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_UNITS = (
+_UNIT_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMBERS = {word: n for n, word in enumerate(_UNITS)} | {
+)
+_TEN_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = _TEN_WORDS.split()
+_NUMBERS = {word: n for n, word in enumerate(_UNIT_WORDS.split())} | {
     word: 10 * n for n, word in enumerate(_TENS, 2)
 }
 _SCALES = {
@@ -57,6 +58,7 @@ _ORDINAL = re.compile(
     r"(?<![\d.,/])(\d+)\s?(\^\s?)?(\{\s?)?(\\text\{\s?)?(?:st|nd|rd|th)(?![A-Za-z])"
     r"(?(4)\s?\})(?(3)\s?\})"
 )
+_NTH = re.compile(r"(?<![A-Za-z\\])([a-z])\s?\^\s?(\{)?\s?\\text\{\s?th\s?\}(?(2)\s?\})")
 _OPERATIONS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(rf"(?<=[\d}}]) ?(?:\\text\{{ ?)?{words}(?![A-Za-z])(?: ?\}})?"), sign)
     for words, sign in [
@@ -82,7 +84,7 @@ def in_digits(text: str) -> str:
         return text
     text = _words_first(text)
     text = _SCALED.sub(_scaled, text)
-    text = _ORDINAL.sub(r"\1 ", text).strip()
+    text = _NTH.sub(r"\1", _ORDINAL.sub(r"\1 ", text)).strip()
     for pattern, sign in _OPERATIONS:
         text = pattern.sub(sign, text)
     return re.sub(r"\\text\{\s*\}", "", text).strip()

@@ -64,6 +64,7 @@ _BARE_UNITS = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _WORD = r"(?!(?:and|or|not)(?![a-z]))[a-z]+"
 _PLACE = r"\\text\{[^{}]*\}"
+_BASE_NAME = r"\\text\{\s*[a-z]+\s*\}"
 _UNIT_TAIL = re.compile(
     rf"(?P<value>.*[\d}})!]|.*\\pi|\d*[A-Za-z]?)\s*(?P<unit>"
     rf"\^\\circ\s*(?:\\text\{{\s*[CF]\s*\}}|[CF])?"
@@ -71,25 +72,28 @@ _UNIT_TAIL = re.compile(
     rf"|\\frac\{{\s*{_PLACE}{_POWER}\s*\}}\{{\s*{_PLACE}{_POWER}\s*\}}"
     rf"|(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{_BARE_UNITS})(?:e?s)?{_POWER}"
     rf"(?:\s*(?:/|per)\s*(?:{_BARE_UNITS})(?:e?s)?{_POWER})?"
-    rf"|(?<=\s)(?=[a-z]{{3,}}){_WORD}(?:\s{_WORD}){{0,5}}"
-    rf"|\(?\\pmod\s*(?:\{{\s*\d+\s*\}}|\d+)|\(?\s*(?:\\text\{{\s*mod\s*\}}|\\?mod|\\bmod)\s*\{{?\d+\}}?\)?"
-    rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*\\text\{{\s*[a-z]+\s*\}}\s*\}}|\\text\{{\s*[a-z]+\s*\}}))\.?",
+    rf"|(?<=\s)(?=of\s|[a-z]{{3,}}){_WORD}(?:\s{_WORD}){{0,5}}"
+    rf"|\(?\\pmod\s*(?:\{{\s*\d+\s*\}}|\d+)"
+    rf"|\(?\s*(?:\\text\{{\s*mod\s*\}}|\\?mod|\\bmod)\s*\{{?\d+\}}?\)?"
+    rf"|_\s*(?:\{{\s*\d+\s*\}}|\d+|\{{\s*{_BASE_NAME}\s*\}}|{_BASE_NAME}))\.?",
     re.IGNORECASE,
 )
 _CURRENCY = re.compile(r"([+-]?)\s*([$€£¥₹])\s*([+-]?[\d.\\].*)")
-_BASES = (
+_BASE_WORDS = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-).split()
+)
+_BASES = _BASE_WORDS.split()
 _DEGREES = re.compile(r"\^\\circ\s*(?!\s*(?:[CF]|\\text))")
 # Words after a number that make another number, a comparison or a denial of it.
-_CHANGING = frozenset(
-    "hundred thousand million billion trillion dozen score tenth tenths hundredths thousandths half "
-    "halves third thirds fourth fourths fifth fifths squared cubed factorial plus minus times over "
-    "divided multiplied mod modulo base power not no nor neither without except than fewest least "
-    "most below under beneath between to until or and but is are isn was were wrong incorrect "
-    "cannot if unless instead negative positive root remainder at approximately".split()
+_CHANGING_WORDS = (
+    "hundred thousand million billion trillion dozen score tenth tenths hundredths thousandths "
+    "half halves third thirds fourth fourths fifth fifths squared cubed factorial plus minus times "
+    "over divided multiplied mod modulo base power not no nor neither without except than fewest "
+    "least most below under beneath between to until or and but is are isn was were wrong "
+    "incorrect cannot prime if unless instead negative positive root remainder at approximately"
 )
-_UNTELLING = frozenset("the a an of in per each all total".split())
+_CHANGING = frozenset((*_CHANGING_WORDS.split(), "one", *_BASES))
+_UNTELLING = frozenset(("the", "a", "an", "of", "in", "per", "each", "all", "total"))
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ class Quantity:
         )
 
     def contradicts(self, other: Quantity) -> bool:
-        """Whether both have units, and different ones."""
+        """Whether both have units, and different ones; a base is missing only in an answer."""
+        if self.unit.startswith("base") and not other.unit:
+            return True
         if not self.unit or not other.unit or self.unit == other.unit:
             return False
         if self.measured and other.measured:
@@ -131,7 +137,7 @@ def quantity(text: str, *, letters: bool = True) -> Quantity:
     members share; where they count different things, it is in the order written.
     """
     parts = split_list(text)
-    if len(parts) > 1:
+    if len(parts) > 1 and "mod" not in text:
         return _list(text, [_quantity(part.strip(), letters) for part in parts])
     return _quantity(text, letters)
 
@@ -140,7 +146,7 @@ def _list(text: str, members: list[Quantity]) -> Quantity:
     units = {member.unit for member in members}
     if units == {""}:
         return Quantity(text)
-    values = ",".join(member.value for member in members)
+    values = ", ".join(member.value for member in members)
     if len(units - {""}) == 1:
         return Quantity(values, max(units))
     return Quantity(f"({values})", ";".join(member.unit for member in members))
@@ -159,8 +165,8 @@ def _quantity(text: str, letters: bool) -> Quantity:
     if unit.startswith("_"):
         return _in_base(text, value, unit)
     if "mod" in unit and (modulus := re.search(r"\d+", unit)):
-        return _residue(value, int(modulus[0]))
-    if not re.search(r"\d|\\pi", value) or _changes(unit):
+        return _residue(text, value, int(modulus[0]))
+    if not re.search(r"\d|\\pi", value) or "\\begin" in value or _changes(unit):
         return Quantity(text)
     return Quantity(_in_degrees(value).value, _unit_name(unit))
 
@@ -181,20 +187,21 @@ def _in_base(text: str, value: str, unit: str) -> Quantity:
     return Quantity(value, f"base {base}") if base != "10" else Quantity(value)
 
 
-def _residue(value: str, modulus: int) -> Quantity:
+def _residue(text: str, value: str, modulus: int) -> Quantity:
     """A congruence as its least residue, without the name of the unknown."""
     value = re.sub(r"^[A-Za-z]\w*\s*\\equiv\s*|^[A-Za-z]\s*=\s*", "", value).rstrip(" (,")
     residues = [numeral(part) for part in split_list(value)]
-    if modulus and all(r is not None and r.denominator == 1 for r in residues):
-        value = ",".join(str(int(r) % modulus) for r in residues if r is not None)
-    return Quantity(value, f"mod {modulus}")
+    if not modulus or not all(r is not None and r.denominator == 1 for r in residues):
+        return Quantity(text)
+    least = ", ".join(str(int(r) % modulus) for r in residues if r is not None)
+    return Quantity(least, f"mod {modulus}")
 
 
 def _changes(unit: str) -> bool:
     """Whether a word of the unit makes another number of the value."""
     words = re.findall(r"[a-z]+", unit.replace("\\text", "").lower())
     known = re.sub(r"(\w+) (?:squared|cubed)", r"\1", " ".join(words)).split()
-    return any(word in _CHANGING for word in known) or re.search(r"[<>=;:\"]", unit) is not None
+    return any(word in _CHANGING for word in known) or re.search(r"[<>=;:,\"]", unit) is not None
 
 
 def _unit_name(unit: str) -> str:
