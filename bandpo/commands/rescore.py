@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bandpo.reward.disagreement import disagreement_report
-from bandpo.reward.math import MathReward, MathVerifier
+from bandpo.reward.math import MathReward, MathVerifier, verifier_version
 from bandpo.reward.release import ReleaseReward
-from bandpo.reward.saved import saved_groups
+from bandpo.reward.saved import saved_groups, verifier_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
         groups = saved_groups(arguments.samples)
         report = disagreement_report(groups, reward, ReleaseReward(), ("math", "release"))
     print(report.render(arguments.examples))
+    now = verifier_version()["version"]
+    for version in sorted({str(verifier_of(path)) for path in arguments.samples} - {now}):
+        print(f"saved scores of verifier {version} may differ from these, of verifier {now}")
     if arguments.json is not None:
         text = json.dumps(report.summary(), indent=2) + "\n"
         arguments.json.write_text(text, encoding="utf-8")

@@ -63,7 +63,7 @@ TEMPLATES = [
     "{}=0",
     "{}=1=2",
     "5={}+1",
-    r"{}\text{ and }{}+1",
+    r"{}\text{ and }1+{}",
     "|{}|",
     r"\overline{{}}",
     "{}?x",
@@ -119,8 +119,12 @@ def really_equal(answer: str, gold: str) -> bool:
     one, other = (notation.canonical(text) for text in (answer, gold))
     if squeezed(one) == squeezed(other) or _literally(one, other):
         return True
-    if notation.quantity(one, letters=False).unit == "%":  # 50% is 0.5
-        one = rf"{one.rstrip('%')}\cdot\frac{{1}}{{100}}"
+    units = [notation.quantity(text, letters=False).unit for text in (one, other)]
+    if set(units) == {"%", ""}:  # 50% is 0.5
+        one, other = (
+            rf"{text.rstrip('%')}\cdot\frac{{1}}{{100}}" if unit == "%" else text
+            for text, unit in zip((one, other), units, strict=True)
+        )
     values = [_value_of(text) for text in (one, other)]
     with mpmath.workdps(DIGITS):
         return all(v is not None for v in values) and _equal(*values)
@@ -180,8 +184,11 @@ def _same_numbers(one: sympy.Expr, other: sympy.Expr) -> bool:
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     functions = [sympy.lambdify(symbols, side.doit(), "mpmath") for side in (one, other)]
     compared = 0
-    for start in ("0.37", "2.91", "-1.73", "0.83"):
-        point = [mpmath.mpf(start) + mpmath.mpf(k) / 7 for k in range(len(symbols))]
+    whole = any(side.has(sympy.factorial, sympy.binomial) for side in (one, other))
+    for start in ("2", "3", "5", "7") if whole else ("0.37", "2.91", "-1.73", "0.83"):
+        point = [
+            mpmath.mpf(start) + (k if whole else mpmath.mpf(k) / 7) for k in range(len(symbols))
+        ]
         try:
             a, b = (mpmath.mpmathify(function(*point)) for function in functions)
         except (ValueError, TypeError, ZeroDivisionError, NameError, OverflowError):

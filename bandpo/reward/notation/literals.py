@@ -62,6 +62,7 @@ _LABEL = re.compile(
     r"|(?P<alone>[A-J])(?=\s*$|\s+is\s))\s*(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_SIGNS = re.compile(r"[<>=≠+*/|-][^\w\\]*")
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
 _DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
