@@ -28,6 +28,7 @@ def lines_of(name: str) -> list[str]:
 GOLDS, CONSTANTS = lines_of("golds.txt"), lines_of("constants.txt")
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 DIGITS = 700
+SCALES = {"%": r"\frac{1}{100}", "degree": r"\frac{\pi}{180}"}
 sys.set_int_max_str_digits(0)
 
 TEMPLATES = [
@@ -119,12 +120,20 @@ def really_equal(answer: str, gold: str) -> bool:
     one, other = (notation.canonical(text) for text in (answer, gold))
     if squeezed(one) == squeezed(other) or _literally(one, other):
         return True
-    units = [notation.quantity(text, letters=False).unit for text in (one, other)]
-    if set(units) == {"%", ""}:  # 50% is 0.5
-        one, other = (
-            rf"{text.rstrip('%')}\cdot\frac{{1}}{{100}}" if unit == "%" else text
-            for text, unit in zip((one, other), units, strict=True)
-        )
+    if _same_values(one, other):
+        return True
+    # an angle in degrees and a percentage are numbers where the other side has no unit
+    units = [notation.quantity(text, letters=False) for text in (one, other)]
+    if "" not in {unit.unit for unit in units}:
+        return False
+    scaled = [
+        rf"({unit.value})\cdot{scale}" if (scale := SCALES.get(unit.unit)) else text
+        for unit, text in zip(units, (one, other), strict=True)
+    ]
+    return scaled != [one, other] and _same_values(*scaled)
+
+
+def _same_values(one: str, other: str) -> bool:
     values = [_value_of(text) for text in (one, other)]
     with mpmath.workdps(DIGITS):
         return all(v is not None for v in values) and _equal(*values)
