@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from bandpo.disk.space import require_folder
 from bandpo.reward.disagreement import disagreement_report
 from bandpo.reward.math import MathReward, MathVerifier, verifier_version
 from bandpo.reward.release import ReleaseReward
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     for version in sorted({str(verifier_of(path)) for path in arguments.samples} - {now}):
         print(f"saved scores of verifier {version} may differ from these, of verifier {now}")
     if arguments.json is not None:
+        require_folder(arguments.json.parent, "--json in ")
         text = json.dumps(report.summary(), indent=2) + "\n"
         arguments.json.write_text(text, encoding="utf-8")
     return 0

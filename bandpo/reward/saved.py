@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.errors import UserError
-from bandpo.types import Completion, Group, Problem, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt, logprob_array, token_array
 
 _KEYS = ("problem_id", "answer", "prompt", "completion", "truncated")
 
@@ -63,7 +63,12 @@ def _group(samples: Sequence[Mapping[str, Any]]) -> Group:
     first = samples[0]
     problem = Problem(first["problem_id"], first["prompt"], first["answer"])
     completions = tuple(
-        Completion(sample["completion"], (), (), "length" if sample["truncated"] else "stop")
+        Completion(
+            sample["completion"],
+            token_array(()),
+            logprob_array(()),
+            "length" if sample["truncated"] else "stop",
+        )
         for sample in samples
     )
     return Group(Prompt(problem, first["prompt"], ()), completions)
