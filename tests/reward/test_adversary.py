@@ -16,8 +16,8 @@ import pytest
 import sympy
 
 from bandpo.reward import MathVerifier, notation
-from bandpo.reward.names import named_parts, squeezed
-from bandpo.reward.reading import read
+from bandpo.reward.equality.names import named_parts, squeezed
+from bandpo.reward.equality.reading import read
 
 
 def lines_of(name: str) -> list[str]:
@@ -193,7 +193,11 @@ def _same_numbers(one: sympy.Expr, other: sympy.Expr) -> bool:
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     functions = [sympy.lambdify(symbols, side.doit(), "mpmath") for side in (one, other)]
     compared = 0
-    whole = any(side.has(sympy.factorial, sympy.binomial) for side in (one, other))
+    whole = any(
+        side.has(sympy.factorial, sympy.binomial)
+        or any(power.base.is_negative and power.exp.free_symbols for power in side.atoms(sympy.Pow))
+        for side in (one, other)
+    )
     for start in ("2", "3", "5", "7") if whole else ("0.37", "2.91", "-1.73", "0.83"):
         point = [
             mpmath.mpf(start) + (k if whole else mpmath.mpf(k) / 7) for k in range(len(symbols))
