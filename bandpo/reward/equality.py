@@ -133,7 +133,7 @@ class _Reference:
         self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
 
     @property
-    def _values(self) -> list[list[Any]]:
+    def _values(self) -> list[tuple[Any, ...]]:
         """The readings of a record's values, in order; empty where one has none."""
         values = [read(notation.quantity(part.value).value) for part in self.parts or ()]
         return values if all(values) else []
@@ -192,7 +192,7 @@ class _Reference:
             elements = ordered_elements(parsed[0]) or ()
             if len(elements) != len(values):
                 return "different"
-            pairs = [(gold, [element]) for gold, element in zip(values, elements, strict=True)]
+            pairs = [(gold, (element,)) for gold, element in zip(values, elements, strict=True)]
         else:
             return "different"
         return "equal" if all(_any_same(*pair) for pair in pairs) else "different"
@@ -201,7 +201,8 @@ class _Reference:
         """`y = 2x`, `f(x) = x^2`: the formula, under this name, another or none; or an equation."""
         assert self.parts is not None
         gold = ", ".join(part.value for part in self.parts)
-        value = ", ".join(part.value for part in parts)
+        named = any(part.name for part in parts)
+        value = ", ".join(part.value for part in parts) if named else answer
         renamed = all(_may_rename(*pair) for pair in zip(self.parts, parts, strict=False))
         if renamed and all(part.name or len(sides(part.value)) == 1 for part in parts):
             verdict = self._judge_value(value)
@@ -221,9 +222,11 @@ class _Reference:
     def _judge_chain(self, chain: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         is_named = is_name if self.parts else is_quantity
+        if len(chain) == 2 and is_named(chain[1]) and not is_named(chain[0]):
+            chain = chain[::-1]  # 5 = x
         values = [side for side in chain[:-1] if not is_named(side)] + chain[-1:]
-        if len(values) > _MAX_CHAIN:
-            return "different"
+        if len(values) > _MAX_CHAIN or len(set(map(squeezed, chain))) < len(chain):
+            return "different"  # too much to compute, or `7 = 7`, which says nothing
         for side in values[:-1]:
             given = notation.quantity(side, letters=self.is_constant)
             if not self._equals(given, read(given.value)):
@@ -258,10 +261,12 @@ class _Reference:
             "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
         )
 
-    def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
+    def _equals(self, given: Quantity, parsed: Sequence[Any]) -> bool:
         return any(_any_same(*reading) for reading in self._readings(given.unit, parsed))
 
-    def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    def _readings(
+        self, unit: str, parsed: Sequence[Any]
+    ) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
         """Reference and answer as written, then percent and degrees as numbers."""
         yield self.parsed, parsed
         for name, as_number in (("%", hundredth), ("degree", in_radians)):
