@@ -232,6 +232,8 @@ def _turned(text: str) -> str:
     parts = [part.strip() for part in _RELATION.split(text)]
     relations = parts[1::2]
     falls = all(relation in (">", "\\ge") for relation in relations)
+    if not all(parts):
+        return text
     if len(parts) == 5 and falls:
         pass
     elif not (len(parts) == 3 and is_constant(parts[0]) and not is_constant(parts[2])):
