@@ -5,15 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from heapq import heapreplace
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bandpo.types import BatchTotals, Group
+from bandpo.types import BatchTotals, Group, token_array
 
 T = TypeVar("T")
+Place = tuple[int, int]
+"""A completion among groups: the group's index and its own in the group."""
 
 
 @dataclass(eq=False)
@@ -27,7 +31,7 @@ class Sample:
     """
 
     prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
+    completion_ids: NDArray[np.int32]
     advantage: float
     rollout_logp: Tensor | None
     old_logp: Tensor | None = None
@@ -35,6 +39,9 @@ class Sample:
     ref_logp: Tensor | None = None
     weight_version: int = 0
     id: str = ""
+
+    def __post_init__(self) -> None:
+        self.completion_ids = token_array(self.completion_ids)
 
     def take_behaviour_policy(self) -> None:
         """Makes the policy that sampled it, with the weights of that time, the old policy."""
@@ -48,7 +55,7 @@ class Sample:
             prompt_ids=group.prompt.token_ids,
             completion_ids=completion.token_ids,
             advantage=advantage,
-            rollout_logp=torch.tensor(completion.logprobs, dtype=torch.float32),
+            rollout_logp=torch.from_numpy(completion.logprobs),
             weight_version=completion.weight_version,
             id=f"{group.problem.id}/{index}",
         )
@@ -71,33 +78,26 @@ def totals_of(samples: Sequence[Sample]) -> BatchTotals:
 
 
 def schedule(
-    groups: Sequence[Group],
-    advantages: Sequence[Sequence[float]],
+    lengths: Sequence[Sequence[int]],
     cost: Callable[[int], float],
     *,
     updates: int,
     epochs: int,
     seed: str,
-    rank: int = 0,
     ranks: int = 1,
-) -> list[list[Sample]]:
-    """One rank's samples in each minibatch of a step: `updates` minibatches for each of `epochs`.
+) -> list[list[list[Place]]]:
+    """Each rank's places in each minibatch of a step: `updates` minibatches for each of `epochs`.
 
-    `advantages` [P, G] are those of the groups' completions, `cost` that of a sequence by its
-    tokens. The minibatches are the same whatever the number of ranks; each is shared out so that
-    the ranks finish together. Epochs share their samples.
+    `lengths` [P, G] are the tokens of prompt and completion together, `cost` that of a sequence by
+    its tokens. The minibatches are the same whatever the number of ranks; each is shared out so
+    that the ranks finish together. The same on every rank.
     """
-
-    @cache
-    def sample(group: int, index: int) -> Sample:
-        return Sample.of(groups[group], index, advantages[group][index])
-
-    places = [[(i, j) for j in range(len(group.completions))] for i, group in enumerate(groups)]
+    places = [[(i, j) for j in range(len(group))] for i, group in enumerate(lengths)]
     batches = []
     for epoch in range(epochs):
         for members in minibatches(places, updates, f"{seed}/{epoch}"):
-            costs = [cost(groups[i].length(j)) for i, j in members]
-            batches.append([sample(*members[k]) for k in balanced(costs, ranks)[rank]])
+            costs = [cost(lengths[i][j]) for i, j in members]
+            batches.append([[members[k] for k in part] for part in balanced(costs, ranks)])
     return batches
 
 
@@ -124,15 +124,16 @@ def sequence_cost(length: int, hidden_size: int) -> float:
 
 
 def balanced(costs: Sequence[float], parts: int) -> list[list[int]]:
-    """The items' indices in `parts` of nearly equal cost: each, dearest first, to the cheapest.
+    """The items' indices in `parts` of nearly equal cost, the most expensive dealt out first.
 
-    No part exceeds the mean by more than the dearest item (Graham, Bounds on Multiprocessing Timing
-    Anomalies, 1969: at most 4/3 of the best possible). The same on every rank.
+    Each goes to the cheapest part so far. No part exceeds the mean by more than the most expensive
+    item (Graham, Bounds on Multiprocessing Timing Anomalies, 1969: at most 4/3 of the best
+    possible). The same on every rank.
     """
     members: list[list[int]] = [[] for _ in range(parts)]
-    load = [0.0] * parts
+    loads = [(0.0, part) for part in range(parts)]  # a heap: the first of the cheapest parts leads
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        cheapest = min(range(parts), key=load.__getitem__)
+        load, cheapest = loads[0]
         members[cheapest].append(index)
-        load[cheapest] += costs[index]
+        heapreplace(loads, (load + costs[index], cheapest))
     return members

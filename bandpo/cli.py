@@ -15,9 +15,11 @@ from contextlib import contextmanager
 
 from hydra.errors import InstantiationException
 
+import bandpo
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
-from bandpo.errors import RunHalted, UserError
+from bandpo.disk.space import refusals_in_words
+from bandpo.errors import RunHalted, UserError, did_you_mean
 from bandpo.ranks.launcher import die_with_launcher, report_to_launcher
 from bandpo.redaction import RedactingFormatter, redact
 from bandpo.run.console import protect_output
@@ -46,7 +48,8 @@ def usage() -> str:
     """The text of `bandpo --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: bandpo <command> [arguments]", "", *lines])
+    after = ["", "bandpo <command> --help tells more of one; bandpo --version"]
+    return "\n".join(["usage: bandpo <command> [arguments]", "", *lines, *after])
 
 
 @contextmanager
@@ -91,12 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # DeepSpeed's launcher adds --local_rank, which the environment has as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"bandpo {bandpo.__version__}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        print(f"bandpo: no command {command!r}\n\n{usage()}", file=sys.stderr)
+        close = did_you_mean(command, COMMANDS)
+        print(f"bandpo: no command {command!r}{close}\n\n{usage()}", file=sys.stderr)
         return 2
     # Before torch is imported: the ranks of a machine share its cores.
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -107,10 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, function = COMMANDS[command][0].split(":")
     try:
         stand_in_for_home()  # before a library looks for it
-        with _own_log_shown(), _without_wrapping():
+        with _own_log_shown(), _without_wrapping(), refusals_in_words():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
+        if error.detail:
+            print(redact(error.detail), file=sys.stderr)
         if meant := error.instead.keys() & set(rest):
             words = [error.instead[word] if word in meant else word for word in rest]
             print(redact(f"Quoted: {shlex.join(['bandpo', command, *words])}"), file=sys.stderr)

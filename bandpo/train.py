@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import time
 from functools import partial
 from pathlib import Path
 
+from bandpo.artifacts.closing import gains, next_commands
+from bandpo.artifacts.display import Display
 from bandpo.artifacts.figures import plot_timeline, plot_training
+from bandpo.artifacts.folder import read_metrics
 from bandpo.artifacts.profiling import traced
-from bandpo.artifacts.tracking import Clock
 from bandpo.config.schema import Config
+from bandpo.errors import UserError
 from bandpo.learner.learner import update_metrics
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
-from bandpo.run.console import protect_output
+from bandpo.run.console import RunLog, protect_output
 from bandpo.run.host import Host
 from bandpo.run.job import Job
 from bandpo.run.stops import Stops
@@ -34,7 +39,7 @@ def train(job: Job, stops: Stops) -> bool:
     else:
         job.checkpoints.export_missing()
     for step in traced(range(job.start + 1, trainer.steps + 1), job.trace_file):
-        clock = Clock()
+        clock = tracker.begin(step)
         with clock("rollout"), job.checkpoints.rescue(step - 1):
             rollout = rollouts.next(step)
         actor.engine.sleep()
@@ -62,7 +67,7 @@ def train(job: Job, stops: Stops) -> bool:
                 metrics |= job.evaluate(step)
         tracker.log(step, metrics)
         if last or is_due(step, trainer.sample_every):
-            tracker.log_samples(step, rollout.groups)
+            tracker.log_samples(step, rollout.groups, job.ranks)
         job.check_alarms(step, metrics)
         reason = None if last else stops.reason()
         due = last or reason is not None or is_due(step, trainer.checkpoint_every)
@@ -97,11 +102,33 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
     `command` is the command line for model cards.
     """
     protect_output()
-    with Job(config, host, command) as job:
+    first = os.environ.get("RANK", "0") == "0"
+    with (
+        RunLog() as log,
+        Display(log.stdout, log.stderr, log.file, active=first) as display,
+        Job(config, log, display, host, command) as job,
+    ):
         with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
             finished = train(job, stops)
-        if finished and job.ranks.is_first:
-            job.tracker.say(f"done: {job.folder} (metrics.jsonl, {_draw(job.folder)})")
+        if finished and first:
+            _close(job, display, command if job.ranks.size == 1 else "")
+
+
+def _close(job: Job, display: Display, command: str) -> None:
+    """Draws the figures of a finished run, and shows its gain and what to type next."""
+    folder, steps = job.folder, job.config.trainer.steps
+    try:
+        lines = read_metrics(folder)
+    except UserError:  # the disk has not taken them
+        lines = []
+    minutes = (time.time() - job.started) / 60
+    display.say(f"done: {steps} steps in {minutes:.1f} min; {folder} has {_draw(folder)}")
+    for gain in gains(lines):
+        display.entries("", gain.split("  "))
+    display.say(f"checkpoint: {folder}/checkpoints/latest/hf", wrap=False)
+    for purpose, text in next_commands(folder, lines, steps, command):
+        display.say(f"next, {purpose}:")
+        display.say(f"  {text}", wrap=False)
 
 
 def _draw(folder: Path) -> str:
@@ -110,4 +137,4 @@ def _draw(folder: Path) -> str:
         figures = (plot_training(folder), plot_timeline(folder))
     except Exception as error:
         return f"no figures: {error}; bandpo plot training {folder} draws them"
-    return ", ".join(str(figure.relative_to(folder)) for figure in figures)
+    return ", ".join(["metrics.jsonl", *(str(path.relative_to(folder)) for path in figures)])

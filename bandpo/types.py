@@ -11,9 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bandpo.errors import UserError
+
+LOGPROB_ROUNDING = 1e-3  # above 0
 FinishReason = Literal["stop", "length"]
 
 
@@ -42,6 +47,16 @@ class Prompt:
     seed: int = 0
 
 
+def token_array(token_ids: ArrayLike) -> NDArray[np.int32]:
+    """Token ids as a contiguous int32 array, without a copy where they are one."""
+    return np.require(token_ids, np.int32, ["C", "W"])
+
+
+def logprob_array(logprobs: ArrayLike) -> NDArray[np.float32]:
+    """Log-probabilities as a contiguous float32 array, without a copy where they are one."""
+    return np.require(logprobs, np.float32, ["C", "W"])
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer with the log-probabilities of its tokens under the sampling policy.
@@ -50,13 +65,38 @@ class Completion:
     exp(logprob) is the probability with which the engine drew the token. `token_ids` include the
     end-of-sequence token when `finish_reason` is "stop". `weight_version` is that of the engine's
     weights, the number of syncs before.
+
+    token_ids, logprobs   [T] int32 and float32; any sequence of numbers is taken and converted.
+                          NumPy's, as processes exchange, save and view them without copies, and
+                          without the 68 bytes that Python takes for a token and its logprob
     """
 
     text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
     finish_reason: FinishReason
     weight_version: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", token_array(self.token_ids))
+        object.__setattr__(self, "logprobs", logprob_array(self.logprobs))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, arrays element by element."""
+        if not isinstance(other, Completion):
+            return NotImplemented
+        return (
+            self._plain == other._plain
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((*self._plain, self.token_ids.tobytes()))
+
+    @property
+    def _plain(self) -> tuple[Any, ...]:
+        return (self.text, self.finish_reason, self.weight_version)
 
     @property
     def truncated(self) -> bool:
@@ -79,6 +119,20 @@ class Group:
     def length(self, index: int) -> int:
         """Tokens of the prompt and of one completion together."""
         return len(self.prompt.token_ids) + len(self.completions[index].token_ids)
+
+
+def check_logprobs(name: str, values: Tensor) -> None:
+    """Raises UserError, which names the tensor, where values are NaN or above 0.
+
+    Rounding in a log-softmax may leave them above 0 by a hair, which is allowed.
+    """
+    wrong = values.detach().isnan() | (values.detach() > LOGPROB_ROUNDING)
+    if wrong.any():
+        raise UserError(
+            f"{name}: {int(wrong.sum())} of {values.numel()} values are no log-probabilities, the "
+            f"first {values.detach()[wrong][0].item():g}: they must be at most 0 and not NaN "
+            "(probabilities need log, logits log_softmax)"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +170,13 @@ class TokenBatch:
                 raise ValueError(
                     f"TokenBatch.{name} has shape {tuple(tensor.shape)}, old_logp {tuple(shape)}"
                 )
+
+    def check(self) -> None:
+        """Raises UserError for log-probabilities of completion tokens that are NaN or above 0."""
+        kept = self.mask.bool()
+        for name in ("logp", "old_logp", "ref_logp", "rollout_logp"):
+            if (values := getattr(self, name)) is not None:
+                check_logprobs(f"TokenBatch.{name}", values[kept])
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch with every tensor on `device`."""

@@ -34,6 +34,7 @@ def low_bytes(problem, completion) -> float:
 def overrides(setting: dict) -> list[str]:
     """The same training as TRL's: no reference, one clip, the same optimizer."""
     return [
+        "policy=embedded",
         f"model.path={setting['model']}",
         f"data.train={setting['problems']}",
         "data.template=none",

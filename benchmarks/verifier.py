@@ -2,7 +2,7 @@
 
     python benchmarks/verifier.py [--limit 1.0] [--workers 2]
 
-Prints a line a claim with its bar and writes benchmarks/results/verifier.json. Wall-clock numbers
+Prints a line per claim with its bar and writes benchmarks/results/verifier.json. Wall-clock numbers
 mean something on a machine that does nothing else.
 """
 

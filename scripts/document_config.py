@@ -16,7 +16,15 @@ HEADER = """# Configuration of `bandpo train`
 
 Written from the schema in `bandpo/config/schema.py` by `scripts/document_config.py`. A key
 without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
-`reward`). Override any key on the command line: `bandpo train learner.lr=1e-6`.
+`reward`, `policy`). Override any key on the command line: `bandpo train learner.lr=1e-6`. A list of
+one needs no brackets: `eval.benchmarks=math500`.
+
+`configs/train.yaml` suits models of 100 M parameters and more: learning rate 1e-6, Adam's usual
+betas, bfloat16 on a GPU and float32 on a CPU, activations recomputed where memory asks for it,
+prompts and completions of up to 1,024 tokens, no evaluation unless named. Without `model.path`,
+`bandpo train` trains the embedded policy, whose settings (`configs/policy/embedded.yaml`) lie over
+these, and says so. `policy=embedded` asks for them with another model, which earlier versions gave
+them unasked.
 
 A run that resumes from a checkpoint refuses changed settings, except those marked under
 *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them only by

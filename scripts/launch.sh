@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Starts `bandpo train` on every rank with the launcher at hand; --dry-run prints the command.
 #   bash scripts/launch.sh [--nproc N] -- OVERRIDES…           this machine, torchrun
-#   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   said on each node, torchrun
-#   bash scripts/launch.sh --hostfile FILE -- …                said on one node, deepspeed over ssh
+#   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   on each node, torchrun
+#   bash scripts/launch.sh --hostfile FILE -- …                on one node, deepspeed over ssh
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/launch.sh --slurm -- …       in a SLURM allocation
-# A node runs one process a GPU, or --nproc of them; with --hostfile, as many as its slots.
+# A node runs one process per GPU, or --nproc of them; with --hostfile, as many as its slots.
 set -euo pipefail
 fail() { echo "launch: $*" >&2; exit 2; }
 
@@ -19,7 +19,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     *) fail "unknown option $1; overrides come after --" ;;
   esac
 done
-[ $# -gt 0 ] || fail "say -- before the overrides, even if there are none"
+[ $# -gt 0 ] || fail "put -- before the overrides, even if there are none"
 shift
 chosen=("$nodes" "$hostfile" "$slurm")
 [ "$(printf '%s\n' "${chosen[@]}" | grep -c .)" -le 1 ] || fail "choose one of --nodes, --hostfile and --slurm"
@@ -67,6 +67,7 @@ elif [ -n "$slurm" ]; then
     "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${train[@]}")
 elif [ -n "$nodes" ]; then
   [[ $head == *:* ]] || head=$head:29500
+  [ -n "$dry_run" ] || "$bin/python" -m bandpo.ranks.head "$head"
   command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${train[@]}")
 else
   command=("${torchrun[@]}" --standalone "${train[@]}")

@@ -1,5 +1,8 @@
 """Minibatches and micro-batches: nothing lost, nothing doubled, budgets kept."""
 
+from functools import cache
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -43,6 +46,10 @@ def samples(sizes) -> list[Sample]:
     ]
 
 
+def sequence(sample):
+    return (*sample.prompt_ids, *sample.completion_ids.tolist())
+
+
 def everything(batches):
     return sorted(sample.advantage for batch in batches for sample in batch)
 
@@ -53,7 +60,7 @@ def test_micro_batches_partition_within_the_budget(sizes, budget, layout):
     batches = micro_batches(all_samples, budget, layout)
     assert everything(batches) == [s.advantage for s in all_samples]
     for batch in batches:
-        computed = layout.of(batch).input_ids.numel()
+        computed = layout.of(batch).rows.input_ids.numel()
         if layout is SharedPromptBatch:
             repeated = sum(map(len, batch)) - computed
             assert layout.size(batch) == computed + -(-repeated // 4)
@@ -128,9 +135,15 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
     groups = [group(f"p{i}", lengths) for i, lengths in enumerate(sizes)]
     advantages = [[10.0 * i + j for j in range(3)] for i in range(len(groups))]
 
+    @cache
+    def sample(i, j):
+        return Sample.of(groups[i], j, advantages[i][j])
+
     def scheduled(rank=0, ranks=1):
         settings = {"updates": updates, "epochs": epochs, "seed": "0/1"}
-        return schedule(groups, advantages, float, **settings, rank=rank, ranks=ranks)
+        wholes = [[group.length(j) for j in range(3)] for group in groups]
+        shares = schedule(wholes, float, **settings, ranks=ranks)
+        return [[sample(*place) for place in minibatch[rank]] for minibatch in shares]
 
     alone = scheduled()
     assert len(alone) == updates * epochs
@@ -153,10 +166,8 @@ def test_a_schedule_is_that_of_one_rank_whatever_their_number(sizes, updates, ep
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    groups = [group(f"p{i}", [1]) for i in range(12)]
     first, second = (
-        [s.id for s in batch]
-        for batch in schedule(groups, [[0.0]] * 12, float, updates=1, epochs=2, seed="0/1")
+        places for (places,) in schedule([[1]] * 12, float, updates=1, epochs=2, seed="0/1")
     )
     assert sorted(first) == sorted(second) and first != second
 
@@ -166,37 +177,45 @@ def test_states_stand_before_each_token_in_its_own_sequence(sizes, layout):
     all_samples = samples(sizes)
     batch = layout.of(all_samples)
     assert batch.mask.sum() == totals_of(all_samples).tokens
-    ids = batch.input_ids.flatten()
+    ids = batch.rows.input_ids.flatten()
+    scored = iter(
+        zip(batch.rows.states.tolist(), batch.targets.tolist(), batch.slots.tolist(), strict=True)
+    )
     for row, sample in enumerate(batch.samples):
         for t, target in enumerate(sample.completion_ids):
-            state = int(batch.states[row, t])
-            before = (sample.prompt_ids + sample.completion_ids)[: len(sample.prompt_ids) + t]
+            state, chosen, slot = next(scored)
+            before = sequence(sample)[: len(sample.prompt_ids) + t]
             assert tuple(ids[state + 1 - len(before) : state + 1].tolist()) == before
-            assert int(batch.targets[row, t]) == target
-    rollout = batch.padded("rollout_logp")
+            assert chosen == target and slot == row * batch.mask.shape[1] + t
+    assert next(scored, None) is None
+    rollout = batch.values["rollout_logp"]
     assert torch.equal(rollout * batch.mask, rollout)
+    for row, sample in enumerate(batch.samples):
+        assert torch.equal(rollout[row, : len(sample.completion_ids)], sample.rollout_logp)
 
 
 @given(lengths)
 def test_a_shared_row_holds_every_prompt_once_and_every_sequence_can_be_read_from_it(sizes):
-    ordered = sorted(samples(sizes), key=SharedPromptBatch.sort_key)
+    ordered = SharedPromptBatch.ordered(samples(sizes))
     batch = SharedPromptBatch.of(ordered)
-    row = batch.input_ids[0]
+    rows = batch.rows
+    row = rows.input_ids[0]
     prompts = {sample.prompt_ids for sample in ordered}  # those of one length are the same
     assert len(row) == sum(map(len, prompts)) + totals_of(ordered).tokens
-    places = batch.gather.split(batch.lengths)
-    assert list(batch.lengths) == sorted(map(len, ordered), reverse=True)
-    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(
-        sample.prompt_ids + sample.completion_ids for sample in ordered
-    )
-    assert torch.equal(batch.gather[batch.back], torch.arange(len(row)))
-    for index, sample in enumerate(ordered):
-        begin, length = len(sample.prompt_ids) - 1, len(sample.completion_ids)
-        states = batch.states[index, :length].tolist()
+    places = rows.gather.split(rows.lengths)
+    assert list(rows.lengths) == sorted(map(len, ordered), reverse=True)
+    assert sorted(tuple(row[place].tolist()) for place in places) == sorted(map(sequence, ordered))
+    _, first = np.unique(rows.gather.numpy(), return_index=True)
+    assert rows.back.tolist() == first.tolist()
+    positions = torch.cat([torch.arange(length) for length in rows.lengths])
+    assert rows.positions[0].tolist() == positions[first].tolist()
+    states = iter(rows.states.split([len(sample.completion_ids) for sample in ordered]))
+    for sample in ordered:
+        begin, before = len(sample.prompt_ids) - 1, next(states).tolist()
         assert any(
-            len(place) == len(sample) and place[begin:-1].tolist() == states for place in places
+            len(place) == len(sample) and place[begin:-1].tolist() == before for place in places
         )
-        assert row[states].tolist() == [*sample.prompt_ids, *sample.completion_ids][begin:-1]
+        assert row[before].tolist() == list(sequence(sample))[begin:-1]
 
 
 def test_samples_of_an_older_policy_take_their_ratios_against_it():
@@ -236,4 +255,42 @@ def test_the_entropy_of_an_older_policy_is_not_that_of_the_new_one():
 
 def test_a_weightless_batch_counts_nothing():
     batch = PaddedBatch.of(samples([(3, 4)]), weightless=True)
-    assert batch.mask.sum() == 0 and batch.targets.shape == (1, 4)
+    assert batch.mask.sum() == 0 and batch.mask.shape == (1, 4) and len(batch.targets) == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cutting_micro_batches_takes_time_in_proportion_to_the_samples(layout):
+    class Counted(Sample):
+        asked = 0
+
+        def __len__(self):
+            Counted.asked += 1
+            return super().__len__()
+
+    def asked(count: int) -> int:
+        Counted.asked = 0
+        few = [Counted((index // 8,), (1,), 0.0, None) for index in range(count)]
+        assert len(micro_batches(few, 2 * count, layout)) == 1
+        return Counted.asked
+
+    assert asked(1000) > 0
+    assert asked(4000) <= 4 * asked(1000)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_tokens_may_be_tuples_arrays_or_tensors(layout, kind):
+    sizes = [(3, 4), (2, 6), (3, 0), (3, 5), (2, 1)]
+    tuples, others = samples(sizes), samples(sizes)
+    dtype = torch.int32 if kind is torch.tensor else np.int32
+    for sample in others:
+        sample.completion_ids = kind(sample.completion_ids, dtype=dtype)
+    for wanted, found in zip(
+        micro_batches(tuples, 20, layout), micro_batches(others, 20, layout), strict=True
+    ):
+        assert [s.advantage for s in found] == [s.advantage for s in wanted]
+        a, b = layout.of(wanted), layout.of(found)
+        assert layout.size(found) == layout.size(wanted)
+        for mine, other in zip(a.arguments, b.arguments, strict=True):
+            assert torch.equal(mine, other) if isinstance(mine, torch.Tensor) else mine == other
+        assert all(t.dtype == torch.int64 for t in (b.rows.input_ids, b.targets, b.slots))

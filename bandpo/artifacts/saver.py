@@ -16,6 +16,7 @@ from bandpo.artifacts.checkpoint import (
 from bandpo.artifacts.model_card import model_card
 from bandpo.artifacts.random_state import save_random_state
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import write_rollout
 from bandpo.batching import samples_of
 from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
@@ -26,7 +27,7 @@ from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.model.tying import shares_head
 from bandpo.ranks.collectives import Ranks
 from bandpo.redaction import redact, redacted
-from bandpo.rollout.draws import Rollout, write_rollout
+from bandpo.rollout.draws import Rollout
 from bandpo.rollout.scoring import RewardFailed
 from bandpo.types import Group
 
@@ -74,6 +75,7 @@ class Checkpoints:
         the run: older ones are untouched, and the next due step writes another. Raises UserError
         for the last step's.
         """
+        self._tracker.phase("saving a checkpoint")
         trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
@@ -129,13 +131,15 @@ class Checkpoints:
         except RewardFailed as error:
             if metrics is not None:
                 self._tracker.log(step, metrics)
+            where = f"step {step + 1}" if metrics is None else f"the evaluation of step {step}"
+            message = f"{where}: {error}"
             unsaved = step > self.newest
-            if step == 0 or (unsaved and not self.save(step, metrics or {}, waiting)):
-                raise
-            raise RewardFailed(
-                f"{error}. Training up to step {step} is saved: fix the reward and start the run "
-                "again, which resumes from there"
-            ) from error
+            if step > 0 and (not unsaved or self.save(step, metrics or {}, waiting)):
+                message += (
+                    f". Training up to step {step} is saved: fix the reward and start the run "
+                    "again, which resumes from there"
+                )
+            raise RewardFailed.caused(message, error) from error
 
     def export_missing(self) -> None:
         """Writes hf/ if it is missing from the checkpoint from which the run resumes."""

@@ -7,26 +7,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch.profiler import record_function
 
+from bandpo.artifacts.display import Display, counted
 from bandpo.config.identity import flat
 from bandpo.config.schema import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError
-from bandpo.redaction import redact, redacted
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.ranks.collectives import Ranks
+from bandpo.redaction import redacted
+from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 
-# The metrics of the progress display, under short names.
+# The metrics of a step's line, under short names.
 SHOWN = {
     "reward": "reward/mean",
     "entropy": "policy/entropy",
@@ -34,18 +33,32 @@ SHOWN = {
     "tok/s": "throughput/tokens_per_s",
 }
 
+# The phases of a step, in words for its user.
+PHASES = {
+    "rollout": "generating",
+    "exchange": "distributing samples",
+    "logprob": "scoring old tokens",
+    "learn": "learning",
+    "sync": "syncing weights",
+}
+
 logger = logging.getLogger(__name__)
 
 
 class Clock:
-    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`."""
+    """Wall-clock seconds by phase: `with clock("rollout"): …` adds to `time/rollout_s`.
 
-    def __init__(self) -> None:
+    `on_phase` receives the name of each phase that begins.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda phase: None) -> None:
+        self._on_phase = on_phase
         self._seconds: dict[str, float] = {}
         self._start = time.perf_counter()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self._on_phase(phase)
         begun = time.perf_counter()
         try:
             with record_function(phase):  # under the phase's name in a profiler's trace
@@ -72,6 +85,7 @@ class Tracker:
         self,
         folder: Path,
         tracking: TrackingConfig,
+        console: Display,
         *,
         active: bool,
         steps: int,
@@ -83,9 +97,7 @@ class Tracker:
         """A run resumes after the step `after`, under the `ids` that `ids()` returned before."""
         self.folder, self._active = folder, active
         self._trackers: list[Any] = []
-        self._console = Console(stderr=False)
-        self._progress: Progress | None = None
-        self._steps = steps
+        self._console, self._steps = console, steps
         self._journal = Journal(self.say)
         if not active:
             return
@@ -100,22 +112,21 @@ class Tracker:
         values = {k: _plain_value(v) for k, v in flat(settings).items()}
         for tracker in self._trackers:
             tracker.store_init_configuration(values)
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._task = self._progress.add_task(name, total=steps, shown="")
-            self._progress.start()
+        console.step(after, steps, after)
 
     def say(self, text: str) -> None:
-        """Prints a line above the progress display."""
+        """Prints a line for the user, on the first rank."""
         if self._active:
-            self._console.print(redact(text), highlight=False, markup=False)
+            self._console.say(text)
+
+    def begin(self, step: int) -> Clock:
+        """A clock of the step that begins, whose phases the console names."""
+        self._console.step(step, self._steps, step - 1)
+        return Clock(lambda phase: self.phase(PHASES[phase]))
+
+    def phase(self, name: str) -> None:
+        """Names on the console what the run does now."""
+        self._console.phase(name)
 
     def describe(self, **facts: Any) -> None:
         """Writes run.json: git commit, versions, hardware and the facts given."""
@@ -152,25 +163,27 @@ class Tracker:
             except OSError as error:
                 self.say(f"{tracker.name} could not log step {step}: {error}")
         shown = {short: metrics[name] for short, name in SHOWN.items() if name in metrics}
-        shown |= {k.split("/")[-1]: v for k, v in metrics.items() if _is_headline(k)}
-        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step, shown=text)
-        else:
-            self.say(f"step {step}/{self._steps}  {text}")
+        entries = [f"{name} {value:.4g}" for name, value in shown.items()]
+        self._console.step(step, self._steps, step)
+        self._console.entries(f"step {counted(step, self._steps)}", [*entries, *_scores(metrics)])
 
-    def log_samples(self, step: int, scored: Sequence[ScoredGroup], shown: int = 4) -> None:
-        """Writes every completion of the step to samples/ and prints a few with their rewards."""
+    def log_samples(
+        self, step: int, groups: Sequence[GroupSummary], ranks: Ranks, shown: int = 4
+    ) -> None:
+        """Writes every completion of the step to samples/ and prints a few with their rewards.
+
+        Collective: each rank writes the lines of its own groups, and the first gathers them.
+        """
+        own = {place: _lines(step, item.here) for place, item in enumerate(groups) if item.here}
+        lines = {place: text for part in ranks.gather_to_first(own) for place, text in part.items()}
         if not self._active:
             return
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in _sample_records(step, scored)]
-        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", "".join(lines))
-        self._console.print(_sample_table(step, scored[:shown]))
+        ordered = [lines[place] for place in range(len(groups))]
+        self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", b"".join(ordered))
+        self._console.print(_sample_table(step, groups[:shown], ordered))
 
     def close(self) -> None:
-        """Ends the progress display and the trackers."""
-        if self._progress is not None:
-            self._progress.stop()
+        """Ends the trackers."""
         try:
             self._journal.flush()
         except OSError as error:
@@ -182,34 +195,39 @@ class Tracker:
                 self.say(f"{tracker.name} could not be closed: {error}")
 
 
-def _sample_records(step: int, scored: Sequence[ScoredGroup]) -> Iterator[dict[str, Any]]:
-    for item in scored:
-        for completion, score in zip(item.group.completions, item.scores, strict=True):
-            record = {
-                "step": step,
-                "problem_id": item.group.problem.id,
-                "prompt": item.group.prompt.text,
-                "completion": completion.text,
-                "answer": item.group.problem.answer,
-                "tokens": len(completion.token_ids),
-                "truncated": completion.truncated,
-                "weight_version": completion.weight_version,
-                **asdict(score),
-            }
-            # They differ from run to run.
-            record.pop("seconds")
-            yield record
+def _lines(step: int, item: ScoredGroup) -> bytes:
+    """A group's completions, a line of JSON for each."""
+    records = [_record(step, item, index) for index in range(len(item.scores))]
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
-def _sample_table(step: int, scored: Sequence[ScoredGroup]) -> Table:
-    table = Table(title=f"step {step}: one sample of {len(scored)} prompts", title_justify="left")
+def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
+    completion, score = item.group.completions[index], vars(item.scores[index])
+    return {
+        "step": step,
+        "problem_id": item.group.problem.id,
+        "prompt": item.group.prompt.text,
+        "completion": completion.text,
+        "answer": item.group.problem.answer,
+        "tokens": len(completion.token_ids),
+        "truncated": completion.truncated,
+        "weight_version": completion.weight_version,
+        # Seconds differ from run to run.
+        **{name: value for name, value in score.items() if name != "seconds"},
+    }
+
+
+def _sample_table(step: int, groups: Sequence[GroupSummary], lines: Sequence[bytes]) -> Table:
+    """The first of the `lines` of each group, with the group's mean reward."""
+    table = Table(title=f"step {step}: one sample of {len(groups)} prompts", title_justify="left")
     for column in ("problem", "completion", "answer", "reward", "group"):
         table.add_column(column, overflow="fold")
-    for item in scored:
+    for item, text in zip(groups, lines, strict=False):
         mean = sum(item.rewards) / len(item.rewards)
+        problem, first = item.prompt.problem, json.loads(text.partition(b"\n")[0])
         table.add_row(
-            *(_plain(item.group.problem.problem, 80), _plain(item.group.completions[0].text, 160)),
-            *(_plain(item.group.problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
+            *(_plain(problem.problem, 80), _plain(first["completion"], 160)),
+            *(_plain(problem.answer, 20), f"{item.rewards[0]:g}", f"{mean:.2f}"),
         )
     return table
 
@@ -222,8 +240,22 @@ def _plain(text: str, limit: int) -> Any:
     return Text(("…" if len(text) > limit else "") + visible)
 
 
-def _is_headline(metric: str) -> bool:
-    return metric.startswith("eval/") and metric.split("/")[-1].startswith(("mean@", "pass@32"))
+def headlines(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Benchmark → mean@n, and pass@32 where it was measured, of the metrics of a step."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        prefix, _, metric = name.rpartition("/")
+        if prefix.startswith("eval/") and (metric.startswith("mean@") or metric == "pass@32"):
+            found.setdefault(prefix.removeprefix("eval/"), {})[metric] = value
+    return found
+
+
+def _scores(metrics: Mapping[str, float]) -> list[str]:
+    """`amc23 mean@32 0.4125 pass@32 0.7` for every benchmark."""
+    return [
+        " ".join([benchmark, *(f"{metric} {value:.4g}" for metric, value in scores.items())])
+        for benchmark, scores in headlines(metrics).items()
+    ]
 
 
 # A tracker's id of a run; a tracker without one begins a new run when this one resumes.

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bandpo.evaluation.comparison import compare_folders, differences_table, milestones_table
+from bandpo.evaluation.comparison import (
+    compare_folders,
+    differences_table,
+    milestones_table,
+    reading,
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,4 +30,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     for name, rows in compare_folders(arguments.a, arguments.b, arguments.force).items():
         console.print(differences_table(name, rows))
+        for line in reading(arguments.a, arguments.b, rows):
+            console.print(line, highlight=False, markup=False)
     return 0

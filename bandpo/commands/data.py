@@ -18,6 +18,7 @@ from bandpo.config.schema import DataConfig
 from bandpo.data.audit import audit, contamination
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.sources import load_problems
+from bandpo.disk.space import require_folder
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,6 +71,7 @@ def _overlap(arguments: argparse.Namespace) -> bool:
     for line in found.examples():
         console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
     if arguments.out:
+        require_folder(arguments.out.parent, "--out in ")
         rows = "".join(json.dumps(dataclasses.asdict(o)) + "\n" for o in found.overlaps)
         arguments.out.write_text(rows, encoding="utf-8")
     return bool(found.overlaps)
@@ -84,7 +86,7 @@ class _TrainingData(BaseModel):
 def _build(arguments: argparse.Namespace) -> bool:
     """Makes the training data of a configuration, as `bandpo train` would, and describes it."""
     config = compose("train", arguments.overrides, _TrainingData)
-    problems = load_problems(config.data.train)
+    problems = load_problems(config.data.train, config.data.columns.named())
     print(f"{len(problems)} problems, content sha256 {content_sha256(problems)}")
     return False
 

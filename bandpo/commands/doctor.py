@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import platform
@@ -115,8 +116,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 def main(argv: list[str]) -> int:
     """Prints every finding; returns 1 where something prevents `bandpo train` from running."""
-    if argv:
-        raise UserError(f"doctor takes no arguments, not {' '.join(argv)}")
+    argparse.ArgumentParser(prog="bandpo doctor", description=__doc__).parse_args(argv)
     findings = [check() for check in CHECKS]
     table = Table(title="bandpo doctor", title_justify="left")
     for column in ("", "what", "found", "what to do"):

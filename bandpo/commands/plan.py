@@ -14,39 +14,80 @@ from rich.console import Console
 from rich.table import Table
 
 from bandpo.config.composition import compose
+from bandpo.config.policy import introduction
 from bandpo.config.schema import Config
 from bandpo.environment import hardware
 from bandpo.errors import UserError
-from bandpo.model.architecture import Shape, shape_of
+from bandpo.model.architecture import Shape, config_of, shape_of
+from bandpo.planning.doubts import doubts
+from bandpo.planning.fit import fitted_without_gpu
 from bandpo.planning.forecast import Forecast, forecast
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import machine_memory
 from bandpo.ranks.launcher import world_size
+from bandpo.rollout.context import context_length
 
 
 def plan(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
     """The sizes that follow from a configuration, as lines of a table."""
+    return {
+        **_settings(config, shape, ranks),
+        **_sizes(config),
+        "evaluation": _evaluation(config),
+        "checkpoints": _rhythm(config.trainer.checkpoint_every, "after the last step"),
+    }
+
+
+def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
+    learner, data, rollout = config.learner, config.data, config.rollout
+    adapters = f", LoRA of rank {learner.lora.rank}" if learner.lora.rank else ""
+    return {
+        "run": str(Path(config.run.dir)),
+        "model": f"{config.model.path}, {shape.parameters / 1e6:,.1f} M parameters, "
+        f"{config.model.dtype}{adapters}",
+        "method": config.method.name,
+        "learning rate": f"{learner.lr:g}, betas {learner.betas[0]:g} and {learner.betas[1]:g}, "
+        f"weight decay {learner.weight_decay:g}",
+        "training data": _source(data.train),
+        "prompts": f"template {data.template}, at most {data.max_prompt_tokens:,} tokens",
+        "completions": f"at most {rollout.max_tokens:,} tokens, temperature "
+        f"{rollout.temperature:g}",
+        "engine": str(rollout.engine["_target_"]),
+        "ranks": f"{ranks}, ZeRO stage {learner.zero_stage}",
+    }
+
+
+def _sizes(config: Config) -> dict[str, str]:
     rollout, learner = config.rollout, config.learner
     samples = rollout.prompts_per_step * rollout.group_size
     updates = learner.updates_per_rollout * learner.epochs_per_rollout
     steps = config.trainer.steps
-    benchmarks = ", ".join(map(_benchmark_name, config.eval.benchmarks))
     return {
-        "run": str(Path(config.run.dir)),
-        "model": f"{config.model.path}, {shape.parameters / 1e6:,.1f} M parameters, "
-        f"{config.model.dtype}",
-        "method": config.method.name,
-        "engine": str(config.rollout.engine["_target_"]),
-        "ranks": f"{ranks}, ZeRO stage {learner.zero_stage}",
         "samples per step": f"{rollout.prompts_per_step} prompts × {rollout.group_size} samples = "
         f"{samples:,} samples",
         "tokens per step": f"at most {samples * rollout.max_tokens:,} sampled",
         "updates per step": f"{updates} of {samples // learner.updates_per_rollout:,} samples",
         "in total": f"{steps:,} steps, {steps * samples:,} samples, {steps * updates:,} updates",
-        "evaluation": f"{benchmarks or 'none'}, {config.eval.n} samples per problem, "
-        + _rhythm(config.trainer.eval_every, "before the first and after the last step"),
-        "checkpoints": _rhythm(config.trainer.checkpoint_every, "after the last step"),
     }
+
+
+def _evaluation(config: Config) -> str:
+    names = ", ".join(map(_benchmark_name, config.eval.benchmarks))
+    if not names:
+        return "none"
+    rhythm = _rhythm(config.trainer.eval_every, "before the first and after the last step")
+    return (
+        f"{names}, {config.eval.n} samples per problem of at most {config.eval.max_tokens:,} "
+        f"tokens, {rhythm}"
+    )
+
+
+def _source(train: str | Mapping[str, Any]) -> str:
+    """A data source in a few words."""
+    if isinstance(train, str):
+        return train
+    named = next((str(train[key]) for key in ("path", "hub", "name") if key in train), None)
+    return named or str(train.get("_target_"))
 
 
 def _rhythm(every: int, without: str) -> str:
@@ -88,7 +129,7 @@ def _parts(parts: Mapping[str, float], digits: int = 1) -> str:
 def main(argv: list[str]) -> int:
     """Prints the plan of a `bandpo train` with the same overrides; loads no weights."""
     parser = argparse.ArgumentParser(prog="bandpo plan", description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="as for bandpo train")
+    parser.add_argument("overrides", nargs="*", help="as for bandpo train: see its --help")
     parser.add_argument(
         "--cluster", type=Cluster.of, help="such as 8xH200: whether it fits, and how long it takes"
     )
@@ -98,11 +139,12 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     cluster: Cluster | None = arguments.cluster
     ranks = cluster.count if cluster else world_size()
-    config = compose("train", arguments.overrides, Config, ranks)
+    config = compose("train", arguments.overrides, Config, ranks, True if cluster else None)
     shape = shape_of(config.model)
     lines = plan(config, shape, ranks)
     if not cluster:
-        memory = machine_memory(config, shape, ranks, hardware()["memory_gib"])
+        gib = hardware()["memory_gib"]
+        memory = machine_memory(fitted_without_gpu(config, shape, gib, ranks), shape, ranks, gib)
         parts = _parts({**memory.learner, **memory.engine}, 2)
         lines["memory per rank"] = f"about {memory.peak:.2f} GiB: {parts}"
     shortage = None
@@ -115,7 +157,12 @@ def main(argv: list[str]) -> int:
     table.add_column(overflow="fold")
     for name, value in lines.items():
         table.add_row(name, value)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if line := introduction(arguments.overrides, config.model):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for doubt in doubts(config, shape, context_length(config_of(config.model))):
+        console.print(f"! {doubt}", highlight=False, markup=False, soft_wrap=True)
     if shortage:
         raise UserError(f"it does not fit on {cluster}: {shortage}")
     return 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bandpo.artifacts.figures import plot_timeline, plot_training
+from bandpo.disk.space import refusals_in_words
 from bandpo.errors import UserError
 from bandpo.methods.bounds_figure import plot_bounds
 from bandpo.methods.method import ALL, load_methods
+
+FEW = "grpo,clip_higher,dcpo,band_kl,band_tv,band_chi2"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,7 +23,9 @@ def main(argv: Sequence[str]) -> int:
 
     bounds = commands.add_parser("bounds", help="ratio bounds and feasible probability change")
     bounds.add_argument(
-        "--methods", default=ALL, help="such as grpo,band_kl:delta=0.03; all (the default)"
+        "--methods",
+        default=FEW,
+        help=f"such as grpo,band_kl:delta=0.03, or {ALL} (default: {FEW})",
     )
     bounds.add_argument("--configs", type=Path, help="folder with methods of your own in method/")
     bounds.add_argument("--out", type=Path, default=Path("bounds.png"), help="png, pdf or svg")
@@ -31,11 +37,16 @@ def main(argv: Sequence[str]) -> int:
     for name, plot in (("training", plot_training), ("timeline", plot_timeline)):
         figure = commands.add_parser(name, help=f"plots/{name}.png of a run")
         figure.add_argument("run_folder", metavar="run", type=Path, help="folder of the run")
-        figure.set_defaults(run=lambda arguments, plot=plot: plot(arguments.run_folder))
+        figure.set_defaults(run=partial(_of_run, plot))
 
     arguments = parser.parse_args(list(argv))
     print(f"written to {arguments.run(arguments)}")
     return 0
+
+
+def _of_run(plot: Callable[[Path], Path], arguments: argparse.Namespace) -> Path:
+    with refusals_in_words(f"{arguments.run_folder}/plots"):
+        return plot(arguments.run_folder)
 
 
 def _bounds(arguments: argparse.Namespace) -> Path:

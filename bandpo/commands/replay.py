@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bandpo.errors import UserError
+from bandpo.disk.space import require_folder
 from bandpo.methods.method import ALL, load_methods
 from bandpo.methods.records import count_tokens, find_dumps
 from bandpo.methods.replay import replay
@@ -38,10 +38,7 @@ def main(argv: Sequence[str]) -> int:
     files = find_dumps(arguments.paths)
     first = arguments.paths[0]
     out = arguments.out or (first if first.is_dir() else first.parent) / "replay"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from None
+    require_folder(out, "--out ")
     with _progress(sum(map(count_tokens, files))) as on_progress:
         replayed = replay(files, methods, on_progress)
     # Files first: they are written even where the tables go through `head`.

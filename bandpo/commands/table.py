@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from bandpo.disk.space import require_folder
 from bandpo.errors import UserError
 from bandpo.tables.launch import Launcher, Processes
 from bandpo.tables.recipe import Recipe, RecipeFolder, find_recipe
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     found = find_recipe(arguments.recipe)
     name = f"{found.name}-smoke" if arguments.smoke else found.name
     out = arguments.out or Path("outputs/tables") / name
+    if not (arguments.plan or arguments.report):
+        require_folder(out, "--out ")
     if found.is_study:
         return _study(found, arguments, out)
     recipe = found.recipe()
@@ -68,7 +71,6 @@ def _study(found: RecipeFolder, arguments: argparse.Namespace, out: Path) -> int
     if given:
         raise UserError(f"{found.name} is a study of its own kind: it has no {', '.join(given)}")
     study = found.study(arguments.overrides)
-    out.mkdir(parents=True, exist_ok=True)
     study.run(out, smoke=arguments.smoke)
     return 0
 

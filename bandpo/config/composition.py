@@ -7,12 +7,15 @@ cross-checks, and every problem found is reported in one error before anything l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,11 +26,15 @@ from pydantic import BaseModel, ValidationError
 
 from bandpo.config.cross_checks import cross_problems
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
-from bandpo.config.schema import FORMER_KEYS
+from bandpo.config.policy import model_given, suited_to, unintended
+from bandpo.config.schema import FORMER_KEYS, Config
+from bandpo.config.suggestions import flat, instead_of_section, meant_by, no_such
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
+# Folders of configs/ that are no groups of a command.
+GROUPS_OF_OTHERS = {"train": ("benchmark",), "eval": ("benchmark", "data", "method", "protocol")}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -52,19 +59,91 @@ def defaults(schema: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
-def _compose(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
-    return _resolved(_composed(name, overrides, schema))
+def _compose(
+    name: str, overrides: Sequence[str], schema: type[BaseModel], gpu: bool | None = None
+) -> dict[str, Any]:
+    return _resolved(_composed(name, overrides, schema), gpu)
 
 
-def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
-    """The files of `name` over the schema's defaults, which they list as `<name>_defaults`."""
+@contextmanager
+def _initialized(name: str, schema: type[BaseModel]) -> Iterator[Hydra]:
+    """hydra with the schema's defaults, which the files of `name` list as `<name>_defaults`."""
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(f"{name}_defaults", defaults(schema))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return hydra_compose(name, overrides=[word for o in overrides for word in replaced(o)])
+        yield GlobalHydra.instance().hydra  # type: ignore[misc]
 
 
-def _resolved(composed: DictConfig) -> dict[str, Any]:
+def _suited(name: str, overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """The overrides as hydra takes them and what they compose to, inside `_initialized`.
+
+    They begin from settings that suit the model (`bandpo.config.policy`).
+    """
+    words = [word for o in overrides for word in replaced(o)]
+    if name != "train":
+        return words, hydra_compose(name, overrides=words)
+    words = suited_to(model_given(words), words)
+    composed = hydra_compose(name, overrides=words)
+    suited = suited_to(OmegaConf.select(composed, "model.path"), words)
+    if suited == words:
+        return words, composed
+    return suited, hydra_compose(name, overrides=suited)  # a protocol has named the model
+
+
+def _composed(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> DictConfig:
+    """The files of `name` over the schema's defaults."""
+    with _initialized(name, schema):
+        return _suited(name, overrides)[1]
+
+
+def show_composed(
+    name: str,
+    overrides: Sequence[str],
+    schema: type[BaseModel],
+    cfg: str = "job",
+    package: str | None = None,
+    resolve: bool = False,
+) -> None:
+    """Prints the composed configuration as hydra's --cfg does; raises UserError as `compose`."""
+    try:
+        with _initialized(name, schema) as hydra:
+            words, composed = _suited(name, overrides)
+            if package and OmegaConf.select(composed, package) is None:
+                tree = _compose(name, overrides, schema)
+                raise UserError(
+                    f"--package {package}: no such key{meant_by(package, tree, schema)}"
+                )
+            _resolve_for(gpu=None)
+            hydra.show_cfg(name, words, cfg, package, resolve)
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def show_info(name: str, overrides: Sequence[str], schema: type[BaseModel], info: str) -> None:
+    """Prints how hydra composes, as its --info does; raises UserError as `compose`."""
+    try:
+        with _initialized(name, schema) as hydra:
+            hydra.show_info(info, name, _suited(name, overrides)[0])
+    except COMPOSITION_ERRORS:
+        compose(name, overrides, schema)
+        raise
+
+
+def default_values(name: str, schema: type[BaseModel]) -> dict[str, Any]:
+    """Every key with its value without overrides."""
+    return dict(flat(_compose(name, [], schema)))
+
+
+def _resolve_for(gpu: bool | None) -> None:
+    """`${on_gpu:a,b}` becomes a on a machine with GPUs and b without; None: on this machine."""
+    there = torch.cuda.is_available() if gpu is None else gpu
+    OmegaConf.register_new_resolver("on_gpu", lambda a, b: a if there else b, replace=True)
+
+
+def _resolved(composed: DictConfig, gpu: bool | None = None) -> dict[str, Any]:
+    """The tree with its interpolations."""
+    _resolve_for(gpu)
     return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)  # type: ignore
 
 
@@ -89,6 +168,11 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
     keys = {override: override.split("=")[0].lstrip("+~") for override in overrides}
     # Search paths first, then groups, then values.
     order = {o: (k != "hydra.searchpath", not (config_dir() / k).is_dir()) for o, k in keys.items()}
+
+    def tree() -> dict[str, Any]:
+        composed = _composed(name, found.accepted, schema)
+        return OmegaConf.to_container(composed)  # type: ignore[return-value]
+
     for override in sorted(overrides, key=lambda o: order[o]):
         word = override
         if not is_understood(override) and (text := meant(override)):
@@ -98,25 +182,38 @@ def _sorted_out(name: str, overrides: Sequence[str], schema: type[BaseModel]) ->
             _compose(name, [*found.accepted, word], schema)
             found.accepted.append(word)
         except COMPOSITION_ERRORS as error:
-            former = FORMER_KEYS.get(keys[override])
-            found.problems.append(f"{word}: {former or _first_sentence(error)}")
+            problem = FORMER_KEYS.get(keys[override]) or no_such(error, word, tree(), schema)
+            found.problems.append(f"{word}: {problem or _first_sentence(error)}")
             if is_sweep(word):
-                found.problems[-1] = f"{word}: a sweep needs -m; {in_shell(as_text(word))}"
+                key, _, values = word.partition("=")
+                found.problems[-1] = (
+                    f"{word}: a sweep needs -m, a list needs brackets ({key}=[{values}]); "
+                    f"{in_shell(as_text(word))}"
+                )
     return found
 
 
-def compose(name: str, overrides: Sequence[str], schema: type[SchemaT], ranks: int = 1) -> SchemaT:
+def compose(
+    name: str,
+    overrides: Sequence[str],
+    schema: type[SchemaT],
+    ranks: int = 1,
+    gpu: bool | None = None,
+) -> SchemaT:
     """The configuration `name` with overrides, as `schema`, for a job of so many `ranks`.
 
-    Raises UserError with every problem; its `instead` are the overrides that only lack quotes.
+    `gpu` says whether they have GPUs; None: whether this machine has. Raises UserError with every
+    problem; its `instead` are the overrides that only lack quotes.
     """
     sorted_out = _SortedOut(list(overrides), [], {})
     try:
         OverridesParser.create().parse_overrides(list(overrides))
-        raw = _compose(name, overrides, schema)
+        raw = _compose(name, overrides, schema, gpu)
     except COMPOSITION_ERRORS:
         sorted_out = _sorted_out(name, overrides, schema)
-        raw = _compose(name, sorted_out.accepted, schema)
+        raw = _compose(name, sorted_out.accepted, schema, gpu)
+    if issubclass(schema, Config) and (problem := unintended(overrides, raw.get("data"))):
+        sorted_out.problems.append(problem)
     try:
         return validate(raw, schema, sorted_out.problems, overrides, ranks)
     except UserError as error:
@@ -130,13 +227,15 @@ def compose_seeds(
     schema: type[SchemaT],
     seeds: Sequence[int],
     ranks: int = 1,
+    gpu: bool | None = None,
 ) -> list[SchemaT]:
     """`compose` with each `seed` in turn, for little more than the time of one."""
     try:
         composed = _composed(name, overrides, schema)
-        trees = [_resolved(OmegaConf.merge(composed, {"seed": seed})) for seed in seeds]  # type: ignore
+        seeded = [OmegaConf.merge(composed, {"seed": seed}) for seed in seeds]
+        trees = [_resolved(tree, gpu) for tree in seeded]  # type: ignore
     except COMPOSITION_ERRORS:
-        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks) for seed in seeds]
+        return [compose(name, [*overrides, f"seed={seed}"], schema, ranks, gpu) for seed in seeds]
     return [validate(tree, schema, ranks=ranks) for tree in trees]
 
 
@@ -156,23 +255,30 @@ def validate(
     try:
         schema.model_validate(raw)
     except ValidationError as error:
-        found += [_in_words(detail, overrides) for detail in error.errors()]
+        found += [_in_words(detail, overrides, raw, schema) for detail in error.errors()]
     found += cross_problems(raw, schema, ranks)
     if found:
         raise UserError.join("the configuration has these problems:", found)
     return schema.model_validate(raw)
 
 
-def _in_words(detail: Any, overrides: Sequence[str]) -> str:
+def _in_words(
+    detail: Any, overrides: Sequence[str], raw: Mapping[str, Any], schema: type[BaseModel]
+) -> str:
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key" + (f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else "")
+        former = f"; {FORMER_KEYS[key]}" if key in FORMER_KEYS else ""
+        return f"{key}: no such key{former or meant_by(key, raw, schema)}"
     if detail["type"] == "missing":
         return f"{key}: is missing"
-    if isinstance(detail["input"], Mapping):  # the whole section: it would hide the message
-        return f"{key}: {detail['msg']}"
+    if problem := instead_of_section(key, detail["input"], schema):
+        return problem
+    message = detail["msg"].removeprefix("Value error, ")
+    is_said = detail["type"] == "value_error" and not detail["input"]
+    if is_said or isinstance(detail["input"], Mapping):  # a whole section would hide the message
+        return f"{key}: {message}"
     hint = ""
     given = [o for o in overrides if f"{key}.".startswith(f"{o.partition('=')[0].lstrip('+')}.")]
     if detail["type"] == "string_type" and given:
         hint = f"; {in_shell(as_text(given[-1]))}"
-    return f"{key}={detail['input']!r}: {detail['msg']}{hint}"
+    return f"{key}={detail['input']!r}: {message}{hint}"

@@ -21,6 +21,7 @@ from bandpo.config.schema import (
     RunConfig,
     TrainerConfig,
 )
+from bandpo.config.targets import why_not_built, why_not_imported
 from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError
 from bandpo.types import TokenBatch
@@ -60,18 +61,17 @@ def _offload_fits_stage(learner: LearnerConfig) -> str | None:
 
 def _engine_has_target(rollout: RolloutConfig) -> str | None:
     if "_target_" in rollout.engine:
-        return None
+        problem = why_not_imported(rollout.engine["_target_"])
+        return problem and f"rollout.engine._target_: {problem}"
     return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
 
 
 def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
     if rollout.lag == 0 or "_target_" not in rollout.engine:
         return None
-    try:
-        engine = get_object(rollout.engine["_target_"])
-    except Exception as error:  # shown to the user, whose own module may have raised it
-        return f"rollout.engine._target_={rollout.engine['_target_']}: {error}"
-    if getattr(engine, "samples_apart", False):
+    if why_not_imported(rollout.engine["_target_"]):  # told by _engine_has_target
+        return None
+    if getattr(get_object(rollout.engine["_target_"]), "samples_apart", False):
         return None
     return (
         f"rollout.lag={rollout.lag} needs an engine that samples in other processes while the "
@@ -89,7 +89,7 @@ def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig)
 
 
 def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig) -> str | None:
-    if rollout.lag == 0 or "correction" in method.loss or _not_built(method.loss):
+    if rollout.lag == 0 or "correction" in method.loss or why_not_built(method.loss):
         return None
     value = torch.zeros(1, 1)
     try:
@@ -104,28 +104,30 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
 
 
 def _method_instantiates(method: MethodConfig) -> str | None:
-    problem = _not_built(method.loss) or _not_built(method.advantage)
-    return problem and f"method={method.name} cannot be built: {problem}"
+    if problem := why_not_built(method.loss) or why_not_built(method.advantage):
+        return f"method={method.name} cannot be built: {problem}"
+    problem = _contract_broken(method)
+    return problem and f"method={method.name} cannot be trained with: {problem}"
 
 
 def _reward_instantiates(reward: dict[str, Any]) -> str | None:
-    problem = _not_built(reward)  # worker processes start with the first completion, not here
+    problem = why_not_built(reward)  # worker processes start with the first completion, not here
     return problem and f"reward cannot be built: {problem}"
 
 
 def _alarms_instantiate(alarms: tuple[dict[str, Any], ...]) -> str | None:
-    problems = [problem for problem in map(_not_built, alarms) if problem]
+    problems = [problem for problem in map(why_not_built, alarms) if problem]
     return f"alarms cannot be built: {'; '.join(problems)}" if problems else None
 
 
-def _not_built(target: Mapping[str, Any]) -> str | None:
-    """The reason why hydra cannot build a `_target_` tree, None if it can."""
+def _contract_broken(method: MethodConfig) -> str | None:
+    """The property that bounds or a divergence of the loss lack, with their class."""
+    check = getattr(instantiate(method.loss), "check", None)
     try:
-        instantiate(target)
-    except Exception as error:  # shown to the user, whose own class may have raised it
-        cause = error.__cause__ or error
-        lines = str(cause).splitlines()
-        return " ".join(map(str.strip, lines)) if isinstance(cause, UserError) else lines[0]
+        if check is not None:
+            check()
+    except UserError as error:
+        return str(error)
     return None
 
 

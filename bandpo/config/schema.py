@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
+from bandpo.config.section import Section
+
 # The effect of a changed setting on a run that resumes (`bandpo.config.identity`). An unmarked key
 # makes it another run; the keys of a mapping may be marked one by one.
 HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
@@ -23,22 +25,21 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 MAX_SAMPLES = 4096
 MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
 
-MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 1024}
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]  # of Adam's moving averages
 
 
-# Keys of earlier versions, and their replacements.
+# Keys of earlier versions and other spellings, and their replacements.
 FORMER_KEYS = {
     "learner.warmup_steps": "it counted updates, as learner.warmup_updates does; "
-    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps"
+    "learner.warmup_rollouts counts rollouts, which are the steps of trainer.steps",
+    **{
+        f"{place}columns.{role}": f"data.columns.{role}=… names it, whatever data.train is"
+        for place in ("", "data.train.")
+        for role in ("id", "problem", "answer", "answer_pattern")
+    },
 }
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors, and so are NaN and infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -67,8 +68,10 @@ class ModelConfig(Section):
         description="`liger`: its fused norms, rotary embeddings and MLPs (NVIDIA GPUs).",
         json_schema_extra=ROUNDING,
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations backward.", json_schema_extra=HARMLESS
+    gradient_checkpointing: bool | None = Field(
+        False,
+        description="Recompute activations backward; null: where they would not fit otherwise.",
+        json_schema_extra=HARMLESS,
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(
@@ -79,6 +82,36 @@ class ModelConfig(Section):
         0, ge=0, description="Seed of the embedded policy's warm-up; 0 is the one that ships."
     )
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_named(cls, path: Any) -> Any:
+        if path is None:
+            raise ValueError("name the policy to train: model.path=<folder, hub id or embedded>")
+        return path
+
+
+class ColumnsConfig(Section):
+    """The columns of a file or hub dataset, where they have other names than those known."""
+
+    id: str | None = Field(None, description="Unique id; rows without one get one.")
+    problem: str | None = Field(None, description="The question, such as `prompt.0.content`.")
+    answer: str | None = Field(None, description="The reference answer.")
+    answer_pattern: str | None = Field(
+        None, description="Regular expression whose first group is the answer in its column."
+    )
+    answer_in_box: bool | None = Field(
+        None, description="The answer is the content of its column's last `\\boxed{}`."
+    )
+
+    def named(self) -> dict[str, Any]:
+        """Those that are given."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_COLUMNS = ColumnsConfig(
+    id=None, problem=None, answer=None, answer_pattern=None, answer_in_box=None
+)
+
 
 class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
@@ -87,6 +120,7 @@ class DataConfig(Section):
         description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
         "`_target_` and their settings (`bandpo.data.sources`).",
     )
+    columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
         None,
         description="Folder whose files take the place of benchmarks of the same name.",
@@ -99,6 +133,16 @@ class DataConfig(Section):
         description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
     )
+
+    @field_validator("train")
+    @classmethod
+    def _is_named(cls, train: str | dict[str, Any]) -> str | dict[str, Any]:
+        if not train:
+            raise ValueError(
+                "name the problems to train on: data.train=my.jsonl (or .parquet, .csv, a hub id), "
+                "data=dapo_math or data=arithmetic"
+            )
+        return train
 
 
 class RolloutConfig(Section):
@@ -180,7 +224,9 @@ class LearnerConfig(Section):
     """The optimizer side."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
-    lr: float = Field(gt=0.0, le=1.0)
+    lr: float = Field(
+        gt=0.0, le=1.0, description="AdamW's learning rate, constant after the warm-up."
+    )
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
     weight_decay: float = Field(0.0, ge=0.0)
@@ -209,7 +255,7 @@ class LearnerConfig(Section):
         ge=1,
         description="Tokens, with padding, of one forward/backward pass on one rank; of a prompt "
         "that samples share, a repetition counts a quarter. null: the largest of 2048 to 32768 "
-        "that fits on the GPU; 2048 on a CPU, whose caches hold the activations of so many.",
+        "that fits on the GPU; 1024 on a CPU, whose caches hold the activations of so many.",
         json_schema_extra=ROUNDING,
     )
     logits_chunk: int = Field(

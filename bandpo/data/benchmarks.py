@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
 from bandpo.data.readers import READERS
-from bandpo.data.sources import FileSource, HubSource, Source, parse_source
+from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
 from bandpo.errors import UserError
 from bandpo.types import Problem
+
+logger = logging.getLogger(__name__)
 
 
 class BenchmarkSpec(BaseModel):
@@ -34,8 +37,8 @@ class BenchmarkSpec(BaseModel):
     source: Source = Field(description="hub dataset, file or generator")
     file: str | None = Field(
         default=None,
-        description="name without extension of a local copy under data.root, with the columns "
-        "id, problem and answer; the benchmark's own name without one",
+        description="another name, without extension, of a local copy under data.root, with the "
+        "columns id, problem and answer; the benchmark's own name will do as well",
     )
     size: int | None = Field(default=None, ge=1, description="how many problems to expect")
     sha256: str | None = Field(
@@ -79,7 +82,12 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
     """
     wanted = benchmark_spec(spec)
     source = _local_copy(wanted, root) or wanted.source
-    problems = source.problems()
+    try:
+        problems = source.problems()
+    except UserError as error:
+        if isinstance(source, HubSource):
+            raise UserError(f"benchmark {wanted.name}: {error}\n{_where(wanted, root)}") from error
+        raise
     if wanted.answer_type == "integer":
         problems = _integer_answers(problems, wanted.name)
     _refuse_duplicates(problems, wanted.name)
@@ -97,10 +105,23 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
 
 
 def load_benchmarks(
-    specs: Sequence[str | Mapping[str, Any]], root: Path | None = None
+    specs: Sequence[str | Mapping[str, Any]],
+    root: Path | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> list[Benchmark]:
-    """All benchmarks of a list; raises `UserError` if two have the same name."""
-    benchmarks = [load_benchmark(spec, root) for spec in specs]
+    """All benchmarks of a list; `columns` are those of the files among them.
+
+    Raises `UserError` if two have the same name, or columns are named and there is no file.
+    """
+    named = columns or {}
+    files = [s for s in specs if isinstance(s, str) and s not in registered()]
+    if named and not files:
+        raise UserError(
+            f"data.columns.{next(iter(named))} names a column of benchmarks that are files "
+            "(file:my.jsonl); there is none"
+        )
+    wanted = [_of_columns(spec, named) if spec in files else spec for spec in specs]
+    benchmarks = [load_benchmark(spec, root) for spec in wanted]
     names = [benchmark.name for benchmark in benchmarks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -123,6 +144,11 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
         )
     source = parse_source(spec)
     return _validated({"name": source.name, "source": source}, spec)
+
+
+def _of_columns(spec: str | Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    own = benchmark_spec(spec)
+    return {"name": own.name, "source": with_columns(own.source, columns)}
 
 
 def registered() -> list[str]:
@@ -157,8 +183,34 @@ def _local_copy(spec: BenchmarkSpec, root: Path | None) -> FileSource | None:
         return None
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder")
-    paths = [root / f"{spec.file or spec.name}{extension}" for extension in READERS]
-    return next((FileSource(path=path) for path in paths if path.is_file()), None)
+    found = next((root / name for name in local_names(spec) if (root / name).is_file()), None)
+    if found is None and isinstance(spec.source, HubSource):
+        logger.info(
+            "%s: no %s in %s, so the hub is asked for %s",
+            spec.name,
+            _either(local_names(spec)),
+            root,
+            spec.source.hub,
+        )
+    return FileSource(path=found) if found else None
+
+
+def local_names(spec: BenchmarkSpec) -> list[str]:
+    """The names under which a local copy of a benchmark is looked for in `data.root`."""
+    stems = dict.fromkeys((spec.file or spec.name, spec.name))
+    return [f"{stem}{extension}" for stem in stems for extension in READERS]
+
+
+def _where(spec: BenchmarkSpec, root: Path | None) -> str:
+    place = f"data.root={root}" if root else "the folder of data.root=…"
+    return (
+        f"A local copy would be {_either(local_names(spec))} in {place}, with the columns problem "
+        "and answer (id is optional)."
+    )
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _origin(source: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bandpo.data.control_tokens import ControlTokens
 from bandpo.errors import UserError
-from bandpo.types import Completion, Group, Problem, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt, logprob_array, token_array
 
 SLOT = "{problem}"
 
@@ -107,14 +107,15 @@ def build_prompts(
         else:
             prompts.append(Prompt(problem, text, tuple(ids)))
     if too_long and (overlong == "error" or not prompts):
-        raise _overlong_error(too_long, len(problems), max_prompt_tokens)
+        raise _overlong_error(too_long, len(problems), max_prompt_tokens, overlong)
     return prompts, [problem for problem, _ in too_long]
 
 
 def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
     """The problem's own answer as a group, to try reward and engine before there are samples."""
-    tokens = tuple(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
-    completion = Completion(prompt.problem.answer, tokens, (0.0,) * len(tokens), "stop")
+    tokens = token_array(tokenizer.encode(prompt.problem.answer, add_special_tokens=False))
+    logprobs = logprob_array([0.0] * len(tokens))
+    completion = Completion(prompt.problem.answer, tokens, logprobs, "stop")
     return Group(prompt, (completion,))
 
 
@@ -176,12 +177,17 @@ def _name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
 
 
-def _overlong_error(too_long: list[tuple[Problem, int]], total: int, limit: int) -> UserError:
+def _overlong_error(
+    too_long: list[tuple[Problem, int]], total: int, limit: int, overlong: str
+) -> UserError:
     shown = [f"problem {problem.id!r}: {length} tokens" for problem, length in too_long[:20]]
     if len(too_long) > len(shown):
         shown.append(f"… and {len(too_long) - len(shown)} more")
+    longest = max(length for _, length in too_long)
     heading = (
-        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; raise "
-        "max_prompt_tokens, shorten them, or drop them with overlong_prompts=drop"
+        f"{len(too_long)} of {total} prompts are longer than {limit} tokens; "
+        f"max_prompt_tokens={longest} keeps all"
     )
+    if overlong == "error":
+        heading += "; training can skip them (data.overlong_prompts=drop), a benchmark cannot"
     return UserError.join(heading, shown)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bandpo.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # A cell may hold a long worked solution; the csv module's own limit is 128 KiB.
 LONGEST_CELL = 2**31 - 1
@@ -24,8 +29,13 @@ Rows = Iterable[tuple[str, Any]]  # (place such as "line 7", mapping or RowFault
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """One JSON object per line."""
+    """One JSON object per line; raises UserError for a JSON array of them."""
     with path.open("rb") as file:
+        if file.peek(64).lstrip().startswith(b"["):
+            raise UserError(
+                f"{path}: a JSON array, where a .jsonl file has one object per line; write it as "
+                f"such: {_to_lines(path)}"
+            )
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -34,6 +44,13 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
             except (ValueError, RecursionError) as error:
                 row = RowFault(f"invalid JSON: {error}")
             yield f"line {number}", row
+
+
+def _to_lines(path: Path) -> str:
+    """The command that writes a JSON array as lines."""
+    code = "import json; [print(json.dumps(row)) for row in json.load(open('{}'))]"
+    target = path.with_name(f"{path.stem}_lines.jsonl")
+    return f'python -c "{code.format(path)}" > {target}'
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -104,7 +121,8 @@ def hub_rows(
     import datasets  # slow to import, and offline users of local files never need it
 
     try:
-        table = datasets.load_dataset(hub, subset, split=split, revision=revision)
+        with _asked_once():
+            table = datasets.load_dataset(hub, subset, split=split, revision=revision)
     # The hub's client raises many types for one situation: this data cannot be had from here.
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
@@ -114,6 +132,38 @@ def hub_rows(
     exact = ExactFloats(table.features.arrow_schema)
     for index, row in enumerate(table):
         yield f"row {index}", exact(row)
+
+
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """Leaves the hub's cache alone to answer where the hub cannot be reached.
+
+    Its client would ask five times for every file, half a minute for each dataset.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or _hub_answers(constants.ENDPOINT):
+        yield
+        return
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before, False
+
+
+@cache
+def _hub_answers(endpoint: str) -> bool:
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=10)
+    except Exception as error:  # of whatever type the client's library raises
+        logger.info("%s cannot be reached (%s): only its local cache is used", endpoint, error)
+        return False
+    return True
 
 
 # By the extension of a file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import re
@@ -14,8 +13,9 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
+from bandpo.data.columns import Columns, lookup, paths
+from bandpo.data.layouts import is_conversation, last_box, recognised, user_turn
 from bandpo.data.readers import RowFault, Rows
 from bandpo.errors import UserError
 from bandpo.types import Problem
@@ -25,26 +25,6 @@ logger = logging.getLogger(__name__)
 # Not str.strip(): a leading form feed or tab is the rest of a mangled \frac or \text: it is kept.
 MARGIN = " \r\n"
 MAX_LISTED = 20  # bad rows spelled out in one error; the rest are counted
-
-
-class Columns(BaseModel):
-    """Which columns hold what.
-
-    A dot descends into structs, lists and JSON text: `reward_model.ground_truth`, or
-    `prompt.0.content` where the prompt is a list of messages.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(
-        default="id", description="unique id; rows without one get an id from their content"
-    )
-    problem: str = Field(default="problem", description="the question as text")
-    answer: str = Field(default="answer", description="the reference answer as text or number")
-    answer_pattern: str | None = Field(
-        default=None,
-        description="regular expression whose first group is the answer inside the column",
-    )
 
 
 BadRows = Literal["error", "drop"]
@@ -61,7 +41,8 @@ def parse_rows(
     entries = list(rows)
     if not entries:
         raise UserError(f"{place}: no rows")
-    _require_columns([row for _, row in entries if isinstance(row, Mapping)], columns, place)
+    shown = [row for _, row in entries if isinstance(row, Mapping)]
+    columns = recognised(shown, columns, place) if shown else columns
     problems: list[Problem] = []
     faults: list[str] = []
     first_use: dict[str, str] = {}
@@ -92,92 +73,18 @@ def unusable(place: str, faults: Sequence[str], total: int) -> UserError:
     return UserError.join(f"{place}: {len(faults)} of {total} rows cannot be used", listed)
 
 
-def _lookup(value: Any, path: str, absent: Any = None) -> Any:
-    """The value at a column's path, or `absent`.
-
-    A dot descends where no column has the full name: into mappings, by position into lists and
-    arrays, and into either that a text holds as JSON.
-    """
-    if isinstance(value, str):
-        value = _json(value)
-    if isinstance(value, Mapping) and path in value:
-        return value[path]
-    head, _, rest = path.partition(".")
-    if isinstance(value, Mapping):
-        inner = value.get(head, absent)
-    elif re.fullmatch(r"-?\d+", head) and hasattr(value, "__getitem__"):
-        inner = value[int(head)] if -len(value) <= int(head) < len(value) else absent
-    else:
-        return absent
-    return _lookup(inner, rest, absent) if rest and inner is not absent else inner
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _paths(value: Any, path: str) -> Iterator[str]:
-    """The paths that can be named inside a column's value."""
-    if isinstance(value, str) and isinstance(_json(value), dict | list):
-        value = _json(value)
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _paths(inner, f"{path}.{key}")
-    elif hasattr(value, "__getitem__") and not isinstance(value, str):
-        for index, inner in enumerate(value):
-            yield from _paths(inner, f"{path}.{index}")
-    else:
-        yield path
-
-
-def _require_columns(rows: Sequence[Mapping[str, Any]], columns: Columns, place: str) -> None:
-    """Raises one `UserError`, instead of one fault per row, where a column does not exist."""
-    if not rows:
-        return
-    names = sorted({name for row in rows for name in row})
-    absent = object()
-    missing = [
-        f"no column {column!r}; name another with columns.{role}=…{_inside(rows, column)}"
-        for role, column in (("problem", columns.problem), ("answer", columns.answer))
-        if all(_lookup(row, column, absent) is absent for row in rows)
-    ]
-    if missing:
-        raise UserError.join(f"{place} has the columns {', '.join(names)}", missing)
-
-
-def _inside(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """The paths inside a nested column, to name where the given one does not exist."""
-    head = column.partition(".")[0]
-    values = (row[head] for row in rows if row.get(head) is not None)
-    paths = [
-        path for value in islice(values, 1) for path in islice(_paths(value, head), MAX_LISTED)
-    ]
-    return f" ({head} has {', '.join(paths)})" if paths else ""
-
-
 def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Problem:
     if isinstance(row, RowFault):
         raise row
     if not isinstance(row, Mapping):
         raise RowFault(f"expected an object with columns, got {type(row).__name__}")
-    text = _lookup(row, columns.problem)
-    if text is not None and not isinstance(text, str):
-        inner = ", ".join(islice(_paths(text, columns.problem), MAX_LISTED))
-        raise RowFault(
-            f"problem ({columns.problem}) is not text but {type(text).__name__}; "
-            f"it holds {inner or 'no values'}: name one with columns.problem=…"
-        )
-    if text is None or not text.strip():
-        raise RowFault(f"no problem ({columns.problem})")
+    text = _text(lookup(row, columns.problem), columns.problem)
     answer = _answer(row, columns)
     try:
         (text + answer).encode()
     except UnicodeEncodeError as error:
         raise RowFault(f"no valid Unicode, which no tokenizer takes: {error}") from None
-    given = _lookup(row, columns.id)
+    given = lookup(row, columns.id)
     if given is None or given == "":
         key = content_id(text, answer)
         repeats[key] += 1  # a repeated row stays distinguishable; cleaning decides about it
@@ -194,6 +101,21 @@ def _problem(row: Any, columns: Columns, name: str, repeats: Counter[str]) -> Pr
     )
 
 
+def _text(value: Any, column: str) -> str:
+    """The problem's text; of a list of messages that of its one user turn."""
+    if is_conversation(value):
+        value = user_turn(value, column)
+    if value is not None and not isinstance(value, str):
+        inner = ", ".join(islice(paths(value, column), MAX_LISTED))
+        raise RowFault(
+            f"problem ({column}) is not text but {type(value).__name__}; "
+            f"it holds {inner or 'no values'}: name one with data.columns.problem=…"
+        )
+    if value is None or not value.strip():
+        raise RowFault(f"no problem ({column})")
+    return str(value)
+
+
 def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Columns that hold a single value, nested ones under their dotted path."""
     for key, value in row.items():
@@ -205,7 +127,7 @@ def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _answer(row: Mapping[str, Any], columns: Columns) -> str:
     """The reference answer as text."""
-    value = _lookup(row, columns.answer)
+    value = lookup(row, columns.answer)
     if isinstance(value, np.generic):
         value = float(str(value)) if isinstance(value, np.floating) else value.item()
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
@@ -217,6 +139,11 @@ def _answer(row: Mapping[str, Any], columns: Columns) -> str:
             f"answer ({columns.answer}) is neither text nor number but {type(value).__name__}"
         )
     answer = _digits(value) if number else value.strip(MARGIN)
+    if columns.answer_in_box:
+        boxed = last_box(answer)
+        if boxed is None:
+            raise RowFault(rf"answer ({columns.answer}) has no \boxed{{}}")
+        answer = boxed
     if columns.answer_pattern is None:
         return answer
     found = re.search(columns.answer_pattern, answer)

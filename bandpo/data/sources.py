@@ -17,8 +17,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bandpo.config.targets import reason, why_not_imported
+from bandpo.data.columns import Columns
 from bandpo.data.readers import READERS, hub_rows
-from bandpo.data.rows import BadRows, Columns, parse_rows, unusable
+from bandpo.data.rows import BadRows, parse_rows, unusable
+from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -42,13 +45,15 @@ class FileSource(BaseModel):
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises one `UserError` that names each bad line."""
         read = READERS.get(self.path.suffix.lower())
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such file")
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder; name a file in it")
         if read is None:
             raise UserError(
                 f"{self.path}: unknown extension {self.path.suffix!r}; "
                 f"use one of {', '.join(sorted(READERS))}"
             )
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
         return parse_rows(read(self.path), self.columns, str(self.path), self.name, self.bad_rows)
 
 
@@ -98,12 +103,14 @@ class GeneratedSource(BaseModel):
         Raises `UserError` if it cannot be called with these arguments, or returns anything but
         problems with distinct ids, texts and answers.
         """
+        if problem := why_not_imported(self.target):
+            raise UserError(f"data source {self.target}: {problem}")
         try:
             function = get_method(self.target)
             arguments = instantiate(self.model_extra or {}, _convert_="all")
             inspect.signature(function).bind(**arguments)
         except (ImportError, ValueError, TypeError, InstantiationException) as error:
-            raise UserError(f"data source {self.target}: {error}") from error
+            raise UserError(f"data source {self.target}: {reason(error)}") from error
         problems = list(function(**arguments))
         uses: Counter[Any] = Counter(getattr(problem, "id", None) for problem in problems)
         faults = [
@@ -131,8 +138,8 @@ def _spelled_out(spec: Any) -> Any:
     if not isinstance(spec, str):
         return spec
     explicit = spec.removeprefix("file:")
-    is_file = explicit != spec or Path(spec).suffix.lower() in READERS or Path(spec).exists()
-    return FileSource(path=Path(explicit)) if is_file else HubSource(hub=spec)
+    is_file = explicit != spec or looks_like_path(spec) or Path(spec).exists()
+    return FileSource(path=Path(explicit).expanduser()) if is_file else HubSource(hub=spec)
 
 
 def _kind(spec: Any) -> Any:
@@ -167,9 +174,23 @@ def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
         raise UserError.join(f"data source {spec!r}:", faults) from error
 
 
-def load_problems(spec: Any) -> list[Problem]:
+def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
+    """The source with some of its columns named; raises `UserError` for one that has none."""
+    source = parse_source(spec)
+    if not columns:
+        return source
+    if isinstance(source, GeneratedSource):
+        raise UserError(
+            f"data.columns.{next(iter(columns))}: {source.name} has no columns; they are of a file "
+            "or of one dataset of the hub"
+        )
+    return source.model_copy(update={"columns": source.columns.but(columns)})
+
+
+def load_problems(spec: Any, columns: Mapping[str, Any] | None = None) -> list[Problem]:
     """All problems of a source (string, path, mapping or source object).
 
-    Raises `UserError` with every bad row of the file, up to the first 20 and their count.
+    `columns` name those that hold id, problem or answer, over the source's own (`Columns`). Raises
+    `UserError` with every bad row of the file, up to the first 20 and their count.
     """
-    return parse_source(spec).problems()
+    return with_columns(spec, columns or {}).problems()

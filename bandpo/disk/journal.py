@@ -55,9 +55,10 @@ class Journal:
         """Adds text to the end of a file."""
         self._add(_Write(path, text.encode(), append=True))
 
-    def write(self, path: Path, text: str) -> None:
+    def write(self, path: Path, content: str | bytes) -> None:
         """Makes a file, in place of one that may be there."""
-        self._add(_Write(path, text.encode(), append=False))
+        data = content if isinstance(content, bytes) else content.encode()
+        self._add(_Write(path, data, append=False))
 
     def flush(self) -> None:
         """Raises OSError unless everything is on the disk."""

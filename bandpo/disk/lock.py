@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bandpo.disk.space import require_folder
 from bandpo.errors import UserError
 
 NAME = "lock"
@@ -18,7 +19,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
     The system releases it when its holder ends, however that happens.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    require_folder(folder, "run.dir=")
     with (folder / NAME).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

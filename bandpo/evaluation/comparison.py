@@ -13,7 +13,7 @@ from rich.table import Table
 from bandpo.errors import UserError
 from bandpo.evaluation.intervals import Estimate, paired_difference
 from bandpo.evaluation.metrics import powers_of_two
-from bandpo.evaluation.report import interval, number
+from bandpo.evaluation.report import interval, number, title
 from bandpo.evaluation.samples import IRRELEVANT, differences
 from bandpo.evaluation.summary import Summary, per_problem_values, read_summaries
 
@@ -32,7 +32,7 @@ class Difference:
 
 
 def compare(a: Summary, b: Summary, force: bool = False) -> list[Difference]:
-    """Paired differences of mean@n, pass@k, best@n and maj@n on one benchmark.
+    """Paired differences of mean@n (which is pass@1), pass@k, best@n and maj@n on one benchmark.
 
     Raises `UserError` if the evaluations differ in anything but the model, unless `force`;
     different problems or sample counts are never compared.
@@ -46,7 +46,8 @@ def compare(a: Summary, b: Summary, force: bool = False) -> list[Difference]:
     if [p.id for p in a.problems] != [p.id for p in b.problems] or a.n != b.n:
         raise UserError(f"{a.benchmark}: a paired comparison needs the same problems and n")
     n = a.n
-    names = [f"mean@{n}", *(f"pass@{k}" for k in powers_of_two(n)), f"best@{n}", f"maj@{n}"]
+    passes = [f"pass@{k}" for k in powers_of_two(n) if k > 1]
+    names = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
     found = []
     for name in names:
         first, second = (list(per_problem_values(s, name).values()) for s in (a, b))
@@ -66,21 +67,41 @@ def compare_folders(a: Path, b: Path, force: bool = False) -> dict[str, list[Dif
     return {name: compare(first[name], second[name], force) for name in common}
 
 
+BETTER = {1: "B", -1: "A", 0: "unclear"}
+"""By the sign of B − A, 0 where its interval contains 0 or is unknown."""
+
+
 def differences_table(benchmark: str, rows: Sequence[Difference]) -> Table:
-    """One benchmark's comparison in percent; * marks intervals without 0, ? unknown ones."""
+    """One benchmark's comparison in percent, with the better one where the interval excludes 0."""
     table = Table(title=f"{benchmark}, in %", title_justify="left")
-    for column in ("metric", "A", "B", "B − A", "95% interval, paired"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    for column in ("metric", "A", "B", "B − A", "95% interval, paired", "better"):
+        table.add_column(column, justify="left" if column in ("metric", "better") else "right")
     for row in rows:
-        mark = " *" if row.paired.sign else ""
         table.add_row(
-            row.metric,
+            title(row.metric).removesuffix(" [%]"),
             number(row.metric, row.a),
             number(row.metric, row.b),
             f"{100 * row.paired.value:+.1f}",
-            escape(interval(row.metric, row.paired)) + mark,
+            escape(interval(row.metric, row.paired, least=-1.0)),
+            BETTER[row.paired.sign],
         )
     return table
+
+
+def reading(a: Path, b: Path, rows: Sequence[Difference]) -> list[str]:
+    """Which folder is A and which is B, and how the table is read, on a benchmark's differences."""
+    mean = rows[0]
+    better = {1: "B is better than A", -1: "A is better than B"}.get(mean.paired.sign or 0)
+    verdict = better or "neither is shown to be better"
+    return [
+        f"A: {a}",
+        f"B: {b}",
+        "B − A: positive where B is better. Its interval is paired over the problems: of other "
+        "problems like these, the difference lies in it with a confidence of 95%.",
+        "better: A or B where 0 is outside the interval, so that chance alone hardly explains the "
+        "difference; unclear where 0 is inside, or with one problem or where all differ alike.",
+        f"By {mean.metric}, {verdict}.",
+    ]
 
 
 # --------------------------------------------------------------------------- one run over time

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bandpo.config.schema import MAX_SAMPLES, MAX_SEED, MAX_TEMPERATURE, MIN_TEMPERATURE, Section
+from bandpo.config.schema import (
+    MAX_SAMPLES,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    NO_COLUMNS,
+    ColumnsConfig,
+)
+from bandpo.config.section import Section
+from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 
@@ -18,6 +27,7 @@ class EvalDataSection(Section):
     root: Path | None = Field(
         None, description="Folder whose files take the place of benchmarks of the same name."
     )
+    columns: ColumnsConfig = NO_COLUMNS
 
 
 class EvalSection(Section):
@@ -87,7 +97,7 @@ class EvalCommand(Section):
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a model brings.")
     allow_pickle: bool = Field(False, description="Convert weights that are pickles.")
-    data: EvalDataSection = EvalDataSection(root=None)
+    data: EvalDataSection = EvalDataSection(root=None, columns=NO_COLUMNS)
     eval: EvalSection
     rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")
     reward: dict[str, Any] = Field(description="hydra `_target_` of the reward.")
@@ -104,6 +114,8 @@ class EvalCommand(Section):
     def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:
         if "_target_" not in rollout.get("engine", {}):
             raise ValueError("no engine: choose rollout=vllm_local, vllm_server or hf")
+        if problem := why_not_imported(rollout["engine"]["_target_"]):
+            raise ValueError(problem)
         return rollout
 
     def engine(self) -> dict[str, Any]:

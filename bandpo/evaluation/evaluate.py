@@ -98,7 +98,7 @@ class Evaluator:
     """Samples `sampling.n` completions per problem, scores them and summarizes; collective.
 
     `model` and `scoring` identify weights and reward in the settings of the samples. Every rank
-    evaluates a share of the problems and gets the same summaries.
+    evaluates a share of the problems; the first gathers and summarizes them.
     """
 
     engine: RolloutEngine
@@ -112,14 +112,15 @@ class Evaluator:
     def run(
         self, tasks: Sequence[Task], store: Store, on_progress: Progress = _silent
     ) -> list[Summary]:
-        """The summary of every benchmark; samples and summaries go to `store`.
+        """The summary of every benchmark, on the first rank; samples and summaries go to `store`.
 
         Groups that the store already holds are kept. Raises `UserError` where they were made with
         other settings or for other problems.
         """
         seeds = Seeds(self.seed, OCCASION, self.sampling.n)  # no two prompts share one
-        summaries = [self._summary(task, store, seeds, on_progress) for task in tasks]
-        if self.ranks.rank == 0 and summaries:
+        found = [self._summary(task, store, seeds, on_progress) for task in tasks]
+        summaries = [summary for summary in found if summary is not None]
+        if summaries:
             store.write(summaries)
         return summaries
 
@@ -142,7 +143,9 @@ class Evaluator:
             "verifier": verifier_version()["version"],
         }
 
-    def _summary(self, task: Task, store: Store, seeds: Seeds, on_progress: Progress) -> Summary:
+    def _summary(
+        self, task: Task, store: Store, seeds: Seeds, on_progress: Progress
+    ) -> Summary | None:
         settings, name = self.settings(task), task.benchmark.name
         if len(set(self.ranks.gather(task.prompt_sha256))) > 1:
             raise UserError(f"{name}: the ranks have other prompts; start again")
@@ -153,13 +156,15 @@ class Evaluator:
         _refuse_other_problems(log.path, kept, task.prompts)
         prompts = [p for p in task.seeded(seeds) if p.problem.id not in kept]
         groups = kept | self._sample(prompts, log, partial(on_progress, name))
+        if self.ranks.rank > 0:
+            return None
         ordered = [groups[prompt.problem.id] for prompt in task.prompts]
         return summarize(name, settings, ordered, task.benchmark.warnings)
 
     def _sample(
         self, prompts: Sequence[Prompt], log: SampleLog, on_progress: Callable[[int, int], None]
     ) -> Groups:
-        """The groups of all prompts, each rank's share sampled by itself; rank 0 logs them all."""
+        """The groups of all prompts, on rank 0, which logs them; each rank samples its share."""
         mine = prompts[self.ranks.rank :: self.ranks.size]
         own_log = log.of_rank(self.ranks.rank)
         own: Groups = {}
@@ -174,7 +179,7 @@ class Evaluator:
             failure = error
         if failed := [error for error in self.ranks.gather(failure) if error]:
             raise failed[0]
-        shares: list[Groups] = self.ranks.gather(own)
+        shares: list[Groups] = self.ranks.gather_to_first(own)
         if self.ranks.rank == 0 and self.ranks.size > 1:
             for group in chain.from_iterable(share.values() for share in shares[1:]):
                 log.append(group)
@@ -191,5 +196,6 @@ def _refuse_other_problems(path: Path, groups: Groups, prompts: Sequence[Prompt]
         if (kept.prompt, kept.answer) != (prompt.text, prompt.problem.answer):
             raise UserError(
                 f"{path} holds samples of another problem under the id {prompt.problem.id!r}: "
-                "prompt or reference answer changed; choose another folder, or delete this one"
+                "prompt or reference answer changed; name another folder (out=…), or sample "
+                "anew in this one (eval.resume=false)"
             )

@@ -37,6 +37,12 @@ class Estimate:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The same estimate, its interval clipped to the values that are possible."""
+        if self.low is None or self.high is None:
+            return self
+        return Estimate(self.value, max(self.low, least), min(self.high, most))
+
     def mapped(self, function: Callable[[float], float]) -> Estimate:
         """The same estimate in another unit or from another origin; `function` must increase."""
         if self.low is None or self.high is None:

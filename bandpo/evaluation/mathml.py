@@ -37,7 +37,10 @@ _VALUE = re.compile(r"[\w.%+ -]*")
 
 
 def render(text: str) -> str:
-    """`text` as HTML: formulas between `$`, `$$`, `\\(` or `\\[` as MathML, all else escaped."""
+    """`text` as HTML: formulas between `$`, `$$`, `\\(` or `\\[` as MathML, all else escaped.
+
+    The source of a formula follows it as `code`, of which a page shows one: `math + code`.
+    """
     return "".join(_pieces(text))
 
 
@@ -54,7 +57,8 @@ def _formula(found: re.Match[str]) -> str:
     kind = found.lastgroup or ""
     display = "block" if kind in _BLOCKS else "inline"
     try:
-        return _serialised(convert_to_element(found[kind], display=display))
+        formula = _serialised(convert_to_element(found[kind], display=display))
+        return f"{formula}<code>{html.escape(found[0])}</code>"
     except Exception:  # untrusted model output: whatever cannot be converted is shown as it is
         return html.escape(found[0])
 

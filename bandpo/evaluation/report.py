@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,41 @@ from bandpo.evaluation.samples import Sample, read_samples
 from bandpo.evaluation.summary import ProblemResult, Summary, read_summaries
 from bandpo.reward.score import VERDICTS
 
+PAGES = PackageLoader("bandpo.evaluation", ".")
+"""The templates of this folder; page.css is the style of every page."""
+KINDS = ("mean", "pass", "best", "maj")
+TEXT_SHOWN = 80
+"""Characters of a problem's text in headings."""
+
 
 def headline(summary: Summary) -> list[str]:
-    """The metrics that a table shows, in its order."""
+    """The metrics that a table shows, in its order; pass@1 is mean@n, whose row names both."""
     n = summary.n
-    passes = [f"pass@{k}" for k in powers_of_two(n)]
+    passes = [f"pass@{k}" for k in powers_of_two(n) if k > 1]
     accuracies = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
     verdicts = [f"{verdict}_frac" for verdict in VERDICTS]
     return [*accuracies, "length/mean", "length/truncated_frac", *verdicts]
 
 
-def _title(metric: str) -> str:
-    lengths = {"length/mean": "tokens", "length/truncated_frac": "at the token limit"}
-    return lengths.get(metric) or metric.removesuffix("_frac").replace("_", " ")
+def title(metric: str) -> str:
+    """A metric's name in tables, with its unit."""
+    if metric == "length/mean":
+        return "tokens"
+    if metric.startswith("mean@"):
+        return f"{metric}, pass@1 [%]"
+    name = metric.removesuffix("_frac").replace("_", " ")
+    return f"{'at the token limit' if name == 'length/truncated' else name} [%]"
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:
-    return list(dict.fromkeys(name for summary in summaries for name in headline(summary)))
+    found = dict.fromkeys(name for summary in summaries for name in headline(summary))
+    return sorted(found, key=_place)
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Orders by kind, then by k; what is no accuracy comes last, in its own order."""
+    kind, _, k = name.partition("@")
+    return (KINDS.index(kind), int(k)) if k else (len(KINDS), 0)
 
 
 def number(name: str, value: float) -> str:
@@ -45,21 +64,26 @@ def number(name: str, value: float) -> str:
     return f"{value:.0f}" if name == "length/mean" else f"{100 * value:.1f}"
 
 
-def interval(name: str, estimate: Estimate) -> str:
-    """The ends of the 95% interval as `number` writes them; `[?]` where they are unknown."""
-    if estimate.low is None or estimate.high is None:
+def interval(name: str, estimate: Estimate, least: float = 0.0) -> str:
+    """The ends of the 95% interval as `number` writes them; `[?]` where they are unknown.
+
+    They are clipped to what is possible: from `least` (-1 for a difference of shares) to 1, and
+    any length that is not negative.
+    """
+    possible = estimate.within(least, math.inf if name == "length/mean" else 1.0)
+    if possible.low is None or possible.high is None:
         return "[?]"
-    return f"[{number(name, estimate.low)}, {number(name, estimate.high)}]"
+    return f"[{number(name, possible.low)}, {number(name, possible.high)}]"
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
-    """Metrics by benchmarks, in percent with 95% intervals over problems."""
-    table = Table(title="in %, 95% intervals; ?: unknown", title_justify="left")
+    """Metrics by benchmarks, with 95% intervals over problems."""
+    table = Table(title="in brackets 95% intervals over problems; ?: unknown", title_justify="left")
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")
     for name in _names(summaries):
-        table.add_row(_title(name), *(_cell(name, summary.metrics) for summary in summaries))
+        table.add_row(title(name), *(_cell(name, summary.metrics) for summary in summaries))
     return table
 
 
@@ -80,10 +104,9 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     """
     summaries = list(read_summaries(folder).values())
     samples = {s.benchmark: read_samples(folder / f"{s.benchmark}.jsonl") for s in summaries}
-    loader = PackageLoader("bandpo.evaluation", ".")
-    template = Environment(loader=loader, autoescape=True).get_template("report.html.j2")
+    template = Environment(loader=PAGES, autoescape=True).get_template("report.html.j2")
     page = template.render(
-        title=f"Evaluation of {summaries[0].settings['model'].get('path', 'a model')}",
+        title=f"Evaluation of {_evaluated(summaries[0].settings['model'])}",
         rows=[_row(name, summaries) for name in _names(summaries)],
         curves=Markup(report_figures.curves(summaries)),
         lengths=Markup(report_figures.lengths(samples)),
@@ -98,36 +121,75 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     return path
 
 
+def _evaluated(model: Mapping[str, Any]) -> str:
+    if "run" in model:
+        return f"{model['run']}, step {model['step']}"
+    return str(model.get("path", "a model"))
+
+
 def _row(name: str, summaries: Sequence[Summary]) -> dict[str, Any]:
     found = [summary.metrics.get(name) for summary in summaries]
     cells = [e and {"value": number(name, e.value), "interval": interval(name, e)} for e in found]
-    return {"name": _title(name), "cells": cells}
+    return {"name": title(name), "cells": cells}
 
 
 def _benchmark(summary: Summary, samples: Sequence[Sample], limit: int) -> dict[str, Any]:
+    name = summary.benchmark
     by_problem: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_problem[sample.problem_id].append(sample)
+    texts = problem_texts({problem: own[0].prompt for problem, own in by_problem.items()})
     return {
-        "name": summary.benchmark,
+        "name": name,
         "warnings": summary.warnings,
         "settings": summary.settings,
         "problems": [
-            _problem(f"{summary.benchmark}-{i}", result, by_problem[result.id], limit)
+            _problem(f"{name}-{i}", texts[result.id], result, by_problem[result.id], limit)
             for i, result in enumerate(summary.problems)
         ],
     }
 
 
+def problem_texts(prompts: Mapping[str, str]) -> dict[str, str]:
+    """The start of each problem's own text, by id: of its prompt without the template.
+
+    The template is what all prompts share, up to the last line break or tag before they differ,
+    and from the first one after. The id stands for a problem whose text cannot be told from it.
+    """
+    whole = set(prompts.values())
+    if len(whole) < 2:
+        return {problem: problem for problem in prompts}
+    start = max(_shared_start(whole).rfind(end) for end in "\n>") + 1
+    backwards = _shared_start({prompt[::-1] for prompt in whole})
+    stop = max(backwards.rfind(end) for end in "\n<") + 1
+    return {
+        problem: _start_of(prompt[start : len(prompt) - stop]) or problem
+        for problem, prompt in prompts.items()
+    }
+
+
+def _shared_start(texts: Collection[str]) -> str:
+    first, last = min(texts), max(texts)  # what these two share, all between them share
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((i for i, (a, b) in pairs if a != b), len(first))]
+
+
+def _start_of(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_SHOWN else f"{line[:TEXT_SHOWN].rstrip()}…"
+
+
 def _problem(
-    anchor: str, result: ProblemResult, samples: Sequence[Sample], limit: int
+    anchor: str, text: str, result: ProblemResult, samples: Sequence[Sample], limit: int
 ) -> dict[str, Any]:
     shown = _varied(samples, limit)
     share = result.correct / result.n
     return {
         "anchor": anchor,
         "id": result.id,
-        "answer": result.answer,
+        "text": text,
+        "heading": Markup(render(text)),
+        "answer": Markup(_formula(result.answer)),
         "correct": result.correct,
         "n": result.n,
         # red over yellow to green
@@ -138,10 +200,16 @@ def _problem(
     }
 
 
+def _formula(answer: str) -> str:
+    """An answer as HTML, as a formula if it has commands of LaTeX."""
+    formula = f"${answer}$" if "\\" in answer and "$" not in answer else answer
+    return render(formula)
+
+
 def _sample(sample: Sample) -> Mapping[str, Any]:
     return {
         "status": sample.verdict,
-        "extracted": sample.extracted or "",
+        "extracted": Markup(_formula(sample.extracted or "")),
         "index": sample.sample,
         "tokens": sample.tokens,
         "text": Markup(render(sample.completion)),

@@ -16,6 +16,7 @@ from rich.console import Console
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
+from bandpo.disk.space import require_folder
 from bandpo.evaluation.eval_config import EvalCommand, dtype_on
 from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
 from bandpo.evaluation.progress import ProgressDisplay
@@ -32,6 +33,9 @@ from bandpo.rollout.context import context_length, require_context
 from bandpo.rollout.engine import EngineSpec, start_engine
 from bandpo.rollout.scoring import try_reward
 
+MOST = 0.5
+"""Share of completions without a readable answer from which on accuracies are doubtful."""
+
 
 def evaluate_model(config: EvalCommand) -> None:
     """Writes samples, summary.json and report.html, and prints the table; collective.
@@ -40,10 +44,11 @@ def evaluate_model(config: EvalCommand) -> None:
     minutes.
     """
     model = find_model(config.model, allow_pickle=config.allow_pickle)
-    benchmarks = load_benchmarks(config.benchmarks, config.data.root)
+    benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval
     folder = config.out or Path("outputs") / "eval" / model.slug
+    require_folder(folder, "out=")
     date = prompt_date(folder) if settings.resume else None
     tasks = [
         Task.prepare(
@@ -96,12 +101,30 @@ def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) ->
     console = Console()
     console.print(summary_table(summaries))
     for summary in summaries:
-        for warning in summary.warnings:
+        for warning in [*summary.warnings, *cut_or_unanswered(summary)]:
             console.print(f"! {summary.benchmark}: {warning}", highlight=False, markup=False)
     form = summaries[0].settings["scoring"].get("lowest_form")
     if form is not None:
         console.print(f"answers count with lowest_form={form} (docs/verifier.md)", highlight=False)
     console.print(f"samples and summary.json in {folder}, to read: {report}", highlight=False)
+
+
+def cut_or_unanswered(summary: Summary) -> list[str]:
+    """Warnings about a benchmark most of whose completions no accuracy can be read from."""
+    cut = summary.metrics["length/truncated_frac"].value
+    silent = summary.metrics["no_answer_frac"].value
+    limit, template = summary.settings["max_tokens"], summary.settings["template"]
+    warnings = []
+    if cut > MOST:
+        warnings.append(
+            f"{cut:.0%} of the completions were cut off at eval.max_tokens={limit}: raise it"
+        )
+    if silent > MOST:
+        warnings.append(
+            f"{silent:.0%} of the completions hold no answer that can be read: is "
+            f"eval.template={template} what the model was trained with?"
+        )
+    return warnings
 
 
 def _joined(stack: ExitStack) -> tuple[Ranks, ExitStack]:
@@ -121,5 +144,5 @@ def _context(config: EvalCommand, model: ModelSource, tasks: Sequence[Task]) -> 
     """Tokens of the longest prompt and completion; raises `UserError` if the model takes fewer."""
     demands = demands_of(tasks, config.eval.max_tokens)
     limit = context_length(model.config(config.trust_remote_code))
-    require_context(f"model={model.spec}", limit, demands)
+    require_context(f"model={model.spec}", limit, demands, "eval.max_prompt_tokens")
     return max(demand.tokens for demand in demands)

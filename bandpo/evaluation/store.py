@@ -139,8 +139,8 @@ class SampleLog:
         changed = differences(before, settings)
         if changed:
             raise UserError.join(
-                f"{self.path.parent} holds samples of another evaluation; choose another folder, "
-                "or delete this one. What differs:",
+                f"{self.path.parent} holds samples of another evaluation: name another folder "
+                "(out=…), or sample anew in this one (eval.resume=false). What differs:",
                 changed,
             )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,6 @@ def summarize(
     per_problem |= {f"pass@{k}": metrics.pass_per_problem(correct, k) for k in powers_of_two(n)}
     per_problem |= {f"best@{k}": metrics.best_per_problem(correct, k) for k in powers_of_two(n)}
     per_problem |= {f"maj@{n}": majority}
-    per_problem |= {name: _shares(groups, value) for name, value in SAMPLE_MEANS.items()}
     results = [
         ProblemResult(
             id=group[0].problem_id,
@@ -90,6 +88,12 @@ def summarize(
         )
         for group, share in zip(groups, majority, strict=True)
     ]
+    per_problem |= {"length/mean": np.array([result.mean_tokens for result in results])}
+    per_problem |= {"length/truncated_frac": np.array([r.truncated / n for r in results])}
+    per_problem |= {
+        f"{verdict}_frac": np.array([r.statuses.get(verdict, 0) / n for r in results])
+        for verdict in VERDICTS
+    }
     unreadable = [result.id for result in results if result.statuses.get("bad_gold")]
     found = [f"reference answer unreadable to the verifier: {', '.join(unreadable)}"]
     return Summary(
@@ -111,24 +115,9 @@ def _vote(sample: Sample) -> str | None:
     return answer if answer or sample.status == "wrong" else None
 
 
-def _has_verdict(verdict: str, sample: Sample) -> bool:
-    return sample.verdict == verdict
-
-
-SAMPLE_MEANS: dict[str, Callable[[Sample], float]] = {
-    "length/mean": lambda sample: sample.tokens,
-    "length/truncated_frac": lambda sample: sample.truncated,
-    **{f"{verdict}_frac": partial(_has_verdict, verdict) for verdict in VERDICTS},
-}
-
-
 def _estimate(name: str, values: metrics.Values) -> Estimate:
     mean = mean_of(values)
     return mean.interval if name == "length/mean" else mean.share
-
-
-def _shares(groups: Sequence[Sequence[Sample]], value: Callable[[Sample], float]) -> Any:
-    return np.array([[float(value(sample)) for sample in group] for group in groups]).mean(axis=1)
 
 
 def per_problem_values(summary: Summary, metric: str) -> dict[str, float]:

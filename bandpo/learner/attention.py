@@ -75,8 +75,9 @@ def layout_for(attention: str, packing: bool) -> tuple[type[Batch], str]:
 
 def packed_arguments(
     implementation: str,
-    device: torch.device,
     lengths: Sequence[int],
+    positions: Tensor | None,
+    ends: Tensor | None = None,
     gather: Tensor | None = None,
     back: Tensor | None = None,
 ) -> dict[str, Any]:
@@ -84,27 +85,18 @@ def packed_arguments(
 
     Empty where every row holds one sequence.
     """
-    if not lengths:
+    if positions is None:
         return {}
-    positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+    arguments: dict[str, Any] = {"position_ids": positions}
     if implementation == BY_SEQUENCE:
-        one_after_another = {"position_ids": positions[None], "sequence_lengths": tuple(lengths)}
-        if gather is None or back is None:
-            return one_after_another
-        return {
-            **one_after_another,
-            "position_ids": positions[back][None],
-            "gather": Selection.of(gather, length=len(back)),
-            "back": Selection.of(back, length=len(gather)),
-        }
-    if "flash" not in implementation:
-        return {"position_ids": positions[None]}
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-    return {
-        "position_ids": positions[None],
-        **{"cu_seq_lens_q": ends, "cu_seq_lens_k": ends},
-        **{"max_length_q": max(lengths), "max_length_k": max(lengths)},
-    }
+        arguments["sequence_lengths"] = tuple(lengths)
+        if gather is not None and back is not None:
+            arguments["gather"] = Selection.of(gather, length=len(back))
+            arguments["back"] = Selection.of(back, length=len(gather))
+    elif "flash" in implementation:
+        arguments |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+        arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    return arguments
 
 
 def sdpa_by_sequence(

@@ -25,7 +25,8 @@ from bandpo.learner.memory import PLACEHOLDER, MicroBatches, OutOfMemory
 from bandpo.learner.policy import PolicySource
 from bandpo.learner.proof import prove_network, prove_packing
 from bandpo.learner.shards import load_engine, save_engine
-from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss
+from bandpo.learner.tally import Tally
+from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss, vanishes_at_zero_advantage
 from bandpo.model.agreement import TOLERANCE, own_logprobs
 from bandpo.ranks.collectives import Ranks
 from bandpo.types import BatchTotals
@@ -50,6 +51,10 @@ class UpdateResult:
     nonfinite: tuple[str, ...] = ()
 
 
+FORWARD_SHARE = 1 / 3
+"""Of an update's compute: a backward pass has the gradients of activations and of weights."""
+
+
 class DeepSpeedLearner:
     """Holds the policy, its optimizer and, where the loss needs one, the frozen reference.
 
@@ -69,6 +74,7 @@ class DeepSpeedLearner:
         self.layout, _ = layout_for(model.attention, config.packing)
         policy = PolicySource(config, model, model_path, temperature, ranks)
         self.engine, self.optimizer = policy.trained()
+        self._hidden_size = self.lm.config.get_text_config().hidden_size
         self.reference: Any = None
         if loss.needs_reference and not self.has_adapter:
             self.reference = policy.frozen()
@@ -103,15 +109,15 @@ class DeepSpeedLearner:
 
     def cost(self, length: int) -> float:
         """Cost of a sequence of `length` tokens in an update, in tokens (`sequence_cost`)."""
-        return sequence_cost(length, self.lm.config.get_text_config().hidden_size)
+        return sequence_cost(length, self._hidden_size)
 
     def score(self, samples: Sequence[Sample]) -> None:
         """Fills in `old_logp` and `entropy` under the current weights."""
         self.engine.eval()
         for batch, logp, entropy in self._forward(self.engine, samples):
-            for row, sample in enumerate(batch.samples):
+            for sample, *values in zip(batch.samples, logp.cpu(), entropy.cpu(), strict=True):
                 length = len(sample.completion_ids)
-                sample.old_logp, sample.entropy = logp[row, :length], entropy[row, :length]
+                sample.old_logp, sample.entropy = (row[:length] for row in values)
 
     def score_reference(self, samples: Sequence[Sample]) -> None:
         """Fills in `ref_logp`; does nothing where the loss needs no reference."""
@@ -119,8 +125,8 @@ class DeepSpeedLearner:
             return
         with self._reference_policy() as network:
             for batch, logp, _ in self._forward(network, samples):
-                for row, sample in enumerate(batch.samples):
-                    sample.ref_logp = logp[row, : len(sample.completion_ids)]
+                for sample, row in zip(batch.samples, logp.cpu(), strict=True):
+                    sample.ref_logp = row[: len(sample.completion_ids)]
 
     @contextmanager
     def _reference_policy(self) -> Iterator[Any]:
@@ -166,13 +172,14 @@ class DeepSpeedLearner:
         left = dict.fromkeys(samples)
         while True:
             try:
-                for chunk, weightless in self.micro_batches.of(list(left)):
-                    with self.micro_batches.forward():
-                        batch = self.layout.of(chunk, self.ranks.device, weightless)
+                batches = self.micro_batches.of(list(left))
+                for index, batch in enumerate(self.micro_batches.laid_out(batches)):
+                    with self.micro_batches.scoring(index, len(batches)):
+                        batch = batch.to(self.ranks.device)
                         logp, entropy = network(*batch.arguments)
-                    if not weightless:
-                        yield batch, logp.cpu(), entropy.cpu()
-                        for sample in chunk:
+                    if not batch.weightless:
+                        yield batch, logp, entropy
+                        for sample in batch.samples:
                             del left[sample]
                 return
             except OutOfMemory:
@@ -189,50 +196,54 @@ class DeepSpeedLearner:
         if totals.tokens == 0:
             return None
         self._reload()
+        may_skip = vanishes_at_zero_advantage(self.loss)
+        silent = [sample for sample in samples if may_skip and sample.advantage == 0]
+        learning = [sample for sample in samples if not may_skip or sample.advantage != 0]
         while True:
             try:
-                return self._update(samples, step, totals)
+                return self._update(learning, silent, step, totals)
             except OutOfMemory:
                 self._drop_gradients()
-                self.micro_batches.halve(samples)
+                self.micro_batches.halve(learning)
 
-    def _update(self, samples: Sequence[Sample], step: int, totals: BatchTotals) -> UpdateResult:
+    def _update(
+        self, learning: list[Sample], silent: list[Sample], step: int, totals: BatchTotals
+    ) -> UpdateResult:
+        """One on samples with a gradient, and `silent` ones, which all other results count too."""
+        tally = Tally(self.ranks.device, keep=bool(self.observers))
+        self.engine.eval()
+        for batch, logp, entropy in self._forward(self.engine, silent):
+            tally.add(self.loss(batch.token_batch(logp, entropy, step), totals))
         self.engine.train()
-        local_loss = torch.zeros((), device=self.ranks.device)
-        # An update that is skipped or started again leaves no trace in these.
-        diagnostics, outputs = LossDiagnostics(self.ranks.device), []
-        batches = self.micro_batches.of(samples)
-        for index, (chunk, weightless) in enumerate(batches):
-            last = index == len(batches) - 1
+        # At least one pass: an update without a gradient still moves momentum and schedule.
+        batches = self.micro_batches.of(learning, least=1)
+        for index, batch in enumerate(self.micro_batches.laid_out(batches), start=1):
+            last = index == len(batches)
             self.engine.set_gradient_accumulation_boundary(last)
-            with self.micro_batches.forward():
-                batch = self.layout.of(chunk, self.ranks.device, weightless)
+            with self.micro_batches.forward(last):
+                batch = batch.to(self.ranks.device)
                 logp, entropy = self.engine(*batch.arguments)
                 output = self.loss(batch.token_batch(logp, entropy, step), totals)
-                if not weightless:
-                    diagnostics.update(output)
-            if self.observers and not weightless:
-                outputs.append(output)
-            local_loss += output.loss.detach()
+                tally.add(output, batch.weightless)
             objective = output.loss * self.ranks.size
             if last:
-                loss = float(self.ranks.sum(local_loss))
-                lr = self.optimizer.param_groups[0]["lr"]
-                # A nonfinite loss may have a finite gradient.
-                objective = objective if math.isfinite(loss) else _poison(logp)
+                self.ranks.sum(tally.loss)
+                # A nonfinite loss may have a finite gradient: 0 times it poisons that.
+                objective = objective + logp.sum() * (tally.loss * 0)
             with self.micro_batches.backward(last):
                 self.engine.backward(objective)
             if not last:
                 self.engine.step()
-        norm = self._step()
-        waste = (self.micro_batches.padding_frac(batches), self._imbalance(samples))
+        lr = self.optimizer.param_groups[0]["lr"]
+        norm, loss = self._step(), float(tally.loss)
+        waste = (self.micro_batches.padding_frac(batches), self._imbalance(learning, silent))
         if math.isfinite(loss) and math.isfinite(norm):
-            self.diagnostics.merge(diagnostics)
-            for output in outputs:
+            self.diagnostics.merge(tally.diagnostics)
+            for output in tally.outputs:
                 for observe in self.observers:
                     observe(output)
             return UpdateResult(loss, norm, lr, *waste)
-        found = chain.from_iterable(self.ranks.gather(self._nonfinite(samples)))
+        found = chain.from_iterable(self.ranks.gather(self._nonfinite([*learning, *silent])))
         return UpdateResult(loss, norm, lr, *waste, skipped=True, nonfinite=tuple(found))
 
     def _step(self) -> float:
@@ -274,7 +285,7 @@ class DeepSpeedLearner:
         self.engine.set_gradient_accumulation_boundary(True)
         placeholder = self.layout.of([PLACEHOLDER], self.ranks.device, weightless=True)
         logp, _ = self.engine(*placeholder.arguments)
-        self.engine.backward(_poison(logp))
+        self.engine.backward(logp.sum() * math.nan)
         self._step()
 
     def _nonfinite(self, samples: Sequence[Sample]) -> list[str]:
@@ -287,10 +298,11 @@ class DeepSpeedLearner:
                 found.append(sample.id)
         return found
 
-    def _imbalance(self, samples: Sequence[Sample]) -> float:
+    def _imbalance(self, learning: Sequence[Sample], silent: Sequence[Sample] = ()) -> float:
         """The share of an update that the ranks wait for the slowest: 1 − mean/max cost."""
         # A rank without samples sums to an integer, another type than the others' tensors.
-        cost = float(sum(self.cost(len(s)) for s in samples))
+        cost = float(sum(self.cost(len(s)) for s in learning))
+        cost += FORWARD_SHARE * sum(self.cost(len(s)) for s in silent)
         mine = torch.tensor(cost, device=self.ranks.device)
         mean = float(self.ranks.sum(mine.clone())) / self.ranks.size
         return 1 - mean / float(self.ranks.max(mine))
@@ -358,11 +370,6 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
         "learn/padding_frac": fmean(update.padding_frac for update in taken),
         "learn/imbalance": fmean(update.imbalance for update in taken),
     }
-
-
-def _poison(logp: Tensor) -> Tensor:
-    """A loss whose gradient is nonfinite everywhere, so that any sum with it is discarded."""
-    return logp.sum() * math.nan
 
 
 def _is_finite(values: Tensor | Sequence[float] | float) -> bool:

@@ -200,31 +200,30 @@ class PolicyNetwork(nn.Module):
         input_ids: Tensor,
         states: Tensor,
         targets: Tensor,
+        slots: Tensor,
         mask: Tensor,
         lengths: Sequence[int] = (),
+        positions: Tensor | None = None,
+        ends: Tensor | None = None,
         gather: Tensor | None = None,
         back: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of each completion token, [B, T]; 0 where the mask is 0.
+        """Log-probability and entropy of each completion token, [B, T], 0 where there is none.
 
         The arguments are those of `bandpo.learner.layouts.Batch`. Hidden states of prompt and
-        padding never reach the head.
+        padding never reach the head. Nothing waits for the device: all indices are given.
         """
         packed = packed_arguments(
-            self.lm.config._attn_implementation, input_ids.device, lengths, gather, back
+            self.lm.config._attn_implementation, lengths, positions, ends, gather, back
         )
         hidden = self.lm.base_model(
             input_ids=input_ids, use_cache=False, **packed
         ).last_hidden_state.flatten(0, 1)
-        # A batch without tokens scores one position, so that the ranks' collectives match.
-        kept = mask.bool() if bool(mask.any()) else torch.ones_like(mask, dtype=torch.bool)
-        logp, entropy = self.lm.get_output_embeddings()(
-            hidden.index_select(0, states[kept]), targets[kept]
-        )
-        out = torch.zeros(2, *mask.shape, device=logp.device)
+        logp, entropy = self.lm.get_output_embeddings()(hidden.index_select(0, states), targets)
+        out = logp.new_zeros(mask.numel())
         return (
-            out[0].masked_scatter(kept, logp),
-            out[1].masked_scatter(kept, entropy.detach()),
+            out.index_copy(0, slots, logp).view_as(mask),
+            out.index_copy(0, slots, entropy.detach()).view_as(mask),
         )
 
 

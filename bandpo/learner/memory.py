@@ -14,12 +14,14 @@ import torch
 
 from bandpo.batching import Sample
 from bandpo.errors import RunHalted
+from bandpo.learner.ahead import one_ahead
 from bandpo.learner.layouts import Batch, micro_batches, split_to
 from bandpo.ranks.collectives import Ranks
+from bandpo.types import token_array
 
 logger = logging.getLogger(__name__)
 
-PLACEHOLDER = Sample((0,), (0,), 0.0, *torch.zeros(4, 1))
+PLACEHOLDER = Sample((0,), token_array((0,)), 0.0, *torch.zeros(4, 1))
 """Keeps a rank without samples in step with the others' collectives; its mask is 0."""
 
 
@@ -37,40 +39,74 @@ class MicroBatch(NamedTuple):
 class MicroBatches:
     """Cuts samples into micro-batches of at most `tokens` tokens, as `layout` counts them.
 
-    Every method is collective over the ranks. A pass runs inside `forward` or `backward`, which
-    raise OutOfMemory on all ranks where it did not fit on one. The caller then discards what it has
-    accumulated, calls `halve` and starts again.
+    Every method is collective over the ranks. A pass runs inside `scoring`, `forward` or
+    `backward`. Where one does not fit, OutOfMemory is raised on all ranks: on that one at once, on
+    the others before they communicate next. The caller then discards what it has accumulated, calls
+    `halve` and starts again.
     """
 
     def __init__(self, tokens: int, layout: type[Batch], ranks: Ranks, zero_stage: int) -> None:
         self.tokens = tokens
         self._layout, self._ranks, self._zero_stage = layout, ranks, zero_stage
+        # Whether memory was there is known when a pass is queued: ranks agree through the hosts,
+        # and no GPU has to finish first what it has been given.
+        on_gpu = torch.device(ranks.device).type == "cuda"
+        self._hosts = ranks.apart() if on_gpu and ranks.size > 1 else ranks
 
-    def of(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+    def of(self, samples: Sequence[Sample], least: int = 0) -> list[MicroBatch]:
         """The samples' micro-batches, padded with weightless ones to the same number on every rank.
 
         ZeRO 2 and 3 communicate in every pass: a rank with fewer would leave the others waiting.
+        There are at least `least` of them.
         """
         mine = micro_batches(samples, self.tokens, self._layout)
         most = int(self._ranks.max(torch.tensor(len(mine), device=self._ranks.device)))
         mine = split_to(mine, most)
         spare = samples[:1] or [PLACEHOLDER]
-        filler = [MicroBatch([spare[0]], weightless=True)] * (most - len(mine))
+        filler = [MicroBatch([spare[0]], weightless=True)] * (max(most, least) - len(mine))
         return [MicroBatch(batch) for batch in mine] + filler
 
-    def forward(self) -> AbstractContextManager[None]:
-        """Surrounds a forward pass, in which ZeRO 3 gathers the layers' weights."""
-        return self._agreed(local=self._ranks.size == 1 or self._zero_stage < 3)
+    def laid_out(self, batches: Sequence[MicroBatch]) -> Iterator[Batch]:
+        """The micro-batches as the network takes them, still on the host.
+
+        The next one is laid out while the caller is busy with the last.
+        """
+        on_gpu = torch.device(self._ranks.device).type == "cuda"
+
+        def lay(batch: MicroBatch) -> Batch:
+            laid = self._layout.of(batch.samples, weightless=batch.weightless)
+            return laid.pinned() if on_gpu else laid
+
+        return one_ahead(lay, batches)
+
+    def scoring(self, index: int, count: int) -> AbstractContextManager[None]:
+        """Surrounds a forward pass that no backward pass follows, the `index`-th of `count`.
+
+        The ranks meet after the first, which has the longest prompts or sequences, and the last.
+        """
+        return self._fitting(local=self._forward_is_local, meet=index in (0, count - 1))
+
+    def forward(self, last: bool) -> AbstractContextManager[None]:
+        """Surrounds a forward pass of an update, in which ZeRO 3 gathers the layers' weights."""
+        communicates = self._zero_stage > 0 or last  # the backward pass that follows
+        return self._fitting(local=self._forward_is_local, meet=communicates)
 
     def backward(self, last: bool) -> AbstractContextManager[None]:
         """Surrounds a backward pass: ZeRO reduces during each, stage 0 at the end of the last."""
-        return self._agreed(local=self._zero_stage == 0 and (self._ranks.size == 1 or not last))
+        alone = self._zero_stage == 0 and (self._ranks.size == 1 or not last)
+        return self._fitting(local=alone, meet=False)
+
+    @property
+    def _forward_is_local(self) -> bool:
+        return self._ranks.size == 1 or self._zero_stage < 3
 
     @contextmanager
-    def _agreed(self, local: bool) -> Iterator[None]:
-        """Raises OutOfMemory on all ranks where the pass inside does not fit on one of them.
+    def _fitting(self, local: bool, meet: bool) -> Iterator[None]:
+        """Raises OutOfMemory where the pass inside does not fit, or at a meeting has not elsewhere.
 
-        A pass that communicates is not `local`: other ranks cannot be called back from it.
+        A rank that fails goes to the meeting at once, the others after the last pass before they
+        communicate: all come to each one exactly once. A pass that communicates is not `local`:
+        other ranks cannot be called back from it.
         """
         failed = False
         try:
@@ -85,7 +121,7 @@ class MicroBatches:
                 )
                 raise
             failed = True
-        if local and self._ranks.any(failed):
+        if local and (failed or meet) and self._hosts.any(failed):
             raise OutOfMemory
 
     def halve(self, samples: Sequence[Sample]) -> None:

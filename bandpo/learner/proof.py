@@ -11,6 +11,7 @@ from bandpo.batching import Sample
 from bandpo.errors import UserError
 from bandpo.model.agreement import FEWEST, gap_between
 from bandpo.model.features import likely_settings, training_noise
+from bandpo.types import token_array
 
 Logprobs = Callable[[Sequence[Sample]], list[list[float]]]
 # First tokens of prompt and completion: two samples of one prompt, and one of another.
@@ -70,7 +71,7 @@ def _probes(vocabulary: int) -> list[Sample]:
     return [
         Sample(
             (a % vocabulary, (a + 1) % vocabulary),
-            tuple(token % vocabulary for token in (b, *range(8, 7 + _LENGTH))),
+            token_array([token % vocabulary for token in (b, *range(8, 7 + _LENGTH))]),
             0.0,
             torch.zeros(_LENGTH),
         )

@@ -32,6 +32,7 @@ from bandpo.loss.correction import (
     TokenMismatch,
     Truncate,
 )
+from bandpo.loss.debug import debugging
 from bandpo.loss.diagnostics import LossDiagnostics
 from bandpo.loss.divergence import (
     KL,
@@ -63,6 +64,7 @@ from bandpo.loss.surrogate import (
     SurrogateOutput,
     TruncatedWeight,
 )
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
 
 __all__ = [
@@ -120,4 +122,6 @@ __all__ = [
     "TruncatedWeight",
     "Union",
     "batch_totals",
+    "debugging",
+    "vanishes_at_zero_advantage",
 ]

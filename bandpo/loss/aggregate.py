@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class Aggregate(Protocol):
 class TokenMean:
     """Every token counts the same: 1/Σ|y_i|. Source: DAPO, section 3.3."""
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     def weights(self, mask: Tensor, totals: BatchTotals) -> Tensor:
         return mask / totals.tokens
 
@@ -42,6 +44,8 @@ class TokenMean:
 class SequenceMeanTokenMean:
     """Every sequence counts the same: 1/(N·|y_i|). Source: DeepSeekMath, equation 3 (GRPO)."""
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     def weights(self, mask: Tensor, totals: BatchTotals) -> Tensor:
         return mask / (mask.sum(-1, keepdim=True).clamp(min=1) * totals.sequences)
 
@@ -49,6 +53,8 @@ class SequenceMeanTokenMean:
 @dataclass(frozen=True)
 class SequenceMeanTokenSum:
     """The mean over sequences of the sum over their tokens: 1/N."""
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     def weights(self, mask: Tensor, totals: BatchTotals) -> Tensor:
         return mask / totals.sequences
@@ -61,6 +67,8 @@ class ConstantNorm:
     Source: Understanding R1-Zero-Like Training: A Critical Perspective, section 3.2; max_tokens is
     the generation budget. Raises UserError for max_tokens <= 0.
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     max_tokens: int
 

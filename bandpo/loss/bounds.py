@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
+from bandpo.loss.debug import require_logprobs
 from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius
 from bandpo.types import TokenBatch
@@ -40,6 +41,24 @@ class Bounds(ABC):
     def for_batch(self, batch: TokenBatch) -> Bounds:
         """These bounds with all that they need of the batch besides old_logp; by default self."""
         return self
+
+
+def misplaced(owner: object, name: str, wanted: str, part: Any) -> UserError:
+    """The error for a part of a loss that is none of the kind that belongs in its place."""
+    given = f"the class {part.__name__}; call it" if isinstance(part, type) else repr(part)
+    return UserError(f"{type(owner).__name__}: {name} must be {wanted}, not {given}")
+
+
+def require_bounds(owner: object, **parts: Any) -> None:
+    """Raises UserError, which names the owner's class and the argument, for what is no `Bounds`."""
+    for name, part in parts.items():
+        if isinstance(part, Bounds):
+            continue
+        wanted = (
+            "a rule (bandpo.loss.Bounds), such as BandKL(0.05), or Fixed(0.2, 0.2) for canonical "
+            "clipping (in YAML `_target_: bandpo.loss.Fixed`)"
+        )
+        raise misplaced(owner, name, wanted, part)
 
 
 @dataclass(frozen=True)
@@ -77,6 +96,8 @@ class Band(Bounds):
     delta: float | Tensor | Radius
 
     def __post_init__(self) -> None:
+        if not isinstance(self.divergence, Divergence):
+            raise misplaced(self, "divergence", "a divergence, such as KL()", self.divergence)
         positive = isinstance(self.delta, int | float) and self.delta > 0
         if not (positive or isinstance(self.delta, Radius | Tensor)):
             raise UserError(f"{self}: delta must be positive; delta → 0 would freeze the policy.")
@@ -160,6 +181,9 @@ class Union(Bounds):
     first: Bounds
     second: Bounds
 
+    def __post_init__(self) -> None:
+        require_bounds(self, first=self.first, second=self.second)
+
     def for_batch(self, batch: TokenBatch) -> Bounds:
         return Union(self.first.for_batch(batch), self.second.for_batch(batch))
 
@@ -181,6 +205,7 @@ class Capped(Bounds):
     max_ratio: float
 
     def __post_init__(self) -> None:
+        require_bounds(self, inner=self.inner)
         if not self.max_ratio >= 1:
             raise UserError(f"{self}: max_ratio must be at least 1.")
 
@@ -203,6 +228,9 @@ class Mixed(Bounds):
     low: Bounds
     high: Bounds
 
+    def __post_init__(self) -> None:
+        require_bounds(self, low=self.low, high=self.high)
+
     def for_batch(self, batch: TokenBatch) -> Bounds:
         return Mixed(self.low.for_batch(batch), self.high.for_batch(batch))
 
@@ -218,6 +246,9 @@ class Compiled(Bounds):
     """
 
     inner: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, inner=self.inner)
 
     def for_batch(self, batch: TokenBatch) -> Bounds:
         return Compiled(self.inner.for_batch(batch))
@@ -236,8 +267,11 @@ def _compiler() -> Callable[[Bounds, Tensor], Interval]:
 def _log_probability(old_logp: Tensor) -> Tensor:
     """old_logp without gradient in at least float32, within what exp() can represent there.
 
-    The floor keeps 1/p finite; rounding in a log-softmax may leave values a hair above 0.
+    The floor keeps 1/p finite; rounding in a log-softmax may leave values a hair above 0. Raises
+    UserError for others within `debugging`.
     """
+    if not torch.compiler.is_compiling():
+        require_logprobs("bounds", old_logp)
     dtype = torch.promote_types(old_logp.dtype, torch.float32)
     floor = math.ceil(math.log(torch.finfo(dtype).tiny))
     return old_logp.detach().to(dtype).clamp(floor, 0.0)

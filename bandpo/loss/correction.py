@@ -9,13 +9,14 @@ importance sampling); When Speed Kills Stability (sequence level and masks).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.loss.ratio import LOG_RATIO_LIMIT
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import TokenBatch
 
 
@@ -41,6 +42,8 @@ def _log_mismatch(batch: TokenBatch) -> Tensor:
 class TokenMismatch:
     """w_t = π_old(a_t)/π_rollout(a_t), each token by itself: biased, of low variance."""
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     def __call__(self, batch: TokenBatch) -> Tensor:
         return _log_mismatch(batch).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
@@ -48,6 +51,8 @@ class TokenMismatch:
 @dataclass(frozen=True)
 class SequenceMismatch:
     """w = Π_t π_old(a_t)/π_rollout(a_t), repeated over the sequence: unbiased before truncation."""
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         log_weight = _log_mismatch(batch).sum(-1, keepdim=True)
@@ -64,6 +69,11 @@ class Truncate:
     def __post_init__(self) -> None:
         if not self.cap > 0:
             raise UserError(f"{self}: cap must be positive.")
+
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether the mismatch does."""
+        return vanishes_at_zero_advantage(self.mismatch)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         return self.mismatch(batch).clamp(max=self.cap)
@@ -83,6 +93,11 @@ class Discard:
     def __post_init__(self) -> None:
         if not 0 <= self.low <= 1 <= self.high:
             raise UserError(f"{self}: needs 0 <= low <= 1 <= high.")
+
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether the mismatch does."""
+        return vanishes_at_zero_advantage(self.mismatch)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         weight = self.mismatch(batch)

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.loss.aggregate import Aggregate, batch_totals
-from bandpo.loss.bounds import Interval
+from bandpo.loss.bounds import Bounds, Interval, misplaced
+from bandpo.loss.contracts import check_contracts
 from bandpo.loss.correction import Correction
+from bandpo.loss.debug import is_debugging
 from bandpo.loss.ratio import LOG_RATIO_LIMIT, Ratio
-from bandpo.loss.surrogate import Surrogate
+from bandpo.loss.surrogate import Surrogate, require_surrogate
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
 
 
@@ -114,7 +117,7 @@ class PolicyLoss:
                   importance weight w exceeds it counts max_weight/w of itself (IMPALA, section
                   4.1); w is the ratio, or the surrogate's weight (TruncatedWeight)
 
-    Raises UserError for max_weight < 1.
+    Raises UserError for max_weight < 1 and for parts in each other's places.
     """
 
     ratio: Ratio
@@ -125,13 +128,31 @@ class PolicyLoss:
     max_weight: float | None = None
 
     def __post_init__(self) -> None:
+        is_ratio = callable(self.ratio) and not isinstance(self.ratio, Bounds | type)
+        if not is_ratio:
+            raise misplaced(self, "ratio", "a ratio, such as TokenRatio()", self.ratio)
+        require_surrogate(self, self.surrogate)
+        if isinstance(self.aggregate, type) or not hasattr(self.aggregate, "weights"):
+            raise misplaced(self, "aggregate", "an aggregate, such as TokenMean()", self.aggregate)
         if self.max_weight is not None and not self.max_weight >= 1:
             raise UserError(f"PolicyLoss: max_weight must be at least 1, got {self.max_weight}.")
+
+    def check(self) -> None:
+        """Raises UserError where bounds or a divergence inside break their contract."""
+        check_contracts(self)
 
     @property
     def needs_reference(self) -> bool:
         """Whether batches must carry ref_logp."""
         return self.reference_kl is not None and self.reference_kl.coefficient > 0
+
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether samples of advantage 0 have no gradient (`vanishes_at_zero_advantage`)."""
+        parts = (self.ratio, self.surrogate, self.aggregate, self.correction)
+        return not self.needs_reference and all(
+            vanishes_at_zero_advantage(part) for part in parts if part is not None
+        )
 
     def __call__(self, batch: TokenBatch, totals: BatchTotals | None = None) -> LossOutput:
         """The loss of `batch`, normalised by `totals`.
@@ -143,6 +164,8 @@ class PolicyLoss:
         if totals is None:
             totals = batch_totals(batch.mask)
         batch = _neutral_where_masked(batch)
+        if is_debugging():
+            batch.check()
         ratio = self.ratio(batch)
         result = self.surrogate(ratio, batch)
         value = -result.objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ class TokenRatio:
     Source: Proximal Policy Optimization Algorithms, section 3.
     """
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     def __call__(self, batch: TokenBatch) -> Tensor:
         return _exp(batch.logp - batch.old_logp)
 
@@ -39,6 +41,8 @@ class SequenceRatio:
     GSPO's objective, since every token of a sequence then has the same value.
     Source: Group Sequence Policy Optimization, section 4.1.
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         lengths = batch.mask.sum(-1, keepdim=True).clamp(min=1)

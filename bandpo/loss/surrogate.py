@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.loss.bounds import Bounds, Fixed, Interval
+from bandpo.loss.bounds import Bounds, Fixed, Interval, misplaced, require_bounds
+from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import TokenBatch
 
 
@@ -43,6 +44,15 @@ def _binding(ratio: Tensor, batch: TokenBatch, interval: Interval) -> tuple[Tens
     return above, below
 
 
+def require_surrogate(owner: object, part: Any) -> None:
+    """Raises UserError, which names the owner's class, for what is no surrogate."""
+    if isinstance(part, Bounds):
+        wanted = f"a surrogate, such as Clip({type(part).__name__}(…))"
+        raise misplaced(owner, "surrogate", wanted, part)
+    if isinstance(part, type) or not callable(part):
+        raise misplaced(owner, "surrogate", "a surrogate, such as Clip(BandKL(0.05))", part)
+
+
 @dataclass(frozen=True)
 class Clip:
     """The pessimistic clipped objective min(r·A, clip(r, low, high)·A).
@@ -50,7 +60,12 @@ class Clip:
     Source: Proximal Policy Optimization Algorithms, equation 7; BandPO, section "BandPO objective".
     """
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
@@ -68,7 +83,12 @@ class Mask:
     Source: Rethinking the Trust Region in LLM Reinforcement Learning, section on DPPO.
     """
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
@@ -89,8 +109,14 @@ class DualClip:
     c: float = 10.0
 
     def __post_init__(self) -> None:
+        require_surrogate(self, self.surrogate)
         if not self.c > 1:
             raise UserError(f"DualClip: c must exceed 1, got {self.c}.")
+
+    @property
+    def vanishes_at_zero_advantage(self) -> bool:
+        """Whether the surrogate does."""
+        return vanishes_at_zero_advantage(self.surrogate)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         inner = self.surrogate(ratio, batch)
@@ -110,7 +136,12 @@ class TruncatedWeight:
     3.1, equations 4 and 5 (no lower truncation there: eps_low = 1).
     """
 
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
     bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         interval = self.bounds.for_batch(batch)(batch.old_logp)
@@ -128,6 +159,8 @@ class QuadraticPenalty:
     Source: Clipping-Free Policy Optimization for Large Language Models. Raises UserError for
     eps <= 0.
     """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
 
     eps: float
 

@@ -13,10 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bandpo.methods.method import Method, single_tokens
+from bandpo.methods.palette import COLOURS, DASHES
 
-# Okabe and Ito's colours, distinct for every kind of colour blindness, without the yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-DASHES = ("solid", (0, (4, 1.5)), (0, (1.2, 1)))
 LEAST = 1e-5  # the smallest probability that is drawn
 POINTS = 600
 

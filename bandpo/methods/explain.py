@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.errors import UserError
-from bandpo.methods.method import Method, Verdict, single_tokens
+from bandpo.methods.method import FAMILIES, Method, Verdict, single_tokens
 from bandpo.types import TokenBatch
 
 
@@ -178,7 +178,7 @@ def _words(token: Token, verdict: Verdict) -> str:
 
 
 def explained(methods: Sequence[Method], token: Token) -> Iterator[str | Table]:
-    """The token in words, a table with one row per method, and notes on the methods."""
+    """The token in words, a table with one row per method by family, and notes on the methods."""
     sign = (token.advantage > 0) - (token.advantage < 0)
     push = {1: "raises it", 0: "leaves it", -1: "lowers it"}[sign]
     yield (
@@ -187,8 +187,9 @@ def explained(methods: Sequence[Method], token: Token) -> Iterator[str | Table]:
         f"r·A = {token.unclipped:.4g}."
     )
     missing = {method.name: method.missing_inputs(token.batch()) for method in methods}
-    yield _table([method for method in methods if not missing[method.name]], token)
-    for method in methods:
+    by_kin = sorted(methods, key=lambda method: FAMILIES.index(method.family))
+    yield _table([method for method in by_kin if not missing[method.name]], token)
+    for method in by_kin:
         if reason := missing[method.name]:
             yield f"{method.name} is skipped: {reason}"
         elif method.note:
@@ -201,7 +202,11 @@ def _table(methods: Sequence[Method], token: Token) -> Table:
     for column in ("low", "high", "p may fall to", "rise to", "weight"):
         table.add_column(column, justify="right")
     table.add_column("gradient")
+    family = methods[0].family if methods else None
     for method in methods:
+        if method.family != family:
+            table.add_section()
+            family = method.family
         e = explain(method, token)
         bounds = (f"{bound:.5g}" for bound in (e.low, e.high))
         table.add_row(method.name, *bounds, str(e.least), str(e.most), f"{e.weight:.4g}", e.words)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
@@ -20,8 +20,13 @@ from bandpo.config.schema import MethodConfig
 from bandpo.errors import UserError
 from bandpo.loss import (
     BatchTotals,
+    Capped,
+    Clip,
+    DualClip,
+    Fixed,
     Interval,
     LossOutput,
+    Mask,
     PolicyLoss,
     SequenceMeanTokenSum,
     TokenBatch,
@@ -29,6 +34,13 @@ from bandpo.loss import (
 )
 
 ALL = "all"
+FAMILIES = (
+    "fixed bounds",
+    "bounds that follow p",
+    "masks",
+    "no clip",
+    "the ratio of whole sequences",
+)
 # With these totals SequenceMeanTokenSum is a plain sum over tokens.
 _SUM = BatchTotals(sequences=1.0, tokens=1.0)
 # The distance past a bound at which `Method.past` evaluates, as a log-ratio.
@@ -94,6 +106,21 @@ class Method:
     def _share(self, p: Tensor, ratio: float, advantage: float, entropy: float) -> float:
         _, gradient = self.judge(single_tokens(p, ratio, advantage, entropy))
         return gradient.item() / (ratio * advantage)
+
+    @property
+    def family(self) -> str:
+        """The one of `FAMILIES` that the method is of."""
+        surrogate = self.loss.surrogate
+        while isinstance(surrogate, DualClip):
+            surrogate = surrogate.surrogate
+        bounds: Any = getattr(surrogate, "bounds", None)
+        while isinstance(bounds, Capped):
+            bounds = bounds.inner
+        if not isinstance(self.loss.ratio, TokenRatio):
+            return "the ratio of whole sequences"
+        if isinstance(surrogate, Clip):
+            return "fixed bounds" if isinstance(bounds, Fixed) else "bounds that follow p"
+        return "masks" if isinstance(surrogate, Mask) else "no clip"
 
     @property
     def note(self) -> str:

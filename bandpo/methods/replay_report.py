@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.loss.diagnostics import BINS, EDGES
+from bandpo.methods.palette import ink_on
 from bandpo.methods.replay import Replay
 
 # Each bin by its upper edge.
@@ -178,8 +179,7 @@ def _heat_map(axes: Axes, cells: Cells, quantity: Quantity) -> None:
     for (i, j), value in np.ndenumerate(shades.filled(np.nan)):
         if not np.isnan(value):
             red, green, blue, _ = image.cmap(image.norm(value))
-            ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
-            text = quantity.written(float(value))
+            text, ink = quantity.written(float(value)), ink_on(red, green, blue)
             axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=8)
     counts = zip(BIN_LABELS, cells.tokens(quantity.sign), strict=True)
     axes.set_xticks(range(len(BINS)), [f"{label}\n{_short(n)}" for label, n in counts], fontsize=8)

@@ -12,7 +12,7 @@ import torch
 from bandpo.config.schema import ModelConfig
 from bandpo.errors import UserError
 from bandpo.model import embedded
-from bandpo.model.source import embedded_recipe
+from bandpo.model.source import embedded_recipe, find_model
 from bandpo.model.tying import as_its_files_are, shares_head
 
 # From the config.json of the paper's models, so that a plan needs no network access.
@@ -25,6 +25,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 28,
         "num_attention_heads": 12,
         "num_key_value_heads": 2,
+        "max_position_embeddings": 131_072,
     },
     "Qwen/Qwen2.5-3B-Instruct": {
         **_QWEN2,
@@ -34,6 +35,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 36,
         "num_attention_heads": 16,
         "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
     },
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": {
         **_QWEN2,
@@ -43,6 +45,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 28,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
     },
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": {
         "model_type": "llama",
@@ -53,6 +56,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
     },
 }
 
@@ -109,24 +113,47 @@ def shape_of(model: ModelConfig) -> Shape:
     """
     if recipe := embedded_recipe(model.path, model.seed):
         return _shape(embedded.build_model(recipe, len(embedded.build_tokenizer())))
-    return _shape_of_path(model.path, model.trust_remote_code)
+    return _shape_of_config(_place(model.path), model.trust_remote_code)
+
+
+def config_of(model: ModelConfig) -> Any:
+    """transformers' configuration of the model, as `shape_of` reads it."""
+    if recipe := embedded_recipe(model.path, model.seed):
+        return embedded.build_model(recipe, len(embedded.build_tokenizer())).config
+    return _config_of_path(_place(model.path), model.trust_remote_code)
+
+
+def _place(path: str) -> str:
+    """The folder of a model's config, absolute as the working folder may change, or the hub id."""
+    folder = Path(path).expanduser()
+    if path in KNOWN or not folder.is_dir():
+        return path
+    if not (folder / "config.json").is_file():
+        folder = Path(find_model(path).path)  # of a run or of a checkpoint
+    return str(folder.resolve())
 
 
 @lru_cache(maxsize=16)
-def _shape_of_path(path: str, trust_remote_code: bool) -> Shape:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _config_of_path(path: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
 
     if path in KNOWN:
-        config = AutoConfig.for_model(**KNOWN[path])
-    else:
-        try:
-            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.path={path}: no config could be read: {error}") from None
-        if Path(path).is_dir():
-            config.update(as_its_files_are(path, config))
+        return AutoConfig.for_model(**KNOWN[path])
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path={path}: no config could be read: {error}") from None
+    if Path(path).is_dir():
+        config.update(as_its_files_are(path, config))
+    return config
+
+
+@lru_cache(maxsize=16)
+def _shape_of_config(path: str, trust_remote_code: bool) -> Shape:
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
-        return _shape(AutoModelForCausalLM.from_config(config))
+        return _shape(AutoModelForCausalLM.from_config(_config_of_path(path, trust_remote_code)))
 
 
 def _shape(network: Any) -> Shape:

@@ -15,6 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
 from bandpo.disk.cache import cache_dir, made_aside
+from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
 from bandpo.model import embedded
 from bandpo.model.files import (
@@ -100,7 +101,7 @@ def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSou
             f"model={spec}: neither a model (config.json), a checkpoint (hf/) nor a run "
             "(checkpoints/latest/)"
         )
-    if not _HUB_ID.fullmatch(spec):
+    if looks_like_path(spec) or not _HUB_ID.fullmatch(spec):
         raise UserError(f"model={spec}: no such folder")
     return ModelSource(spec, spec)
 

@@ -7,6 +7,7 @@ gives the same one everywhere. Every machine can reach a policy with the same pr
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from bandpo.data import arithmetic
 from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.model.embedded import Recipe, build_model, build_tokenizer
+
+logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "shipped"
 """The folder of the default policy, `Recipe()`, made by `scripts/make_embedded_policy.py`."""
@@ -85,10 +87,8 @@ def ensure(recipe: Recipe) -> Path:
     name = hashlib.sha256(f"{REVISION}{asdict(recipe)}".encode()).hexdigest()[:12]
     folder = cache_dir() / f"embedded-{recipe.seed}-{name}"
     if not folder.is_dir():
-        console = Console(stderr=True)
-        console.print("making an embedded policy, once; this takes a few minutes", highlight=False)
-        with console.status("") as status:
-            model = warm_up(recipe, lambda step, proof: status.update(f"step {step}: {proof}"))
+        logger.info("making an embedded policy, once; this takes a few minutes")
+        model = warm_up(recipe, lambda step, proof: logger.info("step %d: %s", step, proof))
         with made_aside(folder) as aside:
             model.save_pretrained(aside)
             build_tokenizer().save_pretrained(aside)

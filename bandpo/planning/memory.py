@@ -187,9 +187,23 @@ def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memo
     )
 
 
-def checkpoint_gib(config: Config, shape: Shape) -> float:
-    """GiB of the checkpoints that a run keeps: trained weights, optimizer state, and hf/."""
+@dataclass(frozen=True)
+class Disk:
+    """GiB of the checkpoints that a run keeps, and of the weights among them (hf/)."""
+
+    gib: float
+    weights_gib: float
+
+    def times(self, runs: int) -> Disk:
+        """Those of so many runs."""
+        return Disk(runs * self.gib, runs * self.weights_gib)
+
+
+def checkpoint_disk(config: Config, shape: Shape) -> Disk:
+    """The checkpoints that a run keeps: trained weights, optimizer state, and hf/."""
     width = BYTES[config.model.dtype]
     master = 4 if config.model.dtype == "bfloat16" else 0
-    own = trained_parameters(config, shape) * (width + 8 + master)
-    return config.trainer.keep_checkpoints * (own + shape.parameters * width) / GIB
+    own = trained_parameters(config, shape) * (width + 8 + master) / GIB
+    exported = shape.parameters * width / GIB
+    kept = config.trainer.keep_checkpoints
+    return Disk(kept * (own + exported), kept * exported)

@@ -60,6 +60,32 @@ class Ranks:
         dist.all_gather_object(values, value, self._group)
         return values
 
+    def gather_to_first(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on the first; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size if self.is_first else []
+        dist.gather_object(value, values or None, group=self._group)
+        return values
+
+    def exchange(
+        self,
+        pieces: Sequence[Tensor],
+        leaving: Sequence[int],
+        coming: Sequence[int],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """The elements that the ranks send to this one, one rank's after another, on the CPU.
+
+        `pieces`, one after another, are those for the first rank, for the second, …: as many
+        elements as `leaving` says for each. `coming` says how many each rank sends to this one.
+        """
+        sent = torch.cat([torch.empty(0, dtype=dtype), *pieces]).to(self.device)
+        received = sent.new_empty(sum(coming))
+        if self.size > 1:
+            dist.all_to_all_single(received, sent, list(coming), list(leaving), self._group)
+        return received.cpu()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The element-wise sum over ranks, in place."""
         if self.size > 1:

@@ -130,7 +130,7 @@ def require_reachable_host() -> None:
 def join(device: torch.device) -> bool:
     """Makes the job's process group, NCCL on GPUs and gloo on CPUs; False if there was one.
 
-    Collective.
+    Collective. Raises UserError where another program has the port at which the ranks meet.
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -143,5 +143,13 @@ def join(device: torch.device) -> bool:
     if dist.is_initialized():
         return False
     backend = "nccl" if device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
+    try:
+        deepspeed.init_distributed(backend, verbose=False, timeout=TIMEOUT)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"port {os.environ.get('MASTER_PORT')} of this machine, at which the ranks meet, is "
+            "taken by another program: choose another (MASTER_PORT, or the launcher's option)"
+        ) from None
     return True

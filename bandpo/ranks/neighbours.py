@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from types import TracebackType
 
 import psutil
 
-from bandpo.errors import RunHalted
+from bandpo.errors import RunHalted, exit_at_once
 from bandpo.ranks import heartbeat
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.joining import require_reachable_host
@@ -100,9 +99,7 @@ class Neighbours:
         self._exit(f"rank {dead} died first{detail}")
 
     def _exit(self, cause: str) -> None:
-        text = f"rank {self._ranks.rank} ends because {cause}"
-        print(text, file=sys.stderr, flush=True)
-        os._exit(1)
+        exit_at_once(f"rank {self._ranks.rank} ends because {cause}", 1)
 
 
 def _has_ended(process: psutil.Process) -> bool:

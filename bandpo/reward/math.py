@@ -89,7 +89,7 @@ class MathVerifier(Closing):
 
     `timeout` is in seconds per item; `free_extraction` lets math-verify search the end of a text
     without a box or "Answer:" line; `lowest_form` says which answers that equal the reference are
-    left unevaluated (see `bandpo.reward.form`): `restated` refuses what the problem says and
+    left unevaluated (`bandpo.reward.equality.form`): `restated` refuses what the problem says and
     plain arithmetic (`37+14` for 51), `strict` all but numerals (`2^{10}` for 1024), `off` nothing.
     True and False are `strict` and `off`. Raises UserError for limits that are too small for a
     worker and for another `lowest_form`.

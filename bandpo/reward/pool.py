@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bandpo.reward.score import LowestForm
+from bandpo.reward.score import LowestForm, WorkerDied
 from bandpo.reward.worker import EXIT_RECYCLED
 
 logger = logging.getLogger(__name__)
@@ -221,13 +221,13 @@ class _Worker:
         task.future.set_result(Reply("crashed", detail=detail))
 
     def _require_survival(self) -> None:
-        """Raises RuntimeError unless an item that harms no worker is judged here and now."""
+        """Raises WorkerDied unless an item that harms no worker is judged here and now."""
         try:
             self._ask(_HARMLESS)
         except (_Died, _Late):
-            raise RuntimeError(
+            raise WorkerDied(
                 f"the verifier's workers have been killed for {_PATIENCE_S:.0f} s, whatever they "
-                "judge: is the machine out of memory?"
+                "verify: is the machine out of memory?"
             ) from None
 
     def _ask(self, request: Request) -> Reply:
@@ -247,7 +247,7 @@ class _Worker:
         last: _Died | None = None
         for pause in _pauses():
             # The template forks by itself, and a fresh child is best used at once: one that idles
-            # is killed as well. Starting a template is dear.
+            # is killed as well. Starting a template is expensive.
             if self._ended.wait(pause if self._template is None else 0.0):
                 raise CancelledError
             try:
@@ -261,10 +261,10 @@ class _Worker:
                 if death.code not in _INNOCENT:
                     break
             except _Late:
-                raise RuntimeError(
+                raise WorkerDied(
                     f"the verifier's worker was not ready after {_START_LIMIT_S:.0f} s"
                 ) from None
-        raise RuntimeError(f"the verifier's worker does not start: {last}")
+        raise WorkerDied(f"the verifier's worker does not start: {last}")
 
     def _launch(self) -> None:
         environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}

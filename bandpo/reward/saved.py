@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.errors import UserError
-from bandpo.types import Completion, Group, Problem, Prompt
+from bandpo.types import Completion, Group, Problem, Prompt, logprob_array, token_array
 
 _KEYS = ("problem_id", "answer", "prompt", "completion", "truncated")
 
@@ -23,6 +23,23 @@ def saved_groups(paths: Iterable[Path]) -> Iterator[Group]:
     for path in paths:
         for _, samples in groupby(_samples(path), key=lambda sample: sample["problem_id"]):
             yield _group(list(samples))
+
+
+def verifier_of(samples: Path) -> str | None:
+    """The version of the verifier that scored a file of samples; None where it is not written.
+
+    An evaluation keeps it in its settings, a run in run.json, two folders up at the most.
+    """
+    for path in (
+        samples.with_suffix(".settings.json"),
+        *(folder / "run.json" for folder in list(samples.resolve().parents)[1:3]),
+    ):
+        try:
+            verifier = json.loads(path.read_text(encoding="utf-8")).get("verifier")
+        except (OSError, ValueError, AttributeError):
+            continue
+        return verifier.get("version") if isinstance(verifier, Mapping) else verifier
+    return None
 
 
 def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -46,7 +63,12 @@ def _group(samples: Sequence[Mapping[str, Any]]) -> Group:
     first = samples[0]
     problem = Problem(first["problem_id"], first["prompt"], first["answer"])
     completions = tuple(
-        Completion(sample["completion"], (), (), "length" if sample["truncated"] else "stop")
+        Completion(
+            sample["completion"],
+            token_array(()),
+            logprob_array(()),
+            "length" if sample["truncated"] else "stop",
+        )
         for sample in samples
     )
     return Group(Prompt(problem, first["prompt"], ()), completions)

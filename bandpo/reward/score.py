@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -60,6 +60,15 @@ class Score:
     def reason(self) -> str:
         """The status with its detail, as reports show it: `wrong (restated)`."""
         return f"{self.status} ({self.detail})" if self.detail else self.status
+
+
+class WorkerDied(RuntimeError):
+    """A reward's processes can no longer score, through no fault of what they scored."""
+
+
+def is_death(error: BaseException) -> bool:
+    """Whether a reward built anew may succeed where this one failed; all else is its own error."""
+    return isinstance(error, WorkerDied | BrokenExecutor | CancelledError)
 
 
 class Reward(Protocol):

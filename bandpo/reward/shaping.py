@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from bandpo.errors import UserError
+from bandpo.errors import UserError, place_of
 from bandpo.reward.futures import gather, otherwise, then
-from bandpo.reward.score import Closing, Reward, Score, checked, finite, name_of
+from bandpo.reward.score import Closing, Reward, Score, checked, finite, is_death, name_of
 
 if TYPE_CHECKING:
     from bandpo.types import Completion, Group, Problem
@@ -124,8 +123,8 @@ class FunctionReward(Closing):
 
     Plain functions run in `threads` threads, coroutines together in one event loop; both overlap
     with generation. In evaluation a value above `threshold` counts as correct. The future
-    of a group raises RuntimeError, which names function and sample, where the function raises, and
-    UserError where it returns anything but a finite number.
+    of a group raises UserError, which names function and sample, where the function raises or
+    returns anything but a finite number.
     """
 
     def __init__(
@@ -177,13 +176,12 @@ class FunctionReward(Closing):
             return Score(number, "correct" if number > self.threshold else "wrong", None, 0.0)
 
         def failed(error: BaseException) -> BaseException:
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or is_death(error):
                 return error
-            place = traceback.extract_tb(error.__traceback__)[-1:]
-            where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in place)
-            return RuntimeError(
+            return UserError.caused(
                 f"the reward {name_of(self.function)} raised {type(error).__name__}: {error} for "
-                f"sample {sample}{where}"
+                f"sample {sample}{place_of(error)}",
+                error,
             )
 
         return then(otherwise(call, failed), score)

@@ -67,11 +67,17 @@ class Demand:
         return self.prompt + self.completion
 
 
-def require_context(model: str, limit: int | None, demands: Iterable[Demand]) -> None:
-    """Raises UserError with every demand beyond `limit` tokens; None is no limit."""
+def require_context(
+    model: str, limit: int | None, demands: Iterable[Demand], prompt_setting: str
+) -> None:
+    """Raises UserError with every demand beyond `limit` tokens; None is no limit.
+
+    `prompt_setting` is the configuration key that bounds prompts.
+    """
     problems = [
         f"{demand.prompts}: the longest prompt has {demand.prompt} tokens, with "
-        f"{demand.setting}={demand.completion} that makes {demand.tokens}; {_remedy(demand, limit)}"
+        f"{demand.setting}={demand.completion} that makes {demand.tokens}; "
+        + _remedy(demand, limit, prompt_setting)
         for demand in demands
         if limit is not None and demand.tokens > limit
     ]
@@ -79,7 +85,7 @@ def require_context(model: str, limit: int | None, demands: Iterable[Demand]) ->
         raise UserError.join(f"{model} takes {limit} tokens, which is too few:", problems)
 
 
-def _remedy(demand: Demand, limit: int) -> str:
+def _remedy(demand: Demand, limit: int, prompt_setting: str) -> str:
     room = limit - demand.prompt
     lower = f"{demand.setting}={room} would fit" if room > 0 else f"lower {demand.setting}"
-    return f"{lower}, or allow only shorter prompts (max_prompt_tokens)"
+    return f"{lower}, or allow only shorter prompts ({prompt_setting})"

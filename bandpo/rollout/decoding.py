@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bandpo.types import Completion, Group, Prompt
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-Sampled = tuple[Sequence[int], Sequence[float], bool]
+from bandpo.types import Completion, Group, Prompt, logprob_array, token_array
+
+Sampled = tuple[NDArray[np.int32], ArrayLike, bool]
 """A sample's tokens, their log-probabilities, and whether it ended before the limit."""
 
 _NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
@@ -34,7 +37,7 @@ class Decoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._special = _special_tokens(tokenizer)
-        self._framing = _framing(tokenizer, self._special)
+        self._framing = np.array(sorted(_framing(tokenizer, self._special)), np.int32)
 
     def group(self, prompt: Prompt, samples: Iterable[Sampled], weight_version: int) -> Group:
         """The group of a prompt's samples."""
@@ -45,8 +48,8 @@ class Decoder:
             tuple(
                 Completion(
                     text=text,
-                    token_ids=tuple(tokens),
-                    logprobs=tuple(logprobs),
+                    token_ids=tokens,
+                    logprobs=logprob_array(logprobs),
                     finish_reason="stop" if ended else "length",
                     weight_version=weight_version,
                 )
@@ -54,17 +57,15 @@ class Decoder:
             ),
         )
 
-    def __call__(self, samples: Sequence[Sequence[int]], ended: Sequence[bool]) -> list[str]:
+    def __call__(self, samples: Sequence[ArrayLike], ended: Sequence[bool]) -> list[str]:
         """The texts of samples, each of which was `ended` by its last token or by the limit."""
-        kept = [
-            [token for token in self._body(sample, end) if token not in self._framing]
-            for sample, end in zip(samples, ended, strict=True)
-        ]
+        bodies = [self._body(token_array(s), end) for s, end in zip(samples, ended, strict=True)]
+        kept = [body[~np.isin(body, self._framing)].tolist() for body in bodies]
         texts: list[str] = self._tokenizer.batch_decode(kept, skip_special_tokens=False)
         return texts
 
-    def _body(self, sample: Sequence[int], ended: bool) -> Sequence[int]:
-        return sample[:-1] if ended and sample and sample[-1] in self._special else sample
+    def _body(self, sample: NDArray[np.int32], ended: bool) -> NDArray[np.int32]:
+        return sample[:-1] if ended and len(sample) and sample[-1] in self._special else sample
 
 
 def _special_tokens(tokenizer: Any) -> dict[int, str]:

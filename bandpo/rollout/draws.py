@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import verifier_counts
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """The groups of all ranks that a step trains on, and metrics of all groups drawn for it."""
+    """The groups of all ranks that a step trains on, and metrics of all groups drawn for it.
 
-    groups: list[ScoredGroup]
+    Every rank knows all of them, and holds its own.
+    """
+
+    groups: list[GroupSummary]
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-_FILTERS: Mapping[Any, Callable[[ScoredGroup], bool]] = {
+_FILTERS: Mapping[Any, Callable[[GroupSummary], bool]] = {
     False: lambda item: True,
     "accuracy": lambda item: item.usable and item.is_mixed,
     "reward": lambda item: item.usable and item.has_spread,
@@ -50,10 +48,10 @@ class Draws:
         self._settings, self._sampler = settings, sampler
         self._seeds, self._ranks = seeds, ranks
         self._batches = 0
-        self._drawn: list[ScoredGroup] = []  # of all ranks, in the order of the prompts
+        self._drawn: list[GroupSummary] = []  # of all ranks, in the order of the prompts
 
     @property
-    def kept(self) -> list[ScoredGroup]:
+    def kept(self) -> list[GroupSummary]:
         """The groups so far that pass the filter, in the order in which they were drawn."""
         passes = _FILTERS[self._settings.filter_groups]
         return [item for item in self._drawn if passes(item)]
@@ -72,17 +70,21 @@ class Draws:
 
     def next_prompts(self) -> list[Prompt]:
         """This rank's share of the next batch, with seeds; none whose group is already kept."""
-        kept = {item.group.problem.id for item in self.kept}
+        kept = {item.prompt.problem.id for item in self.kept}
         prompts = self._sampler.next(self._settings.prompts_per_step, without=kept)
         seeds = [self._seeds.take(prompt.problem.id, self._batches) for prompt in prompts]
         self._batches += 1
         return self._ranks.share(
-            [dataclasses.replace(p, seed=seed) for p, seed in zip(prompts, seeds, strict=True)]
+            [replace(p, seed=seed) for p, seed in zip(prompts, seeds, strict=True)]
         )
 
     def add(self, scored: Sequence[ScoredGroup]) -> None:
         """Adds this rank's scored groups of the batch; collective."""
-        self._drawn += self._ranks.gather_interleaved(scored)
+        rank = self._ranks.rank
+        own = [item.summary(rank) for item in scored]
+        every = self._ranks.gather_interleaved([replace(summary, here=None) for summary in own])
+        left = iter(own)
+        self._drawn += [next(left) if item.rank == rank else item for item in every]
 
     def notes(self) -> list[str]:
         """Messages for the user about a step with too few groups, or none, to learn from."""
@@ -104,16 +106,16 @@ class Draws:
 
     def rollout(self) -> Rollout:
         """The groups to train on, with metrics of all that were drawn."""
-        chosen = {item.group.problem.id: item for item in self.kept}
+        chosen = {item.prompt.problem.id: item for item in self.kept}
         for item in reversed(self._drawn):  # a problem that was drawn again counts once
-            chosen.setdefault(item.group.problem.id, item)
+            chosen.setdefault(item.prompt.problem.id, item)
         groups = list(chosen.values())[: self._settings.prompts_per_step]
         filtered = groups if self._settings.filter_groups else None
         return Rollout(groups, rollout_metrics(self._drawn, filtered))
 
 
 def rollout_metrics(
-    drawn: Sequence[ScoredGroup], kept: Sequence[ScoredGroup] | None = None
+    drawn: Sequence[GroupSummary], kept: Sequence[GroupSummary] | None = None
 ) -> dict[str, float]:
     """Rewards, lengths and the verifier's verdicts of all groups drawn for a step.
 
@@ -122,7 +124,7 @@ def rollout_metrics(
     """
     trained = drawn if kept is None else kept
     tokens = {
-        name: sum(len(c.token_ids) for item in groups for c in item.group.completions)
+        name: sum(sum(item.lengths) for item in groups)
         for name, groups in (("drawn", drawn), ("trained", trained))
     }
     scores = [score for item in drawn for score in item.scores]
@@ -137,11 +139,10 @@ def rollout_metrics(
     }
 
 
-def _rewards_and_lengths(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+def _rewards_and_lengths(scored: Sequence[GroupSummary]) -> dict[str, float]:
     scores = [score for item in scored for score in item.scores]
-    completions = [completion for item in scored for completion in item.group.completions]
     rewards = [score.value for score in scores]
-    lengths = [len(completion.token_ids) for completion in completions]
+    lengths = [length for item in scored for length in item.lengths]
     return {
         "reward/mean": fmean(rewards),
         "reward/std": pstdev(rewards),
@@ -150,28 +151,5 @@ def _rewards_and_lengths(scored: Sequence[ScoredGroup]) -> dict[str, float]:
         "length/mean": fmean(lengths),
         "length/max": float(max(lengths)),
         "length/tokens": float(sum(lengths)),
-        "length/truncated_frac": fmean(c.truncated for c in completions),
+        "length/truncated_frac": fmean(cut for item in scored for cut in item.truncated),
     }
-
-
-# Earlier checkpoints kept the groups alone.
-_PART: TypeAdapter[Rollout | list[ScoredGroup]] = TypeAdapter(Rollout | list[ScoredGroup])
-
-
-def write_rollout(folder: Path, ranks: Ranks, rollout: Rollout) -> None:
-    """Writes this rank's share of the groups, without any loss, to `rollout-rank….json`."""
-    own = Rollout(ranks.share(rollout.groups), rollout.metrics)
-    (folder / f"rollout-rank{ranks.rank}.json").write_bytes(_PART.dump_json(own))
-
-
-def read_rollout(folder: Path) -> Rollout | None:
-    """The rollout that all ranks wrote, in its order; None if there is none."""
-    count = len(list(folder.glob("rollout-rank*.json")))
-    files = [folder / f"rollout-rank{rank}.json" for rank in range(count)]
-    parts = [_PART.validate_json(file.read_bytes()) for file in files]
-    if not parts:
-        return None
-    shares = [part.groups if isinstance(part, Rollout) else part for part in parts]
-    groups = [item for row in zip_longest(*shares) for item in row if item]
-    first = parts[0]
-    return Rollout(groups, first.metrics if isinstance(first, Rollout) else rollout_metrics(groups))

@@ -32,6 +32,8 @@ class EngineSpec:
     trust_remote_code: bool = False
     max_model_len: int = 2048
     """Tokens of the longest prompt with its completion."""
+    samples: int | None = None
+    """The most completions asked for at a time, by all processes; None: any number."""
     threads: int = 1
     """CPU threads of this rank."""
     ranks: Ranks = field(default_factory=Alone)

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bandpo.errors import UserError
@@ -91,8 +92,8 @@ class HFGenerate(RolloutEngine):
                 chosen[kept, None], position_ids=cache.positions(), use_cache=False, cache=cache
             ).logits[:, -1]
             cache.length += 1
-        whole = tokens.tolist(), logprobs.tolist(), lengths.tolist(), ended.tolist()
-        samples = list(zip(*whole, strict=True))
+        arrays = tokens.int().cpu().numpy(), logprobs.cpu().numpy()
+        samples = list(zip(*arrays, lengths.tolist(), ended.tolist(), strict=True))
         return [
             self._group(prompt, samples[i * sampling.n : (i + 1) * sampling.n])
             for i, prompt in enumerate(prompts)
@@ -116,9 +117,13 @@ class HFGenerate(RolloutEngine):
         return scores.repeat_interleave(sampling.n, 0)
 
     def _group(
-        self, prompt: Prompt, samples: Sequence[tuple[list[int], list[float], int, bool]]
+        self, prompt: Prompt, samples: Sequence[tuple[NDArray[Any], NDArray[Any], int, bool]]
     ) -> Group:
-        cut = ((ids[:length], logp[:length], ended) for ids, logp, length, ended in samples)
+        # Copies: a view would keep the whole wave with its padding.
+        cut = (
+            (ids[:length].copy(), logp[:length].copy(), ended)
+            for ids, logp, length, ended in samples
+        )
         return self._decode.group(prompt, cut, self.weight_version)
 
     def _end_tokens(self) -> set[int]:
@@ -137,7 +142,7 @@ class HFGenerate(RolloutEngine):
         (group,) = self._wave([prompt], Sampling(n=1, max_tokens=4))
         (completion,) = group.completions
         own = own_logprobs(self._model, ids, completion.token_ids)
-        scored = [completion.logprobs, *self.logprobs(prompt, [completion])]
+        scored = [completion.logprobs.tolist(), *self.logprobs(prompt, [completion])]
         gap = gap_between([own, own], scored).mean
         if not gap <= tolerance:
             raise UserError(
@@ -152,7 +157,8 @@ class HFGenerate(RolloutEngine):
         start = len(prompt.token_ids)
         found = []
         for completion in completions:
-            tokens = torch.tensor([prompt.token_ids + completion.token_ids], device=self._device)
+            whole = [*prompt.token_ids, *completion.token_ids.tolist()]
+            tokens = torch.tensor([whole], device=self._device)
             logits = self._model(tokens, use_cache=False).logits[0, start - 1 : -1].float()
             chosen = tokens[0, start:, None]
             found.append(logits.log_softmax(-1).gather(-1, chosen).squeeze(-1).tolist())

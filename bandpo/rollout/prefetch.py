@@ -54,11 +54,8 @@ class Rollouts:
             raise self._failure
         rollout = self._collect(step) if self._waiting is None else self._waiting
         self._waiting = None
-        ages = [
-            self._version() - completion.weight_version
-            for item in rollout.groups
-            for completion in item.group.completions
-        ]
+        now = self._version()
+        ages = [now - version for group in rollout.groups for version in group.weight_versions]
         self._metrics = {"rollout/lag": fmean(ages) if ages else 0.0}
         if self._lag and step < self._last:
             thread = ThreadPoolExecutor(1, "rollout")

@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bandpo.advantage import has_spread
 from bandpo.errors import UserError
 from bandpo.reward import Reward, Score, checked, has_bad_gold, name_of
+from bandpo.reward.score import is_death
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
 
@@ -33,6 +34,42 @@ class ScoredGroup:
 
     group: Group
     scores: tuple[Score, ...]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The values that advantages are computed from."""
+        return [score.value for score in self.scores]
+
+    def summary(self, rank: int = 0) -> GroupSummary:
+        """The summary of a group that this rank has sampled."""
+        completions = self.group.completions
+        return GroupSummary(
+            prompt=self.group.prompt,
+            lengths=tuple(len(completion.token_ids) for completion in completions),
+            truncated=tuple(completion.truncated for completion in completions),
+            weight_versions=tuple(completion.weight_version for completion in completions),
+            scores=tuple(replace(score, extracted=None) for score in self.scores),
+            rank=rank,
+            here=self,
+        )
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A scored group as every rank knows it: without text, tokens and log-probabilities.
+
+    lengths, truncated, weight_versions, scores   [G]: of its completions; lengths in tokens
+    rank   the one that has the group
+    here   the group itself on that rank, None on all others
+    """
+
+    prompt: Prompt
+    lengths: tuple[int, ...]
+    truncated: tuple[bool, ...]
+    weight_versions: tuple[int, ...]
+    scores: tuple[Score, ...]
+    rank: int = 0
+    here: ScoredGroup | None = None
 
     @property
     def rewards(self) -> list[float]:
@@ -122,16 +159,19 @@ def _without_frames(error: BaseException) -> None:
 
 @contextmanager
 def _scoring(reward: Reward, group: Group) -> Iterator[None]:
-    """Raises RewardFailed for errors that the user can fix, and RewardDied for all others."""
+    """Raises RewardDied where its workers have died, and RewardFailed for its own errors."""
     try:
         yield
     except UserError as error:
-        raise RewardFailed(str(error)) from error
+        raise RewardFailed.caused(str(error), error) from error
     except Exception as error:
-        raise RewardDied(
+        message = (
             f"the reward {name_of(reward)} failed on the samples of {group.problem.id}: "
             f"{type(error).__name__}: {error}"
-        ) from error
+        )
+        if is_death(error):
+            raise RewardDied(message) from error
+        raise RewardFailed.caused(message, error) from error
 
 
 def try_reward(reward: Reward, group: Group) -> None:
@@ -142,7 +182,7 @@ def try_reward(reward: Reward, group: Group) -> None:
     except RewardDied as error:
         raise RewardFailed(f"{error} (tried on the reference answer)") from error.__cause__
     except RewardFailed as error:
-        raise RewardFailed(f"{error} (tried on the reference answer)") from None
+        raise RewardFailed.caused(f"{error} (tried on the reference answer)", error) from None
 
 
 def rollout(

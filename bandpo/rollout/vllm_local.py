@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
+from math import ceil
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.shared_memory import SEGMENTS
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group, Prompt, token_array
 
 OLDEST_VLLM = (0, 27, 1)
 # On a CPU: tokens of a block of the cache, and the cache's largest size in bytes.
@@ -137,6 +138,15 @@ def _has_head(model: torch.nn.Module) -> bool:
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
+def cache_tokens(spec: EngineSpec, max_num_seqs: int, parts: int) -> int:
+    """Tokens of a cache with blocks for all sequences that an engine of `parts` ranks has at once.
+
+    One more block than these take is vLLM's own.
+    """
+    asked = max_num_seqs if spec.samples is None else ceil(spec.samples * parts / spec.ranks.size)
+    return (min(max_num_seqs, asked) * ceil(spec.max_model_len / BLOCK) + 1) * BLOCK
+
+
 class VLLMLocal(RolloutEngine):
     """A colocated vLLM engine whose samples come with processed log-probabilities.
 
@@ -187,10 +197,8 @@ class VLLMLocal(RolloutEngine):
             # Per-request seeds crash in chunked prefill on a CPU.
             llm_arguments |= {"enable_chunked_prefill": False}
             llm_arguments.setdefault("max_num_batched_tokens", max(8192, spec.max_model_len))
-            sequences = max_num_seqs * (
-                spec.max_model_len + BLOCK
-            )  # the last block may be partly filled
-            needed = sequences * token_bytes(model, spec.dtype)
+            needed = cache_tokens(spec, max_num_seqs, tensor_parallel_size)
+            needed *= token_bytes(model, spec.dtype)
             llm_arguments.setdefault("kv_cache_memory_bytes", min(needed, MOST_CACHE))
         self._sleeps = bool(llm_arguments.get("enable_sleep_mode", False))
         self._asleep = False
@@ -263,7 +271,11 @@ class VLLMLocal(RolloutEngine):
     def _group(self, prompt: Prompt, output: Any) -> Group:
         samples = sorted(output.outputs, key=lambda sample: sample.index)
         sampled = (
-            (s.token_ids, _of_tokens(s.logprobs, s.token_ids), s.finish_reason != "length")
+            (
+                token_array(s.token_ids),
+                _of_tokens(s.logprobs, s.token_ids),
+                s.finish_reason != "length",
+            )
             for s in samples
         )
         return self._decode.group(prompt, sampled, self.weight_version)
@@ -273,7 +285,9 @@ class VLLMLocal(RolloutEngine):
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        asked = self._parts.gather([list(prompt.token_ids + c.token_ids) for c in completions])
+        asked = self._parts.gather(
+            [[*prompt.token_ids, *c.token_ids.tolist()] for c in completions]
+        )
         with _untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
@@ -350,7 +364,7 @@ class VLLMLocal(RolloutEngine):
 
 
 def _of_tokens(found: Any, token_ids: Sequence[int]) -> list[float]:
-    """vLLM's flat log-probabilities, one a token; raises RuntimeError if they are of others."""
+    """vLLM's flat log-probabilities, one per token; raises RuntimeError if they are of others."""
     if list(found.token_ids) != list(token_ids):
         raise RuntimeError(
             "vLLM reported log-probabilities of other tokens than those it was given"

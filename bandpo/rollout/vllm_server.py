@@ -10,19 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from anyio.from_thread import start_blocking_portal
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
-from bandpo.rollout.decoding import Decoder
+from bandpo.rollout.decoding import Decoder, Sampled
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.server_check import (
     GENERATE,
@@ -33,7 +35,7 @@ from bandpo.rollout.server_check import (
 )
 from bandpo.rollout.servers import Server, ServerLost, ServerPool
 from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group, Prompt, token_array
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +133,7 @@ class VLLMServer(RolloutEngine):
             "logprobs": 0,
         }
         waiting = {
-            self._submit(prompt.token_ids, parameters | {"seed": prompt.seed}): prompt
+            self._submit(prompt.token_ids, parameters | {"seed": prompt.seed}, _sampled): prompt
             for prompt in prompts
         }
         try:
@@ -142,23 +144,28 @@ class VLLMServer(RolloutEngine):
                 future.cancel()
 
     def _submit(
-        self, token_ids: Sequence[int], parameters: dict[str, Any], first: Server | None = None
+        self,
+        token_ids: Sequence[int],
+        parameters: dict[str, Any],
+        read: Callable[[dict[str, Any]], Any],
+        first: Server | None = None,
     ) -> Future[Any]:
-        """Starts a request; its future returns a reply that was sampled with our weights."""
+        """Starts a request; its future returns what is read of the reply once it has come.
+
+        The reply was sampled with our weights. It has a dictionary for every token, which nobody
+        should keep until its group's turn.
+        """
         body = {
             "token_ids": list(token_ids),
             "sampling_params": parameters | {"detokenize": False},
         }
         label, samples = self._label, parameters.get("n", 1)
-        return self._pool.submit(GENERATE, body, samples, partial(_of_weights, label), first)
-
-    def _group(self, prompt: Prompt, reply: dict[str, Any]) -> Group:
-        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-        sampled = (
-            (choice["token_ids"], _sampled_logprobs(choice), choice["finish_reason"] == "stop")
-            for choice in choices
+        return self._pool.submit(
+            GENERATE, body, samples, lambda reply: read(_of_weights(label, reply)), first
         )
-        return self._decode.group(prompt, sampled, self.weight_version)
+
+    def _group(self, prompt: Prompt, samples: Sequence[Sampled]) -> Group:
+        return self._decode.group(prompt, samples, self.weight_version)
 
     def logprobs(self, prompt: Prompt, completions: Sequence[Completion]) -> list[list[float]]:
         """Teacher-forced log-probabilities at temperature 1.
@@ -171,8 +178,9 @@ class VLLMServer(RolloutEngine):
         servers = sorted(self._pool.alive, key=lambda server: server.url)
         futures = [
             self._submit(
-                prompt.token_ids + completion.token_ids,
+                [*prompt.token_ids, *completion.token_ids.tolist()],
                 parameters,
+                lambda reply: reply["prompt_logprobs"][start:],
                 servers[(self._ranks.rank + index * self._ranks.size) % len(servers)],
             )
             for index, completion in enumerate(completions)
@@ -180,9 +188,7 @@ class VLLMServer(RolloutEngine):
         return [
             [
                 entry[str(token)]["logprob"]
-                for entry, token in zip(
-                    future.result()["prompt_logprobs"][start:], completion.token_ids, strict=True
-                )
+                for entry, token in zip(future.result(), completion.token_ids.tolist(), strict=True)
             ]
             for future, completion in zip(futures, completions, strict=True)
         ]
@@ -225,11 +231,17 @@ def _of_weights(label: str, reply: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def _sampled_logprobs(choice: dict[str, Any]) -> tuple[float, ...]:
-    """Log-probabilities of the sampled tokens; raises RuntimeError where one is missing."""
+def _sampled(reply: dict[str, Any]) -> list[Sampled]:
+    """The samples of a reply, in order; raises RuntimeError where a log-probability is missing."""
+    return [
+        (token_array(choice["token_ids"]), _logprobs(choice), choice["finish_reason"] == "stop")
+        for choice in sorted(reply["choices"], key=lambda choice: choice["index"])
+    ]
+
+
+def _logprobs(choice: dict[str, Any]) -> NDArray[np.float32]:
     entries = choice["logprobs"]["content"]
-    logprobs = tuple(entry["logprob"] for entry in entries)
-    lowest = min(logprobs, default=0.0)
-    if len(logprobs) != len(choice["token_ids"]) or lowest <= _NO_LOGPROB:
+    logprobs = np.array([entry["logprob"] for entry in entries], np.float32)
+    if len(logprobs) != len(choice["token_ids"]) or logprobs.min(initial=0.0) <= _NO_LOGPROB:
         raise RuntimeError("vLLM sampled a token without a log-probability: NaN in the model?")
     return logprobs

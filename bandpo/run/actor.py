@@ -12,7 +12,14 @@ from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.engine import RolloutEngine, Sampling
-from bandpo.rollout.scoring import EngineDied, RewardDied, RewardFailed, ScoredGroup, rollout
+from bandpo.rollout.scoring import (
+    EngineDied,
+    GroupSummary,
+    RewardDied,
+    RewardFailed,
+    ScoredGroup,
+    rollout,
+)
 from bandpo.run.probe import prove_weights
 from bandpo.types import Group, Prompt
 
@@ -111,7 +118,7 @@ class Actor:
         seeds, so that the groups are those that it would have given. The run ends where that
         cannot be done: with `rollout.lag` beside the learner's updates, and where ranks share an
         engine, since the others wait in it for the one that failed. Raises RewardFailed on every
-        rank where a reward fails again, or gives what is no score, on any.
+        rank where a reward fails by itself, dies again, or gives what is no score, on any.
         """
         outcome = self._attempt(prompts)
         while self._rollout_ranks.any(not isinstance(outcome, list)):
@@ -149,7 +156,7 @@ class Actor:
         """Whether the ranks can stop together to replace a part."""
         return self._config.lag == 0 and self._config.engine.get("tensor_parallel_size", 1) == 1
 
-    def sync(self, scored: Sequence[ScoredGroup] = ()) -> dict[str, float]:
+    def sync(self, scored: Sequence[GroupSummary] = ()) -> dict[str, float]:
         """Sends the learner's weights to the engine and proves that they arrived.
 
         Both score a few samples of the step. Raises RuntimeError where they differ by more than
@@ -159,7 +166,7 @@ class Actor:
         self.engine.wake()
         self.weight_version += 1
         self.engine.load_weights(self._learner.weights(), self.weight_version)
-        groups = [item.group for item in self._ranks.share(scored)] or [self._answer]
+        groups = [item.here.group for item in scored if item.here] or [self._answer]
         group = groups[self.weight_version % len(groups)]
         gap = prove_weights(
             self.engine, self._learner, group, self._ranks, self._tolerance, self._context

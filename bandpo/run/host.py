@@ -10,9 +10,10 @@ import torch
 
 from bandpo.config.schema import Config, longest_sequence
 from bandpo.cpu import usable_cores
+from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
 from bandpo.model.source import ModelSource
-from bandpo.planning.fit import fitted
+from bandpo.planning.fit import fitted, fitted_without_gpu
 from bandpo.planning.gpus import GIB
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.neighbours import Neighbours
@@ -27,10 +28,19 @@ def served_length(config: Config, model: ModelSource) -> int:
     return longest if limit is None else min(longest, limit)
 
 
+def samples_at_a_time(config: Config) -> int | None:
+    """The most completions that a run asks its engine for at once; an evaluation asks for any."""
+    rollout = config.rollout
+    return None if config.eval.benchmarks else rollout.prompts_per_step * rollout.group_size
+
+
 def fitted_here(config: Config, ranks: Ranks) -> Config:
-    """The configuration with what it leaves to the memory of the ranks' GPUs; collective."""
+    """The configuration with what it leaves to the ranks' memory; collective."""
     if ranks.device.type != "cuda":
-        return config
+        if config.model.gradient_checkpointing is not None:
+            return config
+        here = hardware()["memory_gib"]
+        return fitted_without_gpu(config, shape_of(config.model), here, ranks.size)
     own = torch.cuda.get_device_properties(ranks.device).total_memory / GIB
     return fitted(config, shape_of(config.model), min(ranks.gather(own)), ranks.size)
 
@@ -64,6 +74,7 @@ class Host:
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
             max_model_len=served_length(config, model),
+            samples=samples_at_a_time(config),
             threads=max(1, usable_cores() // self.ranks.size),
             ranks=self.ranks,
         )

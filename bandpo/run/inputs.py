@@ -64,7 +64,8 @@ def read_inputs(
     notes += examine_tokenizer(model.path, lm_config, tokenizer, shown)
     trained = Demand.of("data.train", prompts.all, "rollout.max_tokens", config.rollout.max_tokens)
     demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
-    require_context(f"model.path={model.spec}", context_length(lm_config), demands)
+    limit = context_length(lm_config)
+    require_context(f"model.path={model.spec}", limit, demands, "data.max_prompt_tokens")
     context = served_length(config, model)
     return Inputs(start, model, tokenizer, date, prompts, tasks, context, tuple(notes))
 

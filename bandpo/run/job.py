@@ -16,9 +16,11 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bandpo.alarms import AlarmPanel, always_on
+from bandpo.artifacts.display import Display
 from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
+from bandpo.artifacts.waiting import read_rollout
 from bandpo.batching import Sample, schedule
 from bandpo.config.schema import Config
 from bandpo.data.benchmarks import load_benchmarks
@@ -30,14 +32,16 @@ from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
 from bandpo.loss import PolicyLoss
-from bandpo.methods.records import dump_path, recorded
+from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
-from bandpo.rollout.draws import Draws, read_rollout
-from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.draws import Draws
+from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
+from bandpo.run.console import RunLog
 from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.nonfinite_guard import NonfiniteGuard
@@ -50,17 +54,25 @@ logger = logging.getLogger(__name__)
 class Job:
     """The parts of a run on one rank, ready for the loop; close it to end engine and workers."""
 
-    def __init__(self, config: Config, host: Host | None = None, command: str = "") -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: RunLog,
+        display: Display,
+        host: Host | None = None,
+        command: str = "",
+    ) -> None:
         """Builds everything that can fail on bad input before anything expensive.
 
-        A `host` that is given stays open when the job closes, for the next one. `command` is the
-        command line for model cards.
+        `log` comes into the run's folder once that is prepared. A `host` that is given stays open
+        when the job closes, for the next one. `command` is the command line for model cards.
         """
-        self.started = time.time()
+        self.started, self._display = time.time(), display
         self.config, self.folder = config, Path(config.run.dir)
         loss = _loss(config)
         self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
-        problems = load_problems(config.data.train)
+        display.phase("reading the data")
+        problems = load_problems(config.data.train, config.data.columns.named())
         root = None if config.data.root is None else Path(config.data.root)
         benchmarks = load_benchmarks(config.eval.benchmarks, root)
 
@@ -72,7 +84,7 @@ class Job:
             inputs = read_inputs(config, problems, benchmarks, ranks)
             model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
             checkpoint, self.start = start.checkpoint, start.step
-            self.waiting = read_rollout(checkpoint.folder) if checkpoint else None
+            self.waiting = read_rollout(checkpoint.folder, ranks) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
             self._prompt_date = inputs.prompt_date
             reward: Replaceable[Reward] = Replaceable(
@@ -83,14 +95,18 @@ class Job:
             notes = preflight(config, model, tokenizer, reward.current, answer, command, ranks)
             kept = start.prepare_folder() if ranks.is_first else None
             notes = [*start.notes, *([kept] if kept else []), *inputs.notes, *notes]
-            self.tracker = stack.enter_context(closing(_tracker(config, inputs, ranks)))
+            ranks.barrier()  # what is in the folder from before is set aside
+            notes.append(_kept(log, self.folder))
+            tracker = _tracker(config, inputs, ranks, display)
+            self.tracker = stack.enter_context(closing(tracker))
             for note in [*notes, *_introduction(config, inputs, ranks)]:
                 self.tracker.say(note)
             fit = fitted_here(config, ranks)
+            display.phase("loading the policy")
             # The learner first: vLLM would make a process group of size 1, which DeepSpeed rejects.
             self.learner = DeepSpeedLearner(
                 fit.learner,
-                config.model,
+                fit.model,
                 model.path,
                 loss,
                 ranks,
@@ -99,13 +115,16 @@ class Job:
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])
             tolerance = config.rollout.probe_tolerance or TOLERANCE[config.model.dtype]
+
+            def start_engine() -> RolloutEngine:
+                display.phase(f"starting {_engine(config)}")
+                return host.engine(fit, model)
+
             # Two threads must not share collectives.
             self._rollout_ranks = ranks.apart() if config.rollout.lag else ranks
             self.actor = Actor(
                 config.rollout,
-                Replaceable(
-                    "engine", lambda: host.engine(fit, model), lambda _: host.discard_engine()
-                ),
+                Replaceable("engine", start_engine, lambda _: host.discard_engine()),
                 reward,
                 self.learner,
                 ranks,
@@ -151,21 +170,23 @@ class Job:
         """The prompts of a step, to be drawn and scored."""
         return self._prompts.draws(step, self._rollout_ranks)
 
-    def batches(self, scored: Sequence[ScoredGroup], step: int) -> list[list[Sample]]:
-        """This rank's part of the minibatches of a step's updates, of all ranks' groups."""
+    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[list[Sample]]:
+        """This rank's part of the minibatches of a step's updates, of all ranks' groups.
+
+        Collective: each sample goes to the rank that trains on it.
+        """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
-        batches = schedule(
-            [item.group for item in usable],
-            self._advantages(rewards).tolist(),
+        shares = schedule(
+            [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
             updates=learner.updates_per_rollout,
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
-            rank=self.ranks.rank,
             ranks=self.ranks.size,
         )
+        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
@@ -183,12 +204,18 @@ class Job:
         every = self.config.trainer.dump_tokens_every
         if every == 0 or step % every:
             return batches
+        from bandpo.methods.records import dump_path, recorded  # pyarrow takes 40 MB
+
         path = dump_path(self.folder, step, self.ranks.rank)
         return recorded(batches, path, self.learner.observers)
 
     def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
-        """One optimizer update; raises RunHalted when too many in a row were nonfinite."""
-        result = self.learner.update(batch, step)
+        """One optimizer update; raises RunHalted when too many in a row were nonfinite.
+
+        In the first step also UserError for values that are no log-probabilities.
+        """
+        with debugging(step == self.start + 1):
+            result = self.learner.update(batch, step)
         if result is not None:
             self._nonfinite_guard.check(result, batch, step)
         return result
@@ -204,7 +231,7 @@ class Job:
         self.ranks.raise_any(halt)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Every benchmark at this step; samples and summary.json go to eval/<step>/."""
+        """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
         settings = self.config.eval
         sampling = Sampling(
             n=settings.n,
@@ -224,8 +251,14 @@ class Job:
         )
         # Samples of a step that is repeated may be those of other weights.
         store = Store(self.folder / "eval" / f"{step:06d}", resume=False, on_loss=logger.warning)
-        summaries = evaluator.run(self._tasks, store)
-        return {name: value for s in summaries for name, value in s.scalars().items()}
+        self._display.phase("evaluating")
+        summaries = evaluator.run(self._tasks, store, self._show_evaluation)
+        found = {name: value for s in summaries for name, value in s.scalars().items()}
+        return self.ranks.gather(found)[0]
+
+    def _show_evaluation(self, benchmark: str, done: int, to_do: int) -> None:
+        share = f"{done}/{to_do}" if self.ranks.size == 1 else f"{done / to_do:.0%}"
+        self._display.progress(f"evaluating {benchmark} {share}")
 
     def _loop_state(self, step: int, waits: bool) -> dict[str, Any]:
         """The state besides the learner's with which the loop resumes after a step."""
@@ -243,10 +276,24 @@ def _loss(config: Config) -> PolicyLoss:
     return loss
 
 
-def _tracker(config: Config, inputs: Inputs, ranks: Ranks) -> Tracker:
+def _kept(log: RunLog, folder: Path) -> str:
+    """Where the run's output goes besides the console, for its user."""
+    try:
+        return f"all output, of libraries too: {log.keep_in(folder)}"
+    except OSError as error:
+        return f"the output of libraries is not kept: {error}"
+
+
+def _engine(config: Config) -> str:
+    name: str = config.rollout.engine["_target_"].rpartition(".")[2]
+    return "vLLM" if name.startswith("VLLM") else name
+
+
+def _tracker(config: Config, inputs: Inputs, ranks: Ranks, display: Display) -> Tracker:
     return Tracker(
         Path(config.run.dir),
         config.tracking,
+        display,
         active=ranks.is_first,
         steps=config.trainer.steps,
         name=config.run.name,
@@ -271,10 +318,10 @@ def _introduction(config: Config, inputs: Inputs, ranks: Ranks) -> list[str]:
         )
     if start:
         lines.append(f"resuming {config.run.name} after step {start}")
-    engine = rollout.engine["_target_"].rpartition(".")[2]
+    ranked = f"{ranks.size} ranks" if ranks.size > 1 else "1 rank"
     lines.append(
         f"{config.method.name} on {config.model.path}: {rollout.prompts_per_step} prompts × "
-        f"{rollout.group_size} samples per step, {ranks.size} rank(s), engine {engine} (starting)"
+        f"{rollout.group_size} samples per step, {ranked}, starting {_engine(config)}"
     )
     return lines
 

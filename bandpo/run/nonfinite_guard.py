@@ -97,6 +97,6 @@ def _record(sample: Sample, result: UpdateResult) -> dict[str, Any]:
         "id": sample.id,
         "sick": sample.id in result.nonfinite,
         "prompt_ids": sample.prompt_ids,
-        "completion_ids": sample.completion_ids,
+        "completion_ids": sample.completion_ids.tolist(),
         **{k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in values.items()},
     }

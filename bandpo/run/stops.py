@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 import torch
 
+from bandpo.errors import exit_at_once
 from bandpo.ranks.collectives import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -77,8 +77,7 @@ class Stops:
             self._received, self._received_at = received, time.monotonic()
             self._say(f"{received.name}: stopping after this step; a second one stops at once")
         elif time.monotonic() - self._received_at > ECHO_S:
-            print(f"{received.name} again: stopped at once", file=sys.stderr, flush=True)
-            os._exit(128 + received)
+            exit_at_once(f"{received.name} again: stopped at once", 128 + received)
 
     def reason(self) -> str | None:
         """Why the run must stop now, None to continue; collective, the same on every rank."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bandpo.artifacts.folder import read_metrics
 from bandpo.errors import UserError
 from bandpo.evaluation.intervals import Estimate
-from bandpo.methods.bounds_figure import COLOURS, DASHES
+from bandpo.methods.palette import COLOURS, DASHES
 from bandpo.tables.results import Line
 from bandpo.tables.runs import PlannedRun
 

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
 from bandpo.config.composition import validate
-from bandpo.config.schema import Section
+from bandpo.config.section import Section
+from bandpo.config.targets import reason
 from bandpo.errors import UserError
 
 FILE = "recipe.yaml"
@@ -170,8 +171,7 @@ class RecipeFolder:
         except UserError:
             raise
         except Exception as error:  # whatever the class raises, its settings are the user's
-            cause = error.__cause__ or error
-            raise UserError(f"{self.path / FILE}: {str(cause).splitlines()[0]}") from None
+            raise UserError(f"{self.path / FILE}: {reason(error)}") from None
 
     def recipe(self) -> Recipe:
         """The table; raises UserError with every problem of the file."""

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from bandpo.disk.whole import write_atomically
 from bandpo.evaluation.intervals import Estimate
+from bandpo.evaluation.report import PAGES
 from bandpo.tables.results import Entry, Line
 from bandpo.tables.statistics import Effect
 
@@ -23,12 +24,13 @@ ABOUT_ACCURACY = (
 )
 ABOUT_EFFECTS = (
     "Paired by seed and problem; p is Holm's over the methods of a model, for one benchmark and "
-    "metric; ± is half of the 95% interval, ? where the error is unknown. `better` and `worse` "
+    "metric; in brackets the 95% interval, ? where the error is unknown. `better` and `worse` "
     "mean p < 0.05 and an interval without 0.",
 )
 ABOUT_TRAINING = (
     "Means over the last fifth of the steps, ± half of the 95% interval over seeds; in brackets "
-    "the difference to the first row, paired by seed, * where p < 0.05 after Holm's correction.",
+    "the difference to the first row, paired by seed; p < 0.05 is after Holm's correction, and "
+    "given only where it holds.",
 )
 
 
@@ -133,7 +135,7 @@ def _claim(effect: Effect | None) -> str:
     if effect is None:
         return "–"
     p = "?" if effect.p is None else f"{effect.p:.2g}"
-    text = f"{with_half(effect.difference, '+.1f')}, p {p}"
+    text = f"{_with_interval(effect.difference.within(-100, 100), '+.1f')}, p {p}"
     return f"{text}, {effect.verdict}" if effect.verdict else text
 
 
@@ -141,8 +143,8 @@ def _trained(entry: Entry) -> str:
     text = with_half(entry.obtained, ".3g")
     if entry.effect is None:
         return text
-    star = "*" if entry.effect.verdict else ""
-    return f"{text} ({entry.effect.difference.value:+.2g}{star})"
+    tested = ", p < 0.05" if entry.effect.verdict else ""
+    return f"{text} ({entry.effect.difference.value:+.2g}{tested})"
 
 
 # --------------------------------------------------------------------------- files
@@ -151,7 +153,8 @@ _LATEX = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"±": r"$\pm$", "–": "--", "−": "$-$", "χ": r"$\chi$", "²": r"\textsuperscript{2}"},
-    **{"δ": r"$\delta$", "<": "$<$", ">": "$>$"},
+    **{"δ": r"$\delta$", "Δ": r"$\Delta$", "<": "$<$", ">": "$>$", "≤": r"$\leq$", "≥": r"$\geq$"},
+    **{"×": r"$\times$", "→": r"$\rightarrow$", "…": r"\ldots{}"},
 }
 
 
@@ -166,7 +169,7 @@ def write_report(
     """Writes table.md, table.tex and table.html; figures lie in the folder."""
     names = [figure.relative_to(folder).as_posix() for figure in figures]
     environment = Environment(
-        loader=PackageLoader("bandpo.tables", "."),
+        loader=ChoiceLoader([PackageLoader("bandpo.tables", "."), PAGES]),
         autoescape=lambda name: bool(name and ".html" in name),
         trim_blocks=True,
         lstrip_blocks=True,

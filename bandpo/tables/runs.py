@@ -132,11 +132,13 @@ def plan_runs(
     selection: Selection | None = None,
     extra: Sequence[str] = (),
     ranks: int = 1,
+    gpu: bool | None = None,
 ) -> list[PlannedRun]:
     """Every run of a table with its resolved configuration, below `folder`.
 
-    Raises UserError with the problems of every row whose configuration is not valid; a problem
-    that several rows share is reported once, with the first.
+    `gpu` says whether they will have GPUs, None: whether this machine has. Raises UserError with
+    the problems of every row whose configuration is not valid; a problem that several rows share is
+    reported once, with the first.
     """
     runs: list[PlannedRun] = []
     problems: dict[str, str] = {}
@@ -148,7 +150,7 @@ def plan_runs(
         ]
         overrides = _overrides(recipe, model, method, extra)
         try:
-            configs = compose_seeds("train", overrides, Config, seeds, ranks)
+            configs = compose_seeds("train", overrides, Config, seeds, ranks, gpu)
         except UserError as error:
             problems.setdefault(str(error), f"{model}, {method}")
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from rich.console import Console
 
 from bandpo.errors import UserError
 from bandpo.planning.gpus import GPUS_PER_NODE, Cluster
+from bandpo.tables.cuts import Asked, cuts, cuts_table
 from bandpo.tables.figures import accuracy_figures, entropy_figure
 from bandpo.tables.forecast import (
     RowPlan,
+    grouped,
     missing,
     plan_rows,
-    plan_table,
+    plan_tables,
     summary_lines,
     write_configs,
 )
@@ -26,6 +28,9 @@ from bandpo.tables.report import accuracy_blocks, training_blocks, write_numbers
 from bandpo.tables.results import accuracy_lines, collect, training_lines
 from bandpo.tables.runs import PlannedRun, Selection, plan_runs
 from bandpo.tables.slurm import write_slurm
+
+PAGE = 100
+"""Columns of what is printed where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Table:
     runs: Sequence[PlannedRun]
     out: Path
     cluster: Cluster | None = None
+    asked: Asked = field(default_factory=Asked)
 
     @classmethod
     def of(
@@ -56,10 +62,12 @@ class Table:
         text = cluster or recipe.cluster
         chosen = Cluster.of(text) if text and text != "0" else None
         ranks = chosen.count if chosen else 1
-        runs = plan_runs(recipe, out, Selection.of(only, recipe), overrides, ranks)
+        gpu = True if chosen else None
+        runs = plan_runs(recipe, out, Selection.of(only, recipe), overrides, ranks, gpu)
         if not runs:
             raise UserError(f"--only {' '.join(only)} leaves no run of {found.name}")
-        return cls(found, recipe, runs, out, chosen)
+        asked = Asked(only, (*overrides, *(("--cluster", cluster) if cluster else ())))
+        return cls(found, recipe, runs, out, chosen, asked)
 
     @cached_property
     def rows(self) -> list[RowPlan]:
@@ -71,13 +79,23 @@ class Table:
         return [run for run in self.runs if not run.is_finished()]
 
     def print_plan(self) -> None:
-        """Prints what every run would take and what is missing here; writes the configurations."""
+        """Prints what the table takes, smaller versions, every row, and what is missing here.
+
+        Writes the configurations of all runs.
+        """
+        groups, cluster = grouped(self.rows), self.cluster
         console = Console()
-        # Piped into a file or a pager, the table is as wide as it needs to be.
-        wide = Console(width=max(console.width, 200)) if not console.is_terminal else console
-        wide.print(plan_table(self.recipe.title, self.rows, self.cluster))
-        for line in summary_lines(self.rows, self.cluster):
+        # In a file or a pager the tables are as wide as they need to be.
+        wide = console if console.is_terminal else Console(width=PAGE)
+        print(self.recipe.title)
+        for line in summary_lines(groups, cluster):
             print(line)
+        parts = [*plan_tables(groups, cluster)]
+        if cluster:
+            smaller = cuts(self.recipe, groups, cluster, self.asked)
+            parts = [*cuts_table(self.found.name, smaller, cluster), *parts]
+        for part in parts:
+            wide.print(part, highlight=False, soft_wrap=isinstance(part, str))
         print(f"resolved configurations: {write_configs(self.out, self.runs)}")
         for item in missing(self.rows, self.cluster, self.out):
             print(f"missing here: {item}")

@@ -104,7 +104,12 @@ def probe_bfloat16(lab: Lab) -> Mapping[str, Figure]:
     """
     figures = {}
     for model in (find_model("embedded").path, *lab.models):
-        overrides = (f"model.path={model}", "model.dtype=bfloat16", "trainer.steps=4")
+        overrides = (
+            "policy=embedded",
+            f"model.path={model}",
+            "model.dtype=bfloat16",
+            "trainer.steps=4",
+        )
         steps, _ = train(lab, f"bfloat16-{Path(model).name}", *_vllm(lab), *overrides)
         figures[f"{Path(model).name}_largest_gap"] = Figure(_largest_gap(steps), at_most=0.3)
     return figures

@@ -16,7 +16,7 @@ from bandpo.config.schema import Config
     ],
 )
 def test_only_a_hub_id_is_linked_as_base_model(path, linked):
-    config = compose("train", [f"model.path='{path}'"], Config)
+    config = compose("train", ["policy=embedded", f"model.path='{path}'"], Config)
     card = model_card(config, 1, {}, "", {})
     assert (f"base_model: {path}\n" in card) == linked
     assert f"| base model | {path} |" in card

@@ -275,7 +275,7 @@ def test_bad_input_is_told_in_words(case, command, untrained, tmp_path, monkeypa
         arguments = given[1:]
     else:
         keys = {override.split("=")[0].lstrip("+") for override in given}
-        settings = [f"model.path={untrained()}", *SMALL]
+        settings = ["policy=embedded", f"model.path={untrained()}", *SMALL]
         arguments = ["train", *(s for s in settings if s.split("=")[0] not in keys), *given]
     assert command(*arguments) == 2
     told = capsys.readouterr().err
@@ -295,7 +295,13 @@ def test_long_prompts_are_dropped_and_counted_and_equal_groups_warned_of(
     rows = [problem(0, problem="x" * 500), *map(problem, range(1, 6))]
     write(tmp_path / "data.jsonl", rows)
     monkeypatch.chdir(tmp_path)
-    arguments = ["train", *SMALL, "data.train=data.jsonl", f"model.path={untrained()}"]
+    arguments = [
+        "train",
+        *SMALL,
+        "data.train=data.jsonl",
+        "policy=embedded",
+        f"model.path={untrained()}",
+    ]
     assert command(*arguments) == 0
     told = capsys.readouterr().out
     assert "dropped 1 prompts longer than 64 tokens" in told

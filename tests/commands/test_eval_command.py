@@ -204,7 +204,7 @@ def test_bad_input_is_one_message_and_writes_nothing(model, tmp_path, capsys, ov
     ("lines", "message"),
     [
         (['{"problem": "a", "answer": "1"}'] * 29 + ['{"problem": "b", "answer": ""}'], "line 30"),
-        (['{"question": "a", "answer": "1"}'], "no column 'problem'"),
+        (['{"frage": "a", "answer": "1"}'], "no column 'problem'"),
         ([], "no rows"),
     ],
 )

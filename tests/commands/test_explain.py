@@ -8,7 +8,7 @@ import pytest
 from bandpo.cli import main
 from bandpo.errors import UserError
 from bandpo.methods.explain import Token, explain, parse_token
-from bandpo.methods.method import load_methods
+from bandpo.methods.method import FAMILIES, load_methods
 
 
 def of(name: str, text: str):
@@ -132,3 +132,16 @@ def test_the_command(capsys):
     assert main(["explain", "p=0.1", "adv=1", "ratio=1", "--methods", "grpo"]) == 0
     assert main(["explain", "p=0.1 adv=1 ratio=100"]) == 2
     assert "ratio=100" in capsys.readouterr().err
+
+
+def test_methods_are_sorted_by_family(capsys):
+    assert main(["explain", "logp=-3.2 adv=1 ratio=1.6 entropy=0.5"]) == 0
+    table = capsys.readouterr().out.split("──")[-1]
+    family = {method.name: method.family for method in load_methods("all")}
+    words = (line.split() for line in table.splitlines())
+    named = [line[0] for line in words if line and line[0] in family]
+    assert sorted(named) == sorted(family)
+    places = [FAMILIES.index(family[name]) for name in named]
+    assert places == sorted(places) and set(places) == set(range(len(FAMILIES)))
+    own = [f for f in named if family[f] == "bounds that follow p"]
+    assert {"band_kl", "band_tv", "dcpo"} <= set(own) and "grpo" not in own

@@ -15,7 +15,7 @@ from bandpo.tables.runs import plan_runs
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 title: two methods on an untrained policy
-models: {{tiny: {{overrides: {{model.path: {model}}}}}}}
+models: {{tiny: {{overrides: {{policy: embedded, model.path: {model}}}}}}}
 methods: {{grpo: {{seeds: 2}}, band_kl: {{seeds: 1}}}}
 overrides:
   rollout: hf

@@ -45,7 +45,7 @@ def test_every_method_composes_and_instantiates(method):
     "override", [f"{g}={n}" for g in ("rollout", "reward", "data") for n in names(g)]
 )
 def test_every_other_group_composes(override):
-    assert compose("train", [override], Config).rollout.group_size == 32
+    assert compose("train", ["model.path=embedded", override], Config).rollout.group_size == 32
 
 
 def test_the_default_is_band_kl_on_the_embedded_policy():

@@ -62,10 +62,10 @@ def test_the_message_ends_with_the_command_that_means_it(command, path, capsys):
 @pytest.mark.parametrize("path", PATHS)
 def test_the_command_that_is_shown_composes_with_that_very_value(path):
     with pytest.raises(UserError, match="hydra reads syntax in it") as told:
-        compose("train", ["seed=3", f"model.path={path}"], Config)
+        compose("train", ["seed=3", "policy=embedded", f"model.path={path}"], Config)
     (text,) = told.value.instead.values()
     assert shlex.quote(text) in str(told.value)
-    config = compose("train", ["seed=3", text], Config)
+    config = compose("train", ["seed=3", "policy=embedded", text], Config)
     assert (config.seed, config.model.path) == (3, path)
 
 
@@ -87,9 +87,9 @@ def test_the_other_problems_are_told_too():
 )  # fmt: skip
 def test_text_that_hydra_takes_for_another_type_can_be_quoted(override, text):
     with pytest.raises(UserError) as told:
-        compose("train", [override], Config)
+        compose("train", ["policy=embedded", override], Config)
     assert shlex.quote(text) in str(told.value)
-    compose("train", [text], Config)
+    compose("train", ["policy=embedded", text], Config)
 
 
 def test_a_sweep_says_the_same(capsys):
@@ -102,11 +102,14 @@ def test_a_sweep_says_the_same(capsys):
 def test_a_mapping_for_the_training_data_takes_the_place_of_the_default_one():
     columns = "{problem: prompt.0.content, answer: reward_model.ground_truth}"
     given = f"data.train={{path: my.parquet, columns: {columns}}}"
-    assert compose("train", [given], Config).data.train == {
+    model = "model.path=a/model"
+    assert compose("train", [model, given], Config).data.train == {
         "path": "my.parquet",
         "columns": {"problem": "prompt.0.content", "answer": "reward_model.ground_truth"},
     }
-    assert compose("train", ["data=dapo_math", given], Config).data.train["path"] == "my.parquet"
-    assert compose("train", [given, "+data.train.bad_rows=drop"], Config).data.train["bad_rows"]
+    other = compose("train", [model, "data=dapo_math", given], Config)
+    assert other.data.train["path"] == "my.parquet"
+    dropped = compose("train", [model, given, "+data.train.bad_rows=drop"], Config)
+    assert dropped.data.train["bad_rows"]
     assert replaced("data.train.count=3") == ["data.train.count=3"]
-    assert compose("train", ["data.train=my.jsonl"], Config).data.train == "my.jsonl"
+    assert compose("train", [model, "data.train=my.jsonl"], Config).data.train == "my.jsonl"

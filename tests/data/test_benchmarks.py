@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bandpo.data import readers
 from bandpo.data.benchmarks import (
     benchmark_spec,
     content_sha256,
@@ -116,3 +117,54 @@ def test_the_content_hash_sees_problems_and_answers_alone():
     )
     # moving text between problem and answer is another content
     assert content_sha256([Problem("1", "a b", "c")]) != content_sha256([Problem("1", "a", "b c")])
+
+
+def test_a_local_copy_has_either_of_its_names(tmp_path):
+    for name in ("gsm8k_test.jsonl", "gsm8k.jsonl"):
+        path = write(tmp_path, name, [{"problem": "1+1?", "answer": "2"}])
+        assert load_benchmark("gsm8k", tmp_path).origin == str(path)
+        path.unlink()
+
+
+@pytest.fixture
+def unreachable_hub(monkeypatch):
+    """Counts the requests; every name is unknown."""
+    import datasets
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise OSError("Name or service not known")
+
+    def load_dataset(hub, *arguments, **settings):
+        asked.extend([] if datasets.config.HF_HUB_OFFLINE and constants.HF_HUB_OFFLINE else [hub])
+        raise ConnectionError(f"Couldn't reach {hub}")
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    readers._hub_answers.cache_clear()
+    yield asked
+    readers._hub_answers.cache_clear()
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_without_the_hub_the_names_of_local_copies_are_told(unreachable_hub, tmp_path, caplog):
+    caplog.set_level("INFO", "bandpo")
+    for name in ("gsm8k", "amc23"):
+        with pytest.raises(UserError) as told:
+            load_benchmark(name, tmp_path)
+    assert (
+        f"A local copy would be amc23.jsonl, amc23.parquet or amc23.csv in data.root={tmp_path}, "
+        "with the columns problem and answer (id is optional)." in str(told.value)
+    )
+    assert (
+        "gsm8k: no gsm8k_test.jsonl, gsm8k_test.parquet, gsm8k_test.csv, gsm8k.jsonl, "
+        f"gsm8k.parquet or gsm8k.csv in {tmp_path}, so the hub is asked for openai/gsm8k"
+    ) in caplog.messages
+    assert len(unreachable_hub) == 1  # once for both, and never for a file
+    with pytest.raises(UserError, match=r"A local copy .* in the folder of data\.root=…"):
+        load_benchmark("aime24")

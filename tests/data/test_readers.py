@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from bandpo.data.columns import Columns
 from bandpo.data.readers import ExactFloats
-from bandpo.data.rows import Columns, parse_rows
+from bandpo.data.rows import parse_rows
 from bandpo.data.sources import load_problems
 from bandpo.errors import UserError
 

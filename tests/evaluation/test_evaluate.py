@@ -25,8 +25,9 @@ from bandpo.evaluation.summary import (
     summarize,
     write_summaries,
 )
+from bandpo.reward.score import WorkerDied
 from bandpo.rollout.engine import Sampling
-from bandpo.rollout.scoring import RewardDied
+from bandpo.rollout.scoring import RewardDied, RewardFailed
 
 
 def lines(folder, name="toy"):
@@ -183,6 +184,10 @@ class ThreadRank:
         self.barrier.wait(60)
         return everything
 
+    def gather_to_first(self, value):
+        everything = self.gather(value)
+        return everything if self.rank == 0 else []
+
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_share_the_work_and_agree(tmp_path, size):
@@ -196,7 +201,8 @@ def test_ranks_share_the_work_and_agree(tmp_path, size):
             )
             for rank, engine in enumerate(engines)
         ]
-        assert [future.result(60) for future in futures] == [alone] * size
+        first, *others = [future.result(60) for future in futures]
+    assert first == alone and others == [None] * (size - 1)  # the first alone summarizes
     assert [len(engine.seen) for engine in engines] == [12 // size] * size
     assert sorted(lines(tmp_path / "split")) == sorted(lines(tmp_path / "alone"))
     names = [path.name for path in sorted((tmp_path / "split").iterdir())]
@@ -223,14 +229,21 @@ def test_what_other_ranks_left_is_kept(tmp_path):
     assert not list(folder.glob("*.rank*"))
 
 
-def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("the pool is gone"), RewardFailed),
+        (WorkerDied("the pool is gone"), RewardDied),
+    ],
+)
+def test_a_failing_reward_stops_with_its_error_and_keeps_what_is_written(error, raised, tmp_path):
     class Failing(FakeReward):
         def judge(self, group):
             if group.problem.id == "p7":
-                raise RuntimeError("the pool is gone")
+                raise error
             return super().judge(group)
 
-    with pytest.raises(RewardDied, match="pool is gone"):
+    with pytest.raises(raised, match="pool is gone"):
         run(tmp_path, reward=Failing())
     whole = run(tmp_path / "whole")
     assert run(tmp_path) == whole

@@ -3,17 +3,20 @@
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from eval_fakes import FakeEngine, fake_task, run
+from eval_fakes import SAMPLING, FakeEngine, fake_task, run
 from rich.console import Console
 
 from bandpo.cli import main
 from bandpo.errors import UserError
 from bandpo.evaluation.comparison import compare, compare_folders, evaluations_of, milestones
+from bandpo.evaluation.intervals import Estimate
 from bandpo.evaluation.mathml import render
-from bandpo.evaluation.report import summary_table, write_report
+from bandpo.evaluation.report import interval, problem_texts, summary_table, write_report
+from bandpo.evaluation.standalone import cut_or_unanswered
 from bandpo.evaluation.summary import read_summaries, write_summaries
 from bandpo.types import Completion
 
@@ -41,7 +44,17 @@ def test_ordinary_mathematics_becomes_mathml():
     assert {"mfrac", "msqrt", "msup", "menclose"} <= tags
     assert page.count('display="block"') == 2 and page.count('display="inline"') == 2
     assert "&amp;" in page and r"costs \$5" in page
-    assert "".join(Inventory(page).text).replace(" ", "").startswith("so12<x&")
+    formulas = re.sub("<code>.*?</code>", "", page)
+    assert "".join(Inventory(formulas).text).replace(" ", "").startswith("so12<x&")
+
+
+def test_a_browser_without_mathml_shows_the_source_of_a_formula(tmp_path):
+    page = render(r"$\frac{1}{2} < x$")
+    assert page.endswith(r"</math><code>$\frac{1}{2} &lt; x$</code>")
+    write_summaries(tmp_path, [run(tmp_path)])
+    style = write_report(tmp_path).read_text()
+    assert "math + code { display: none }" in style
+    assert "@supports not (math-style: normal) { math { display: none }" in style
 
 
 HOSTILE = [
@@ -85,12 +98,67 @@ def test_the_report_is_one_file_without_script_or_outside_resources(tmp_path):
     assert not [name for name in seen.attributes if name.startswith("on")]
     text = "".join(seen.text)
     for problem in summary.problems:
-        assert f"{problem.id}: {problem.correct}/4 right" in text
+        assert f": {problem.correct}/4 right" in text and f"problem {problem.id}" in text
     assert "1 more samples are in toy.jsonl" in text
     assert f"{100 * summary.metrics['mean@4'].value:.1f}" in text
     assert "dataset_sha256" in text and summary.settings["dataset_sha256"] in text
     assert page.count("<svg") == 2
     assert write_report(tmp_path, samples_per_problem=3).read_text() == page
+
+
+def test_the_page_fits_a_phone_and_the_dark_and_says_of_what_it_is_percent(tmp_path):
+    write_summaries(tmp_path, [run(tmp_path)])
+    page = write_report(tmp_path).read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "@media (prefers-color-scheme: dark)" in page and "color-scheme: light dark" in page
+    # Everything wide scrolls by itself, so that the page does not.
+    assert page.count("<table") - page.count('<table class="settings"') == page.count(
+        '<div class="wide"><table>'
+    )
+    rows = re.findall(r"<tr><td>([^<]*?)\s*<td>", page)
+    assert rows[:4] == ["mean@4 [%]", "pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
+    assert "tokens" in rows and "tokens [%]" not in rows and "no answer [%]" in rows
+
+
+def test_problems_are_named_by_their_text():
+    before, after = "<|user|>Solve step by step.\n\n", "\n\nEnd with Answer: x<|assistant|>"
+    texts = {"a1f3": "Find $x$  if\nx > 1.", "b7": "Find " + "y" * 100, "c": "Fred has 2 cows."}
+    prompts = {name: f"{before}{text}{after}" for name, text in texts.items()}
+    assert problem_texts(prompts) == {
+        "a1f3": "Find $x$ if x > 1.",
+        "b7": "Find " + "y" * 75 + "…",
+        "c": "Fred has 2 cows.",
+    }
+    chat = {"1": "<|user|>Compute 1+2.<|assistant|>", "2": "<|user|>Compute 1+3.<|assistant|>"}
+    assert problem_texts(chat) == {"1": "Compute 1+2.", "2": "Compute 1+3."}
+    assert problem_texts({"only": "x"}) == {"only": "only"}
+    assert problem_texts({"b": "<p>", "a": "<p>x"}) == {"b": "b", "a": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "estimate", "shown"),
+    [
+        ("mean@4", Estimate(0.99, 0.9, 1.02), "[90.0, 100.0]"),
+        ("length/mean", Estimate(3.0, -1.0, 7.0), "[0, 7]"),
+        ("pass@2", Estimate(1.0), "[?]"),
+    ],
+)
+def test_intervals_end_where_nothing_is_possible(name, estimate, shown):
+    assert interval(name, estimate) == shown
+
+
+def test_the_interval_of_a_difference_may_be_negative():
+    assert interval("mean@4", Estimate(-0.2, -1.3, 0.1), least=-1.0) == "[-100.0, 10.0]"
+
+
+def test_benchmarks_of_different_n_share_an_order_of_rows(tmp_path):
+    summaries = [run(tmp_path / str(n), sampling=replace(SAMPLING, n=n)) for n in (2, 4)]
+    rows = shown(summary_table(summaries)).splitlines()[4:-1]
+    names = [row.split("│")[1].strip() for row in rows]
+    assert names[:7] == [
+        *("mean@2, pass@1 [%]", "mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
+        *("best@4 [%]", "maj@2 [%]"),
+    ]
 
 
 def shown(table):
@@ -122,7 +190,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     a = evaluated(tmp_path / "a")
     b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
     rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
-    assert set(rows) == {"mean@4", "pass@1", "pass@2", "pass@4", "best@4", "maj@4"}
+    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "maj@4"}
     mean = rows["mean@4"]
     counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
     assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
@@ -130,7 +198,13 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
     assert main(["compare", str(a), str(b)]) == 0
     output = capsys.readouterr().out
-    assert "mean@4" in output and "*" in output
+    (row,) = (line for line in output.splitlines() if "mean@4, pass@1" in line)
+    assert row.split("│")[-2].strip() == "B"
+    told = " ".join(output.split())
+    assert f"A: {a} B: {b} B − A: positive where B is better. Its interval is paired" in told
+    assert "0 is outside the interval" in told and "By mean@4, B is better than A." in told
+    assert main(["compare", str(a), str(a)]) == 0
+    assert "By mean@4, neither is shown to be better." in " ".join(capsys.readouterr().out.split())
 
     other = evaluated(tmp_path / "c", seed=1)
     with pytest.raises(UserError, match=r"toy: .*not comparable.*\n  - seed: 0 → 1"):
@@ -165,3 +239,11 @@ def test_summaries_survive_the_file(tmp_path):
     path = write_summaries(tmp_path, [summary])
     assert read_summaries(tmp_path) == {"toy": summary}
     assert json.loads(path.read_text())["toy"]["metrics"]["mean@4"]["value"] > 0
+
+
+def test_completions_without_an_answer_are_warned_of(tmp_path):
+    summary = run(tmp_path)
+    assert cut_or_unanswered(summary) == []
+    most = {"no_answer_frac": Estimate(0.625, 0.5, 0.7)}
+    (told,) = cut_or_unanswered(replace(summary, metrics={**summary.metrics, **most}))
+    assert told.startswith("62% of the completions hold no answer that can be read: is eval.templ")

@@ -52,7 +52,7 @@ def scores_of(lm, samples):
     """A plain transformers model's log-probabilities."""
     found = []
     for sample in samples:
-        ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
+        ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
         logits = lm(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
         found.append(logits[range(len(sample.completion_ids)), sample.completion_ids].tolist())
     return found

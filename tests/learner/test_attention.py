@@ -57,13 +57,16 @@ def test_sequences_of_one_length_share_a_call(monkeypatch):
 
 
 def test_flash_attention_is_told_where_sequences_end():
-    arguments = packed_arguments("flash_attention_2", torch.device("cpu"), (3, 1, 4))
+    samples = [Sample((5,), (6,) * count, 0.0, torch.zeros(count)) for count in (2, 0, 3)]
+    rows = PackedBatch.of(samples).rows
+    arguments = packed_arguments("flash_attention_2", rows.lengths, rows.positions, rows.ends)
     assert arguments["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 2, 3]]
     for side in "qk":
         assert arguments[f"cu_seq_lens_{side}"].tolist() == [0, 3, 4, 8]
         assert arguments[f"cu_seq_lens_{side}"].dtype == torch.int32
         assert arguments[f"max_length_{side}"] == 4
-    assert packed_arguments("flash_attention_2", torch.device("cpu"), ()) == {}
+    alone = PaddedBatch.of(samples).rows
+    assert packed_arguments("flash_attention_2", alone.lengths, alone.positions) == {}
 
 
 def test_a_model_that_keeps_sequences_apart_is_accepted(untrained):
@@ -98,6 +101,8 @@ def test_samples_of_one_token_are_sequences_too(untrained):
     samples = make_samples(3)
     for sample in samples:
         sample.prompt_ids, sample.completion_ids = sample.prompt_ids[:1], sample.completion_ids[:1]
+        sample.old_logp = sample.ref_logp = sample.entropy = None
+        sample.rollout_logp = sample.rollout_logp[:1]
     logprobs = scorer(untrained(), BY_SEQUENCE)
     alone = [logprobs([sample])[0] for sample in samples]
     torch.testing.assert_close(torch.tensor(logprobs(samples)), torch.tensor(alone))

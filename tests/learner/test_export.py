@@ -18,7 +18,7 @@ from bandpo.model.tying import as_its_files_are, repeated_names, shares_head
 SMALL = [
     *("trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout=hf"),
     *("learner.updates_per_rollout=1", "eval.benchmarks=[]", "rollout.max_tokens=4"),
-    *("model.path=model", "run.dir=run", "trainer.checkpoint_every=0"),
+    *("policy=embedded", "model.path=model", "run.dir=run", "trainer.checkpoint_every=0"),
 ]
 INVALID = {"temperature": 0.9, "do_sample": False}  # for transformers, which refuses to save it
 IDS = torch.tensor([[3, 20, 21, 22, 1, 4, 60, 61]])

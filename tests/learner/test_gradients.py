@@ -23,7 +23,7 @@ def plain_loss_and_gradients(folder: Path):
     total = torch.zeros(())
     logps = []
     for sample in samples:
-        ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
+        ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
         logits = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE
         logp = logits.log_softmax(-1)[range(len(sample.completion_ids)), sample.completion_ids]
         logps.append(logp.detach())

@@ -15,6 +15,7 @@ from bandpo.errors import UserError
 from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork, chunked_logprobs
 from bandpo.loss import LossDiagnostics
+from bandpo.types import token_array
 
 
 def full(hidden, weight, targets, temperature):
@@ -72,7 +73,7 @@ def test_network_scores_only_completions_and_zeroes_the_rest(untrained, layout, 
     batch = layout.of(make_samples())
     logp, entropy = network(*batch.arguments)
     for row, sample in enumerate(batch.samples):
-        ids = torch.tensor([sample.prompt_ids + sample.completion_ids])
+        ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
         table = plain(ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
         length = len(sample.completion_ids)
         wanted = table[range(length), sample.completion_ids]
@@ -101,7 +102,7 @@ def test_empty_completions_count_as_sequences_and_learn_nothing(
     samples = make_samples()
     for index in empty:
         nothing = torch.zeros(0)
-        samples[index].completion_ids = ()
+        samples[index].completion_ids = token_array(())
         samples[index].old_logp = samples[index].ref_logp = samples[index].entropy = nothing
         samples[index].rollout_logp = nothing
     totals, diagnostics = totals_of(samples), LossDiagnostics()
@@ -109,7 +110,7 @@ def test_empty_completions_count_as_sequences_and_learn_nothing(
     def gradients(batches):
         network.zero_grad()
         for members in batches:
-            batch = layout.of(sorted(members, key=layout.sort_key))
+            batch = layout.of(layout.ordered(members))
             logp, entropy = network(*batch.arguments)
             output = LOSS(batch.token_batch(logp, entropy, 1), totals)
             diagnostics.update(output)
@@ -121,7 +122,7 @@ def test_empty_completions_count_as_sequences_and_learn_nothing(
     alone = [samples[index] for index in empty]
     assert all((gradient == 0).all() for gradient in gradients([alone]))
     assert diagnostics.sums.sum() == 0
-    others = [sample for sample in samples if sample.completion_ids]
+    others = [sample for sample in samples if len(sample.completion_ids)]
     if others:
         apart, together = gradients([others, alone]), gradients([samples])
         torch.testing.assert_close(apart, together, atol=1e-6, rtol=1e-4)

@@ -17,7 +17,9 @@ ranks = Ranks()
 methods = sorted(p.stem for p in (config_dir() / "method").glob("*.yaml") if p.stem[0] != "_")
 for method in methods:
     config = compose(
-        "train", [f"method={method}", f"model.path={folder}", "rollout.max_tokens=4608"], Config
+        "train",
+        [f"method={method}", "policy=embedded", f"model.path={folder}", "rollout.max_tokens=4608"],
+        Config,
     )
     loss = instantiate(config.method.loss)
     learner = DeepSpeedLearner(config.learner, config.model, folder, loss, ranks)

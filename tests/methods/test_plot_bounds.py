@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bandpo.cli import main
+from bandpo.commands import plot
 from bandpo.methods.bounds_figure import LEAST, curves
 from bandpo.methods.method import load_methods
 
@@ -46,10 +47,19 @@ def test_a_radius_that_follows_the_entropy_says_at_which_it_is_drawn():
 
 def test_the_command_draws_all_methods(tmp_path, capsys):
     for name in ("all.png", "some.pdf"):
-        assert main(["plot", "bounds", "--out", str(tmp_path / "new" / name)]) == 0
+        out = ["--methods", "all", "--out", str(tmp_path / "new" / name)]
+        assert main(["plot", "bounds", *out]) == 0
         assert name in capsys.readouterr().out
     assert (tmp_path / "new" / "all.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "new" / "some.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_six_methods_are_drawn_by_default(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "plot_bounds", lambda methods, *_: drawn.extend(methods))
+    assert main(["plot", "bounds", "--out", str(tmp_path / "few.png")]) == 0
+    names = [method.name for method in drawn]
+    assert names == ["grpo", "clip_higher", "dcpo", "band_kl", "band_tv", "band_chi2"]
 
 
 def test_the_curves_of_a_run(tmp_path, capsys):

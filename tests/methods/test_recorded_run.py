@@ -22,7 +22,13 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def run(command, untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "recorded"
-    overrides = [*SETTINGS, f"model.path={untrained()}", f"run.dir={folder}", "method=gspo"]
+    overrides = [
+        *SETTINGS,
+        "policy=embedded",
+        f"model.path={untrained()}",
+        f"run.dir={folder}",
+        "method=gspo",
+    ]
     assert command("train", *overrides) == 0
     return folder
 

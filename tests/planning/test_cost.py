@@ -14,10 +14,10 @@ from bandpo.config.schema import Config, ModelConfig, longest_sequence
 from bandpo.errors import UserError
 from bandpo.model import architecture
 from bandpo.model.architecture import KNOWN, Shape, shape_of
-from bandpo.planning.fit import fitted
+from bandpo.planning.fit import fitted, fitted_without_gpu
 from bandpo.planning.forecast import forecast
 from bandpo.planning.gpus import GPUS, Cluster
-from bandpo.planning.memory import checkpoint_gib, gpu_memory, learner_memory, trained_parameters
+from bandpo.planning.memory import checkpoint_disk, gpu_memory, learner_memory, trained_parameters
 from bandpo.planning.time import RATES, step_seconds
 from bandpo.planning.workload import Workload
 
@@ -265,7 +265,7 @@ def test_a_cluster_that_is_none_is_refused_with_an_example(text):
 
 
 def test_adapters_take_memory_for_themselves_alone():
-    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "model.dtype=bfloat16"]
+    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "data=dapo_math", "model.dtype=bfloat16"]
     whole, lora = (
         compose("train", [*settings, f"learner.lora.rank={rank}"], Config) for rank in (0, 16)
     )
@@ -278,4 +278,23 @@ def test_adapters_take_memory_for_themselves_alone():
     assert "reference" in before and "reference" not in after
     assert after["weights"] == before["weights"]
     assert sum(after[part] / before[part] for part in ("gradients", "optimizer")) < 0.05
-    assert checkpoint_gib(lora, shape) < 0.2 * checkpoint_gib(whole, shape)
+    assert checkpoint_disk(lora, shape).gib < 0.2 * checkpoint_disk(whole, shape).gib
+
+
+def test_activations_are_recomputed_where_memory_asks_for_it():
+    settings = ["model.path=deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "data=dapo_math"]
+    model, learner = "model.gradient_checkpointing", "learner.micro_batch_tokens"
+
+    def on(gib: int, *overrides: str) -> bool | None:
+        config = compose("train", [*settings, *overrides], Config, gpu=True)
+        return fitted(config, shape_of(config.model), gib, 1).model.gradient_checkpointing
+
+    assert (on(40), on(80)) == (True, False)
+    assert on(80, f"{learner}=32768") is True
+    assert (on(40, f"{model}=false"), on(140, f"{model}=true")) == (False, True)
+    config = compose("train", settings, Config, gpu=False)
+    shape = shape_of(config.model)
+    found = [fitted_without_gpu(config, shape, gib, 1) for gib in (40, 80)]
+    assert [c.model.gradient_checkpointing for c in found] == [True, False]
+    fixed = compose("train", [*settings, f"{model}=false"], Config, gpu=False)
+    assert fitted_without_gpu(fixed, shape, 40, 1) == fixed

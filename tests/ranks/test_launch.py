@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shlex
 import socket
 import subprocess
@@ -9,6 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _RendezvousState
+
+from bandpo.ranks.head import RENDEZVOUS, problem_with
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/launch.sh"
@@ -140,7 +146,7 @@ def test_several_nodes_under_slurm(programs, cpus):
     ("arguments", "reason"),
     [
         (["method=grpo"], "unknown option method=grpo; overrides come after --"),
-        (["--nproc", "2"], "say -- before the overrides"),
+        (["--nproc", "2"], "put -- before the overrides"),
         (["--nproc", "--"], "--nproc needs a value"),
         (["--nodes", "2", "--"], "--nodes needs --head"),
         (["--hostfile", "/not/there", "--"], "/not/there: no such file"),
@@ -153,6 +159,62 @@ def test_what_cannot_be_launched_is_said(arguments, reason):
     assert done.returncode == 2 and reason in done.stderr
 
 
+@pytest.fixture
+def busy():
+    """A port of this machine at which a program listens that is none of torch's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_head_whose_port_is_taken_is_refused(busy):
+    done = launch("--nodes", "2", "--head", f"127.0.0.1:{busy}", "--nproc", "1", "--", *OVERRIDES)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"launch: --head 127.0.0.1:{busy}: this port is taken by another program: choose another, "
+        f"as in 127.0.0.1:{busy + 1}"
+    ]
+
+
+def test_nodes_of_this_run_may_wait_at_the_port_and_those_of_another_not():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = f"127.0.0.1:{store.port}"
+    assert problem_with(place) is None
+    state = _RendezvousState()
+    C10dRendezvousBackend(store, RENDEZVOUS).set_state(pickle.dumps(state))
+    assert problem_with(place) is None
+    state.complete = True
+    C10dRendezvousBackend(store, f"{RENDEZVOUS}-2").set_state(pickle.dumps(state))
+    assert problem_with(place) is None
+    store.delete_key(f"torch.rendezvous.{RENDEZVOUS}")
+    C10dRendezvousBackend(store, RENDEZVOUS).set_state(pickle.dumps(state))
+    assert "taken by another run" in problem_with(place)
+
+
+def test_only_a_head_of_this_machine_is_looked_at():
+    assert problem_with("192.0.2.1:29500") is None  # an address of documentation
+    assert "must be a number" in problem_with("localhost:head")
+    assert "has no address" in problem_with("no-such-host.invalid:29500")
+
+
+def test_ranks_whose_port_is_taken_say_so(busy):
+    code = (
+        "import torch\n"
+        "from bandpo.ranks.joining import join\n"
+        "from bandpo.errors import UserError\n"
+        "try:\n    join(torch.device('cpu'))\n"
+        "except UserError as error:\n    print('told:', error)\n"
+    )
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **ranks, "MASTER_PORT": str(busy)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert f"told: port {busy} of this machine" in done.stdout, done.stderr[-2000:]
+
+
 def test_two_nodes_meet_and_train(untrained, tmp_path):
     """Two launches of one rank each on this machine, as on two nodes; shares are uneven."""
     pytest.importorskip("deepspeed")
@@ -163,7 +225,12 @@ def test_two_nodes_meet_and_train(untrained, tmp_path):
         "{name: few, source: {_target_: bandpo.data.arithmetic.problems, split: heldout, count: 4}}"
     )
     command = ["bash", str(SCRIPT), "--nodes", "2", "--head", head, "--nproc", "1", "--"]
-    command += ["rollout=hf", f"model.path={untrained()}", f"run.dir={tmp_path / 'run'}"]
+    command += [
+        "rollout=hf",
+        "policy=embedded",
+        f"model.path={untrained()}",
+        f"run.dir={tmp_path / 'run'}",
+    ]
     command += ["trainer.steps=1", "rollout.prompts_per_step=3", "rollout.group_size=2"]
     command += ["rollout.max_tokens=4", "learner.updates_per_rollout=2", "learner.zero_stage=3"]
     command += [f"eval.benchmarks=[{few}]", "eval.n=2"]

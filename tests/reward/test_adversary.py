@@ -16,8 +16,8 @@ import pytest
 import sympy
 
 from bandpo.reward import MathVerifier, notation
-from bandpo.reward.names import named_parts, squeezed
-from bandpo.reward.reading import read
+from bandpo.reward.equality.names import named_parts, squeezed
+from bandpo.reward.equality.reading import read
 
 
 def lines_of(name: str) -> list[str]:
@@ -28,6 +28,7 @@ def lines_of(name: str) -> list[str]:
 GOLDS, CONSTANTS = lines_of("golds.txt"), lines_of("constants.txt")
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 DIGITS = 700
+SCALES = {"%": r"\frac{1}{100}", "degree": r"\frac{\pi}{180}"}
 sys.set_int_max_str_digits(0)
 
 TEMPLATES = [
@@ -63,7 +64,7 @@ TEMPLATES = [
     "{}=0",
     "{}=1=2",
     "5={}+1",
-    r"{}\text{ and }{}+1",
+    r"{}\text{ and }1+{}",
     "|{}|",
     r"\overline{{}}",
     "{}?x",
@@ -119,8 +120,20 @@ def really_equal(answer: str, gold: str) -> bool:
     one, other = (notation.canonical(text) for text in (answer, gold))
     if squeezed(one) == squeezed(other) or _literally(one, other):
         return True
-    if notation.quantity(one, letters=False).unit == "%":  # 50% is 0.5
-        one = rf"{one.rstrip('%')}\cdot\frac{{1}}{{100}}"
+    if _same_values(one, other):
+        return True
+    # an angle in degrees and a percentage are numbers where the other side has no unit
+    units = [notation.quantity(text, letters=False) for text in (one, other)]
+    if "" not in {unit.unit for unit in units}:
+        return False
+    scaled = [
+        rf"({unit.value})\cdot{scale}" if (scale := SCALES.get(unit.unit)) else text
+        for unit, text in zip(units, (one, other), strict=True)
+    ]
+    return scaled != [one, other] and _same_values(*scaled)
+
+
+def _same_values(one: str, other: str) -> bool:
     values = [_value_of(text) for text in (one, other)]
     with mpmath.workdps(DIGITS):
         return all(v is not None for v in values) and _equal(*values)
@@ -180,8 +193,15 @@ def _same_numbers(one: sympy.Expr, other: sympy.Expr) -> bool:
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     functions = [sympy.lambdify(symbols, side.doit(), "mpmath") for side in (one, other)]
     compared = 0
-    for start in ("0.37", "2.91", "-1.73", "0.83"):
-        point = [mpmath.mpf(start) + mpmath.mpf(k) / 7 for k in range(len(symbols))]
+    whole = any(
+        side.has(sympy.factorial, sympy.binomial)
+        or any(power.base.is_negative and power.exp.free_symbols for power in side.atoms(sympy.Pow))
+        for side in (one, other)
+    )
+    for start in ("2", "3", "5", "7") if whole else ("0.37", "2.91", "-1.73", "0.83"):
+        point = [
+            mpmath.mpf(start) + (k if whole else mpmath.mpf(k) / 7) for k in range(len(symbols))
+        ]
         try:
             a, b = (mpmath.mpmathify(function(*point)) for function in functions)
         except (ValueError, TypeError, ZeroDivisionError, NameError, OverflowError):

@@ -160,7 +160,7 @@ def test_values_are_equal_in_both_directions(answer, gold):
 @pytest.mark.parametrize(
     ("answer", "gold", "reason"),
     [
-        ("5 km", "5 m", "other_unit"),
+        ("5 km", r"5\text{ m}", "other_unit"),
         ("(1,2)", r"\{1,2\}", "other_brackets"),
         ("37+14", "51", "unevaluated"),
         (r"\sqrt8+\sqrt2", r"3\sqrt2", "unevaluated"),

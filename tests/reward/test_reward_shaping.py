@@ -132,12 +132,15 @@ def test_an_error_names_the_function_the_sample_and_the_line(kind):
         return broken(problem, completion)
 
     function = {"plain": broken, "async": broken_later}[kind]
-    with FunctionReward(function) as reward, pytest.raises(RuntimeError) as told:
+    with FunctionReward(function) as reward, pytest.raises(UserError) as told:
         reward.submit(group(1, 2)).result()
     message = str(told.value)
     assert f"{function.__qualname__} raised KeyError: 'no such key' for sample p/0" in message
     assert f"{__file__}, line " in message
     assert isinstance(told.value.__cause__, KeyError)
+    # The last lines of the traceback, from the user's own code on.
+    assert 'raise KeyError("no such key")' in told.value.detail.splitlines()[-1]
+    assert "concurrent/futures" not in told.value.detail
 
 
 def test_what_a_function_tells_the_user_is_left_as_it_is():

@@ -39,11 +39,11 @@ def gap() -> float:
         start = len(group.prompt.token_ids)
         scored = engine.logprobs(group.prompt, group.completions) if group is groups[0] else None
         for index, completion in enumerate(group.completions):
-            ids = torch.tensor([group.prompt.token_ids + completion.token_ids])
+            ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]])
             with torch.no_grad():
                 logp = lm(ids).logits[0, start - 1 : -1].log_softmax(-1)
             expected = logp.gather(-1, ids[0, start:, None]).squeeze(-1)
-            found = [completion.logprobs, *([scored[index]] if scored else [])]
+            found = [completion.logprobs.tolist(), *([scored[index]] if scored else [])]
             largest = max(
                 largest, *(float((expected - torch.tensor(f)).abs().max()) for f in found)
             )

@@ -14,7 +14,13 @@ PROMPT = len(build_tokenizer().encode(f"<|user|>{QUESTION}<|end|><|assistant|>")
 SMALL = [
     *("trainer.steps=1", "rollout.prompts_per_step=2", "rollout.group_size=4", "rollout=hf"),
     *("learner.updates_per_rollout=1", "data.train=data.jsonl", "data.template=none"),
-    *("eval.benchmarks=[]", "model.path=model", "run.dir=run", "data.max_prompt_tokens=64"),
+    *(
+        "policy=embedded",
+        "eval.benchmarks=[]",
+        "model.path=model",
+        "run.dir=run",
+        "data.max_prompt_tokens=64",
+    ),
 ]
 LONG = "[{name: long, source: long.jsonl}]"
 
@@ -66,7 +72,7 @@ def test_what_fills_the_context_trains_with_vllm(completion, trained, tmp_path):
         ),
         (
             ["rollout.max_tokens=9", "rollout=vllm_local", "rollout.max_tokens=9"],
-            ["data.train", "rollout.max_tokens=8 would fit"],
+            ["rollout.max_tokens=8 would fit", "shorter prompts (data.max_prompt_tokens)"],
         ),
         (
             ["rollout.max_tokens=4", "eval.max_tokens=100", f"eval.benchmarks={LONG}"],
@@ -74,7 +80,7 @@ def test_what_fills_the_context_trains_with_vllm(completion, trained, tmp_path):
         ),
         (
             ["rollout.max_tokens=4", "eval.max_tokens=4", f"eval.benchmarks={LONG}"],
-            ["benchmark long", "lower eval.max_tokens", "max_prompt_tokens"],
+            ["benchmark long", "lower eval.max_tokens", "data.max_prompt_tokens"],
         ),
     ],
 )

@@ -10,8 +10,8 @@ from bandpo.reward import MathReward, MathVerifier
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.hf import HFGenerate
 from bandpo.rollout.vllm_local import VLLMLocal
-from bandpo.rollout.vllm_server import VLLMServer
-from bandpo.types import Group, Problem, Prompt
+from bandpo.rollout.vllm_server import VLLMServer, _sampled
+from bandpo.types import Group, Problem, Prompt, logprob_array, token_array
 
 TURN = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
 ASKED = "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
@@ -86,7 +86,8 @@ def test_a_tokenizer_without_a_template():
 
 
 def of_hf(engine, prompt, tokens):
-    return engine._group(prompt, [(tokens, [-0.5] * len(tokens), len(tokens), True)])
+    arrays = token_array(tokens), logprob_array([-0.5] * len(tokens))
+    return engine._group(prompt, [(*arrays, len(tokens), True)])
 
 
 def of_vllm(engine, prompt, tokens):
@@ -98,7 +99,7 @@ def of_vllm(engine, prompt, tokens):
 def of_server(engine, prompt, tokens):
     entries = {"content": [{"logprob": -0.5}] * len(tokens)}
     choice = {"index": 0, "token_ids": tokens, "logprobs": entries, "finish_reason": "stop"}
-    return engine._group(prompt, {"choices": [choice]})
+    return engine._group(prompt, _sampled({"choices": [choice]}))
 
 
 @pytest.fixture(scope="module")

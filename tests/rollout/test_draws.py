@@ -2,19 +2,17 @@
 
 import hashlib
 import random
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
 import pytest
-from pydantic import TypeAdapter
+from thread_ranks import ThreadRanks, on_threads
 
 from bandpo.config.schema import RolloutConfig
 from bandpo.data.sampler import PromptSampler
-from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Score
-from bandpo.rollout.draws import Draws, read_rollout, rollout_metrics, write_rollout
+from bandpo.rollout.draws import Draws, rollout_metrics
 from bandpo.rollout.scoring import ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.train import collect
@@ -22,23 +20,6 @@ from bandpo.types import Completion, Group, Problem, Prompt
 
 RIGHT, WRONG = "correct", "wrong"
 STATUSES = {"mixed": (RIGHT, WRONG, WRONG), "right": (RIGHT,) * 3, "wrong": (WRONG,) * 3}
-
-
-class ThreadRanks(Ranks):
-    """Ranks that are threads of this process."""
-
-    def __init__(self, rank=0, size=1, slots=None, barrier=None):
-        self.rank, self.size, self._slots, self._barrier = rank, size, slots, barrier
-
-    def gather(self, value):
-        """As the collective."""
-        if self.size == 1:
-            return [value]
-        self._slots[self.rank] = value
-        self._barrier.wait(30)
-        values = list(self._slots)
-        self._barrier.wait(30)
-        return values
 
 
 def scored(prompt, kind, values=None) -> ScoredGroup:
@@ -88,11 +69,16 @@ class Loop:
 
 
 def names(rollout):
-    return [item.group.problem.id for item in rollout.groups]
+    return [item.prompt.problem.id for item in rollout.groups]
+
+
+def known(rollout):
+    """All that ranks know of the groups, whichever has them."""
+    return [replace(item, rank=0, here=None) for item in rollout.groups]
 
 
 def seeds(rollout):
-    return [item.group.prompt.seed for item in rollout.groups]
+    return [item.prompt.seed for item in rollout.groups]
 
 
 def by_chance(share):
@@ -195,12 +181,20 @@ def test_a_step_that_teaches_nothing_is_said(filtered):
 def test_every_number_of_ranks_trains_on_the_same(size, problems):
     alone = Loop(by_chance(0.5), problems, filter_groups=True)
     expected = [alone.step(step) for step in (1, 2, 3, 4)]
-    slots, barrier = [None] * size, threading.Barrier(size)
-    ranks = [ThreadRanks(rank, size, slots, barrier) for rank in range(size)]
-    loops = [Loop(by_chance(0.5), problems, rank, filter_groups=True) for rank in ranks]
-    with ThreadPoolExecutor(size) as pool:
-        runs = [pool.submit(lambda loop=loop: list(map(loop.step, (1, 2, 3, 4)))) for loop in loops]
-        assert [run.result(60) for run in runs] == [expected] * size
+
+    def several(ranks):
+        loop = Loop(by_chance(0.5), problems, ranks, filter_groups=True)
+        return loop, [loop.step(step) for step in (1, 2, 3, 4)]
+
+    loops, found = zip(*on_threads(size, several), strict=True)
+    assert [[(known(r), r.metrics) for r in steps] for steps in found] == [
+        [(known(r), r.metrics) for r in expected]
+    ] * size
+    for steps in zip(expected, *found, strict=True):
+        # Every group is whole on the rank that sampled it, and on no other.
+        for whole, *parts in zip(*(rollout.groups for rollout in steps), strict=True):
+            assert [rank for rank, part in enumerate(parts) if part.here] == [parts[0].rank]
+            assert parts[parts[0].rank].here == whole.here
     # No more batches than one rank needs, each shared out.
     assert [len(loop.batches) for loop in loops] == [len(alone.batches)] * size
     for whole, *shares in zip(alone.batches, *(loop.batches for loop in loops), strict=True):
@@ -209,7 +203,10 @@ def test_every_number_of_ranks_trains_on_the_same(size, problems):
 
 def test_metrics_are_of_all_that_was_drawn_beside_what_was_kept():
     prompts = [Prompt(Problem(f"p{i}", "", "1"), "", (1,)) for i in range(4)]
-    mixed, right, wrong, odd = map(scored, prompts, ("mixed", "right", "wrong", "mixed"))
+    kinds = ("mixed", "right", "wrong", "mixed")
+    mixed, right, wrong, odd = (
+        scored(*pair).summary() for pair in zip(prompts, kinds, strict=True)
+    )
     metrics = rollout_metrics([mixed, right, wrong, odd], [mixed, odd])
     assert metrics["reward/mean"] == pytest.approx(5 / 12)
     assert metrics["kept/reward/mean"] == pytest.approx(1 / 3)
@@ -217,23 +214,3 @@ def test_metrics_are_of_all_that_was_drawn_beside_what_was_kept():
     assert (metrics["rollout/groups"], metrics["rollout/groups_kept"]) == (4, 2)
     assert (metrics["length/tokens"], metrics["kept/length/tokens"]) == (36, 18)
     assert metrics["rollout/tokens_discarded"] == 18
-
-
-@pytest.mark.parametrize("kept", [3, 8])
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_what_waits_is_kept_exactly_on_any_number_of_ranks(tmp_path, ranks, kept):
-    loop = Loop(by_chance(0.5), filter_groups=True, prompts_per_step=kept)
-    rollout = loop.step()
-    assert read_rollout(tmp_path) is None
-    for rank in range(ranks):
-        write_rollout(tmp_path, ThreadRanks(rank, ranks), rollout)
-    assert read_rollout(tmp_path) == rollout
-
-
-def test_what_an_earlier_version_kept_is_read(tmp_path):
-    groups = Loop(by_chance(0.5)).step().groups
-    for rank in range(2):
-        text = TypeAdapter(list[ScoredGroup]).dump_json(groups[rank::2])
-        (tmp_path / f"rollout-rank{rank}.json").write_bytes(text)
-    found = read_rollout(tmp_path)
-    assert found.groups == groups and found.metrics == rollout_metrics(groups)

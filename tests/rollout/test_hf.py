@@ -1,5 +1,6 @@
 """The engine without vLLM: its cache, its seeds, its endings, held against one pass for all."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -34,6 +35,10 @@ def by_id(groups):
     return {group.problem.id: group for group in groups}
 
 
+def tokens(group):
+    return [tuple(c.token_ids) for c in group.completions]
+
+
 def ended_early(groups, most):
     return [c for g in groups for c in g.completions if len(c.token_ids) < most]
 
@@ -48,7 +53,7 @@ def test_logprobs_are_those_of_one_pass_over_the_sequence(engine, folder, drawn)
     for group in engine.generate(prompts(), drawn):
         assert len(group.completions) == drawn.n
         for c in group.completions:
-            ids = torch.tensor([group.prompt.token_ids + c.token_ids])
+            ids = torch.tensor([[*group.prompt.token_ids, *c.token_ids]])
             with torch.no_grad():
                 scores = plain(ids).logits[0, len(group.prompt.token_ids) - 1 : -1]
             logp = (scores / (drawn.temperature or 1)).log_softmax(-1)
@@ -77,8 +82,8 @@ def test_the_samples_of_a_prompt_depend_on_its_seed_and_not_on_its_company(engin
     for prompt in prompts():
         (alone,) = engine.generate([prompt], drawn)
         theirs = together[prompt.problem.id]
-        assert [c.token_ids for c in alone.completions] == [c.token_ids for c in theirs.completions]
-        assert len({c.token_ids for c in theirs.completions}) == drawn.n
+        assert tokens(alone) == tokens(theirs)
+        assert len(set(tokens(theirs))) == drawn.n
     other = by_id(engine.generate(prompts(seed=1), drawn))
     assert all(other[i].completions != together[i].completions for i in together)
     # Nor on the size of the waves, or on when samples that have ended are taken out.
@@ -86,9 +91,7 @@ def test_the_samples_of_a_prompt_depend_on_its_seed_and_not_on_its_company(engin
     monkeypatch.setattr(hf_cache, "MOST_ENDED", 0.0)
     small = by_id(engine.generate(prompts(), drawn))
     for i, group in small.items():
-        assert [c.token_ids for c in group.completions] == [
-            c.token_ids for c in together[i].completions
-        ]
+        assert tokens(group) == tokens(together[i])
 
 
 def test_a_wave_keeps_within_the_cache(engine, monkeypatch):
@@ -122,9 +125,8 @@ def test_top_k_and_top_p_leave_the_rest_out(engine):
     best = set(scores.topk(3).indices.tolist())
     (group,) = engine.generate([prompt], Sampling(64, top_k=3, max_tokens=1))
     assert {c.token_ids[0] for c in group.completions} == best
-    assert sum(
-        {c.token_ids: torch.tensor(c.logprobs).exp().item() for c in group.completions}.values()
-    ) == pytest.approx(1, abs=1e-5)
+    chances = {tuple(c.token_ids): float(np.exp(c.logprobs[0])) for c in group.completions}
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
     (group,) = engine.generate([prompt], Sampling(64, top_p=1e-6, max_tokens=1))
     assert {c.token_ids[0] for c in group.completions} == {int(scores.argmax())}
 

@@ -9,15 +9,15 @@ from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
-from bandpo.rollout.scoring import ScoredGroup
+from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
-def scored(name: str, version: int, logprob: float = -0.5) -> ScoredGroup:
+def scored(name: str, version: int, logprob: float = -0.5) -> GroupSummary:
     prompt = Prompt(Problem(name, "1+1", "2", "made", {"level": 3}), "1+1?", (5, 6), 4096)
     completion = Completion("2", (7, 8), (logprob, -1e-8), "stop", version)
     score = Score(0.1 + 0.2, "correct", "2", 0.25)
-    return ScoredGroup(Group(prompt, (completion,)), (score,))
+    return ScoredGroup(Group(prompt, (completion,)), (score,)).summary()
 
 
 class Loop:
@@ -42,7 +42,7 @@ class Loop:
 
     def step(self, step) -> float:
         found = self.rollouts.next(step)
-        assert [item.group.problem.id for item in found.groups] == [f"p{step}"]
+        assert [item.prompt.problem.id for item in found.groups] == [f"p{step}"]
         self.log.append(f"learned {step}")
         self.rollouts.settle()
         self.engine.weight_version += 1
@@ -80,7 +80,7 @@ def test_only_what_is_left_is_waited_for():
     threading.Event().wait(0.2)  # learning
     loop.rollouts.settle()
     assert 0.1 < loop.rollouts.metrics()["rollout/overlap_s"] < 0.39
-    assert [item.group.problem.id for item in loop.rollouts.waiting.groups] == ["p3"]
+    assert [item.prompt.problem.id for item in loop.rollouts.waiting.groups] == ["p3"]
 
 
 def test_a_failure_ahead_is_raised_where_it_is_waited_for():

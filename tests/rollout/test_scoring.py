@@ -66,7 +66,7 @@ def test_metrics_count_what_they_name():
         ScoredGroup(group(prompt("b"), (4, 7)), scores(1.0, 1.0)),
         ScoredGroup(group(prompt("c")), (Score(0.0, "bad_gold", None, 0.0),) * 2),
     ]
-    metrics = rollout_metrics(scored)
+    metrics = rollout_metrics([item.summary() for item in scored])
     assert metrics["reward/mean"] == 0.5
     assert metrics["reward/zero_std_groups"] == 2
     assert metrics["rollout/unusable_groups"] == 1

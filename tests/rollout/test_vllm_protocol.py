@@ -3,6 +3,7 @@
 The real engine is tested in tests/learner/test_weight_sync.py; here only what a CPU cannot show.
 """
 
+import dataclasses
 import os
 import sys
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from bandpo.errors import UserError
 from bandpo.model.embedded import build_tokenizer
 from bandpo.rollout import vllm_local
 from bandpo.rollout.engine import EngineSpec, start_engine
-from bandpo.rollout.vllm_local import VLLMLocal
+from bandpo.rollout.vllm_local import VLLMLocal, cache_tokens
 
 FOUR = SimpleNamespace(size=4)  # ranks
 
@@ -142,6 +143,16 @@ def test_on_gpus_the_learner_keeps_its_threads(on_gpus, untrained, monkeypatch, 
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     VLLMLocal(EngineSpec(str(untrained()), threads=6, ranks=FOUR))
     assert os.environ["OMP_NUM_THREADS"] == (launchers or "6") and threads[-1] == own
+
+
+def test_on_a_cpu_the_cache_has_room_for_what_is_asked_at_a_time():
+    spec = EngineSpec("a/model", max_model_len=300, samples=64, ranks=FOUR)
+    blocks = 3  # of 128 tokens
+    assert cache_tokens(spec, 512, parts=1) == (16 * blocks + 1) * 128
+    assert cache_tokens(spec, 512, parts=2) == (32 * blocks + 1) * 128
+    assert cache_tokens(spec, 8, parts=1) == (8 * blocks + 1) * 128
+    anything = dataclasses.replace(spec, samples=None)
+    assert cache_tokens(anything, 512, parts=1) == (512 * blocks + 1) * 128
 
 
 def test_a_log_probability_of_another_token_is_never_taken():

@@ -191,14 +191,14 @@ def groups(engine, prompts=PROMPTS, sampling=SAMPLING):
 
 
 def tokens(found):
-    return [[c.token_ids for c in group.completions] for group in found]
+    return [[tuple(c.token_ids) for c in group.completions] for group in found]
 
 
 def forced(lm, group, temperature):
     """Log-probabilities of the group's tokens by transformers, flat."""
     start, values = len(group.prompt.token_ids), []
     for completion in group.completions:
-        ids = torch.tensor([group.prompt.token_ids + completion.token_ids])
+        ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]])
         with torch.no_grad():
             logp = (lm(ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
         values.append(logp.gather(-1, ids[0, start:, None]).squeeze(-1))
@@ -219,7 +219,7 @@ def test_the_samples_are_those_of_the_engine_in_process(host, url, model, connec
         engine = connect(url)
         ours, theirs = groups(engine), groups(local)
         assert tokens(ours) == tokens(theirs)
-        assert len({c.token_ids for c in ours[0].completions}) == SAMPLING.n
+        assert len({tuple(c.token_ids) for c in ours[0].completions}) == SAMPLING.n
         for a, b in zip(ours, theirs, strict=True):
             for x, y in zip(a.completions, b.completions, strict=True):
                 assert (x.text, x.finish_reason) == (y.text, y.finish_reason)
@@ -515,6 +515,7 @@ def training(model, folder, *overrides):
     """The arguments of a small training run."""
     return [
         "train",
+        "policy=embedded",
         f"model.path={model}",
         f"run.dir={folder}",
         "method=grpo",

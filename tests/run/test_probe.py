@@ -20,11 +20,11 @@ def test_a_sequence_that_fills_the_context_is_probed_with_room_for_a_token():
     seen = []
 
     def logprobs(prompt, completions):
-        seen.extend((prompt.token_ids, c.token_ids) for c in completions)
+        seen.extend((prompt.token_ids, tuple(c.token_ids)) for c in completions)
         return [[-1.0] * len(c.token_ids) for c in completions]
 
     def ours(samples):
-        seen.extend((sample.prompt_ids, sample.completion_ids) for sample in samples)
+        seen.extend((s.prompt_ids, tuple(s.completion_ids)) for s in samples)
         return [[-1.0] * len(sample.completion_ids) for sample in samples]
 
     prompt = Prompt(Problem("q", "q", "1"), "q", tuple(range(10)))
@@ -39,7 +39,7 @@ def test_a_sequence_that_fills_the_context_is_probed_with_room_for_a_token():
         shown, completed = seen[0]
         assert len(shown + completed) == min(context - 1, 10 + min(length, 64))
         assert shown == prompt.token_ids[-len(shown) :] and shown
-        assert completed == completion.token_ids[: len(completed)] and completed
+        assert completed == tokens[length][: len(completed)] and completed
 
 
 def proved(theirs: list[float], ours: list[float], version: int = 2, tolerance=1e-3) -> Gap:

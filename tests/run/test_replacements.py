@@ -1,9 +1,11 @@
 """An engine or a reward that dies is replaced where the ranks can do so together."""
 
+from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
 import pytest
 
+from bandpo.reward.score import WorkerDied
 from bandpo.rollout.scoring import EngineDied, RewardFailed
 from bandpo.run.actor import Actor, Replaceable
 
@@ -65,22 +67,37 @@ def test_the_run_ends_where_a_replacement_would_hang(settings, outcome):
     assert closed == (made if outcome is Replaced else [])
 
 
-class Mortal:
+class Failing:
     """A reward that cannot score."""
 
+    def __init__(self, error):
+        self._error = error
+
     def submit(self, group):
-        raise RuntimeError("fell asleep")
+        raise self._error
 
 
-def test_a_reward_that_dies_a_second_time_ends_the_run():
+@pytest.mark.parametrize("error", [WorkerDied("fell asleep"), BrokenProcessPool("fell asleep")])
+def test_a_reward_whose_workers_die_a_second_time_ends_the_run(error):
     closed = []
-    reward = Replaceable("reward", Mortal, closed.append)
+    reward = Replaceable("reward", lambda: Failing(error), closed.append)
     group = SimpleNamespace(problem=SimpleNamespace(id="q"))
     engine = SimpleNamespace(generate=lambda prompts, sampling: iter([group]))
     first = reward.current
     with pytest.raises(RewardFailed, match="fell asleep"):
         actor(SimpleNamespace(current=engine), reward).rollout([])
     assert closed == [first] and reward.current is not first
+
+
+def test_an_error_of_the_reward_itself_ends_the_run_at_once():
+    closed = []
+    reward = Replaceable("reward", lambda: Failing(LookupError("no such file")), closed.append)
+    group = SimpleNamespace(problem=SimpleNamespace(id="q"))
+    engine = SimpleNamespace(generate=lambda prompts, sampling: iter([group]))
+    with pytest.raises(RewardFailed, match="samples of q: LookupError: no such file") as ended:
+        actor(SimpleNamespace(current=engine), reward).rollout([])
+    assert ended.value.detail.splitlines()[-1].strip() == "raise self._error"
+    assert closed == [] and not reward.was_replaced
 
 
 def test_a_part_is_closed_once_and_replaced_once():

@@ -29,7 +29,14 @@ def runs_of(folder: Path, model: Path, *overrides: str) -> list[tuple[str, ...]]
     """Three runs: a method, bad input, and another method with the first one's leftovers."""
     variants = {"first": "method=grpo", "bad": "learner.lr=-1", "second": "method=band_kl"}
     return [
-        (*BASE, *overrides, f"model.path={model}", f"run.dir={folder / name}", variant)
+        (
+            *BASE,
+            *overrides,
+            "policy=embedded",
+            f"model.path={model}",
+            f"run.dir={folder / name}",
+            variant,
+        )
         for name, variant in variants.items()
     ]
 
@@ -58,7 +65,7 @@ def test_a_shared_vllm_changes_no_run(untrained, tmp_path):
 
 def test_a_run_that_breaks_its_worker_fails_alone(untrained, tmp_path):
     broken, good = tmp_path / "broken", tmp_path / "good"
-    base = (*BASE, "rollout=hf", f"model.path={untrained()}", "trainer.steps=1")
+    base = (*BASE, "rollout=hf", "policy=embedded", f"model.path={untrained()}", "trainer.steps=1")
     runs = [
         (*base, f"run.dir={broken}", f"rollout.engine._target_={FAILING}"),
         (*base, f"run.dir={good}"),

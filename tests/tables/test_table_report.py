@@ -14,10 +14,18 @@ from scipy import stats
 
 from bandpo.cli import main
 from bandpo.errors import UserError
+from bandpo.evaluation.intervals import Estimate
 from bandpo.tables.recipe import find_recipe
-from bandpo.tables.report import latex
-from bandpo.tables.results import accuracy_lines, collect, late_training, training_lines
+from bandpo.tables.report import _trained, latex
+from bandpo.tables.results import (
+    Entry,
+    accuracy_lines,
+    collect,
+    late_training,
+    training_lines,
+)
 from bandpo.tables.runs import plan_runs
+from bandpo.tables.statistics import Effect
 
 RECIPE = """
 title: "Fabricated & 100% <made up>"
@@ -156,6 +164,14 @@ def test_report_writes_all_files_and_says_what_is_not_finished(table, capsys):
     assert obtained in page.found and "Fabricated & 100% <made up>" in page.found
     tex = (out / "table.tex").read_text()
     assert r"clip\_higher & amc23 & 2 & -- & 100.0 [?] & --" in tex  # all right: no spread
+    used = {r"\toprule": "booktabs", r"\includegraphics": "graphicx", r"\resizebox": "graphicx"}
+    body = "\n".join(line for line in tex.splitlines() if not line.startswith("%"))
+    for command, package in used.items():
+        assert command in body and f"%   \\usepackage{{{package}}}" in tex
+    assert tex.isascii()
+    page = (out / "table.html").read_text()
+    assert '<meta name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert page.count("<table>") == page.count('<div class="wide"><table>') > 0
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 3
     numbers = json.loads((out / "results.json").read_text())
     assert numbers[0]["entries"]["mean@4"]["obtained"]["value"] == pytest.approx(37.5)
@@ -233,6 +249,12 @@ def test_the_entropy_study_reads_another_tables_runs(table, tmp_path, monkeypatc
     assert f"| one | grpo | 2 | 9.000 ± ? | 0.300 ± {half:.3f} | about 0.02 |" in page
     assert Path("outputs/tables/entropy/plots/entropy.png").stat().st_size > 0
     assert main(["table", "entropy", "runs=nowhere"]) == 2
+
+
+def test_a_significant_difference_is_said_in_words():
+    obtained, change = Estimate(0.3, 0.2, 0.4), Estimate(0.15, 0.1, 0.2)
+    assert _trained(Entry(obtained, effect=Effect(change, 0.01))) == ("0.3 ± 0.1 (+0.15, p < 0.05)")
+    assert _trained(Entry(obtained, effect=Effect(change, 0.2))) == "0.3 ± 0.1 (+0.15)"
 
 
 def test_latex_escapes_what_latex_would_read():

@@ -124,7 +124,7 @@ class Stack:
     def sample(self, name: str, sampling: Sampling = SAMPLING) -> None:
         """What the alarm says of samples that the engine draws now."""
         groups = list(self.engine.generate(PROMPTS, sampling))
-        theirs = [list(c.logprobs) for g in groups for c in g.completions]
+        theirs = [c.logprobs.tolist() for g in groups for c in g.completions]
         pairs = zip(theirs, score(self.learner, groups), strict=True)
         gaps = [abs(a - b) for pair in pairs for a, b in zip(*pair, strict=True)]
         mean, said = sum(gaps) / len(gaps), []

@@ -23,7 +23,7 @@ def run(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def start(folder, *overrides):
-        code = command("train", *SMALL, f"model.path={folder}", *overrides)
+        code = command("train", *SMALL, "policy=embedded", f"model.path={folder}", *overrides)
         told = capsys.readouterr()
         assert "Traceback" not in told.err
         lines = metrics_of(tmp_path / "run") if code == 0 else [{}]
@@ -169,6 +169,14 @@ def test_vllm_and_the_learner_agree_on_them_too(
     folder = untrained_as(kind, hidden_size=128, head_dim=64, **settings)
     engine = ["rollout=vllm_local", "rollout.engine.max_num_seqs=16"]
     engine += ["rollout.engine.enforce_eager=true"]
-    bandpo("train", f"model.path={folder}", *engine, *SMALL[1:], *overrides, cwd=tmp_path)
+    bandpo(
+        "train",
+        "policy=embedded",
+        f"model.path={folder}",
+        *engine,
+        *SMALL[1:],
+        *overrides,
+        cwd=tmp_path,
+    )
     last = metrics_of(tmp_path / "run")[-1]
     assert last["mismatch/logprob_abs_max"] < 1e-3 and last["sync/probe_logprob_max"] < 1e-3

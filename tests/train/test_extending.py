@@ -37,7 +37,7 @@ def test_a_users_class_trains_from_outside_the_package(
         (tmp_path / name).write_text(text)
     words = shlex.split(line.replace("\\\n", ""))
     assert words[:3] == ["PYTHONPATH=.", "bandpo", "train"]
-    arguments = [*words[2:], *FAST, f"model.path={untrained()}", "run.dir=run"]
+    arguments = [*words[2:], *FAST, "policy=embedded", f"model.path={untrained()}", "run.dir=run"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(".")
     assert command(*arguments) == 0

@@ -36,7 +36,14 @@ def trained(command, untrained, tmp_path, monkeypatch):
         failing_rewards.calls.update(seen=-2, **{"healthy until": healthy})  # two at the start
         given = {o.split("=")[0] for o in overrides}
         settings = [s for s in SMALL if s.split("=")[0] not in given]
-        return command("train", *settings, f"model.path={untrained()}", "~reward", *overrides)
+        return command(
+            "train",
+            *settings,
+            "policy=embedded",
+            f"model.path={untrained()}",
+            "~reward",
+            *overrides,
+        )
 
     return run
 
@@ -81,12 +88,15 @@ def test_what_was_trained_before_a_reward_fails_is_kept(fault, lag, trained, tmp
     if lag == 0:
         settings[1] = "rollout=hf"
     assert trained(*settings, "run.dir=quiet") == 0
-    # A reward that raises is built anew once, and its step is sampled again.
     assert trained(*settings, healthy=2 * A_STEP) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "Traceback" not in told
     assert "failing_rewards.late" in told and "for sample " in told
+    assert "step 3: the reward failing_rewards.late" in told
     assert "Training up to step 2 is saved" in told
+    # The function's own last lines; it is not tried again.
+    assert ("return 1 / 0" in told) == (fault == "raises")
+    assert failing_rewards.calls["seen"] <= 3 * A_STEP
     assert (tmp_path / "run/checkpoints/step_000002/hf/model.safetensors").exists()
     assert [line["step"] for line in metrics_of(tmp_path / "run")] == [0, 1, 2]
 
@@ -107,7 +117,9 @@ def test_nothing_is_saved_where_nothing_was_trained(trained, tmp_path, capsys):
 def test_what_was_trained_before_an_evaluation_fails_is_kept(trained, tmp_path, capsys):
     settings = [late("none"), few(2), "eval.n=2", "trainer.eval_every=2"]
     assert trained(*settings, healthy=4 + 2 * A_STEP) == 2  # the first evaluation has four
-    assert "Training up to step 2 is saved" in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the evaluation of step 2: the reward failing_rewards.late returned None" in told
+    assert "Training up to step 2 is saved" in told
     lines = metrics_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [0, 1, 2] and "policy/entropy" in lines[2]
     assert trained(*settings) == 0

@@ -18,7 +18,7 @@ SECRET = "correct-horse-battery"
 
 def overrides_of(folder: Path, model: Path, *own: str) -> list[str]:
     """Those of a small run, but for its own."""
-    settings = [*SMALL, f"model.path={model}", f"run.dir={folder}", *own]
+    settings = [*SMALL, "policy=embedded", f"model.path={model}", f"run.dir={folder}", *own]
     return list({setting.split("=")[0]: setting for setting in settings}.values())
 
 

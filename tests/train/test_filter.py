@@ -18,6 +18,10 @@ SETTINGS = [
 ]
 
 
+# Metrics of what was drawn, which do not depend on the ranks.
+DRAWN = ("reward/", "rollout/", "kept/", "length/", "verifier/")
+
+
 def of_steps(folder):
     """Metrics and samples of each step of a run."""
     steps = [
@@ -30,7 +34,12 @@ def of_steps(folder):
 @pytest.fixture(scope="module")
 def alone(command, untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    assert command("train", *SETTINGS, f"model.path={untrained()}", f"run.dir={folder}") == 0
+    assert (
+        command(
+            "train", *SETTINGS, "policy=embedded", f"model.path={untrained()}", f"run.dir={folder}"
+        )
+        == 0
+    )
     return of_steps(folder)
 
 
@@ -49,13 +58,28 @@ def test_a_step_trains_distinct_groups_with_right_and_wrong_answers(alone):
         assert line["grad/norm"] > 0
 
 
-@pytest.mark.slow
+def test_an_engine_that_gives_tuples_and_lists_trains_the_same(alone, command, untrained, tmp_path):
+    own = (
+        "policy=embedded",
+        "rollout=in_lists",
+        f"model.path={untrained()}",
+        f"run.dir={tmp_path}",
+    )
+    assert command("train", *[s for s in SETTINGS if s != "rollout=hf"], *own) == 0
+    lines, steps = of_steps(tmp_path)
+    assert steps == alone[1]
+    for found, expected in zip(lines, alone[0], strict=True):
+        values = {k: v for k, v in expected.items() if not k.startswith(("time/", "throughput/"))}
+        assert {key: found[key] for key in values} == values
+
+
 def test_two_ranks_train_on_what_one_trains_on(alone, bandpo, untrained, tmp_path):
-    own = (f"model.path={untrained()}", f"run.dir={tmp_path}")
+    own = ("policy=embedded", f"model.path={untrained()}", f"run.dir={tmp_path}")
     bandpo("train", *SETTINGS, *own, ranks=2)
     lines, steps = of_steps(tmp_path)
     assert steps == alone[1]
     for found, expected in zip(lines, alone[0], strict=True):
-        drawn = {k: v for k, v in expected.items() if k.startswith(("reward", "rollout", "kept"))}
+        drawn = {k: v for k, v in expected.items() if k.startswith(DRAWN)}
+        assert len(drawn) > 25
         assert {key: found[key] for key in drawn} == drawn
         assert found["grad/norm"] == pytest.approx(expected["grad/norm"], rel=1e-4)

@@ -22,7 +22,13 @@ def trained(command, bandpo, untrained):
     """The metrics of a run without those of time."""
 
     def run(folder, ranks):
-        arguments = ["train", *SETTINGS, f"model.path={untrained()}", f"run.dir={folder}"]
+        arguments = [
+            "train",
+            *SETTINGS,
+            "policy=embedded",
+            f"model.path={untrained()}",
+            f"run.dir={folder}",
+        ]
         if ranks == 1:
             assert command(*arguments) == 0
         else:

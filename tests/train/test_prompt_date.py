@@ -41,7 +41,7 @@ def test_a_run_keeps_the_date_of_its_beginning(tmp_path, untrained, command, tod
     template.write_text("It is {{ strftime_now('%d %b %Y') }}. " + template.read_text())
     for steps, day in enumerate(("2031-05-06", "2031-05-07"), 1):
         today(day)
-        own = (f"model.path={model}", f"run.dir={run}", f"trainer.steps={steps}")
+        own = ("policy=embedded", f"model.path={model}", f"run.dir={run}", f"trainer.steps={steps}")
         assert command("train", *SMALL, *own) == 0
     assert [line["step"] for line in metrics_of(run)] == [0, 1, 2]
     for file in [f"samples/step_00000{i}" for i in (1, 2)] + [f"eval/00000{i}/few" for i in (1, 2)]:

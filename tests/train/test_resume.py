@@ -14,6 +14,7 @@ from killing import kill_when
 from small_runs import FIXTURES, LOW_BYTES, few, metrics_of
 
 TINY = [
+    "policy=embedded",
     *("trainer.checkpoint_every=2", "trainer.sample_every=1", "trainer.dump_tokens_every=1"),
     *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=8"),
     *("learner.updates_per_rollout=2", "eval.n=2", "method=grpo"),

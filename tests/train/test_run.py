@@ -30,7 +30,14 @@ FAST = [
 
 def settings_of(folder: Path, model: Path, *overrides: str) -> list[str]:
     """The overrides of a run into `folder` with vLLM."""
-    return [*FAST, *EAGER, f"model.path={model}", f"run.dir={folder}", *overrides]
+    return [
+        *FAST,
+        *EAGER,
+        "policy=embedded",
+        f"model.path={model}",
+        f"run.dir={folder}",
+        *overrides,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +164,8 @@ def test_two_ranks_under_torchrun_train_with_zero_2(bandpo, model, tmp_path):
     assert lines[1]["rollout/groups"] == 4
     assert lines[1]["sync/probe_logprob_max"] < 1e-4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+    log = (folder / "run.log").read_text()
+    assert log.count("\n--- ") == 1 and "step 2/2  reward" in log
 
 
 @pytest.mark.slow  # it announces what torchrun does, by which two ranks train by default
@@ -164,7 +173,7 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     folder = tmp_path / "launched"
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [str(launcher), "--num_accelerators", "2", "--module", "bandpo.cli", "train"]
-    command += ["rollout=hf", *FAST, f"model.path={model}", f"run.dir={folder}"]
+    command += ["rollout=hf", *FAST, "policy=embedded", f"model.path={model}", f"run.dir={folder}"]
     command += ["learner.zero_stage=3", "trainer.steps=1"]
     path = os.pathsep.join((str(launcher.parent), os.environ["PATH"]))
     paths = f"{FIXTURES.parents[1]}{os.pathsep}{FIXTURES}"
@@ -173,11 +182,13 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert metrics_of(folder)[-1]["rollout/groups"] == 4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+    log = (folder / "run.log").read_text()
+    assert log.count("\n--- ") == 1 and "step 2/2  reward" in log
 
 
 @pytest.mark.parametrize("engine", ["stale", "stale_head"])
 def test_weights_that_did_not_arrive_stop_the_run(engine, command, model, tmp_path, capsys):
-    arguments = ["train", *FAST, f"rollout={engine}", f"model.path={model}"]
+    arguments = ["train", *FAST, f"rollout={engine}", "policy=embedded", f"model.path={model}"]
     assert command(*arguments, "learner.lr=0.01", f"run.dir={tmp_path / 'run'}") == 1
     assert "the weights did not arrive" in capsys.readouterr().err
     # What was written before stays.

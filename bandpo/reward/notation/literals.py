@@ -64,6 +64,7 @@ _LABEL = re.compile(
     r"|(?P<alone>[A-J])(?=\s*$|\s+is\s|\s+only\s*$))\s*(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_COMPARED = re.compile(r"^[<>=+*/|-]")  # `A - B`, `> (C)` turned round
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
 _DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
@@ -72,7 +73,9 @@ _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[
 def labelled(text: str) -> tuple[str, str] | None:
     """The letter of a choice and its text, as in `(D) 12`, `D. 12`, `D: 12`, `B is right`."""
     match = _LABEL.fullmatch(_TEXT.sub(r" \1 ", text).strip())
-    if match is None or _OTHER_LABEL.search(match["text"]) or _DENIED.search(match["text"]):
+    if match is None or any(
+        pattern.search(match["text"]) for pattern in (_OTHER_LABEL, _DENIED, _COMPARED)
+    ):
         return None
     letter = (match["round"] or match["bare"] or match["alone"]).upper()
     # the text as it was written: its words are to be told from variables

@@ -13,8 +13,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from bandpo.methods.bounds_figure import COLOURS
 from bandpo.methods.method import load_methods
+from bandpo.methods.palette import COLOURS, ink_on
 from tabular_study.theory import expected_turn
 
 Results = Mapping[str, Any]
@@ -247,14 +247,14 @@ def draw_phase(results: Results, path: Path) -> None:
         cells = [[point["at_accuracy"]["coverage"] for point in row] for row in points]
         values = np.array([[cell["change"] for cell in row] for row in cells])
         values[[[not _learned(point) for point in row] for row in points]] = np.nan
-        axes.imshow(values, cmap="PuOr", norm=norm, aspect="auto")
+        image = axes.imshow(values, cmap="PuOr", norm=norm, aspect="auto")
         for (i, j), value in np.ndenumerate(values):
             known = not np.isnan(value)
-            ink = "black" if known and _certain(cells[i][j]) else "0.55"
-            if known and abs(value) > 0.5:
-                ink = "white"
             text = _signed(value) if known else "not learned"
-            axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink)
+            style = {"color": ink_on(*image.cmap(norm(value))[:3]) if known else "0.4"}
+            if known and not _certain(cells[i][j]):
+                style["fontstyle"] = "italic"
+            axes.text(j, i, text, ha="center", va="center", fontsize=6.5, **style)
         axes.set_xticks(range(len(phase["reaches"])), [f"{reach:g}" for reach in phase["reaches"]])
         axes.set_yticks(range(len(curves)), [curve["bandit"] for curve in curves])
         axes.set_title(method, fontsize=10)

@@ -1,15 +1,10 @@
-"""Whether an answer equals the reference answer. Runs in a worker process only.
-
-`bandpo.reward.notation` brings both into one spelling; here lists, names, chains and units are told
-apart; `bandpo.reward.reading` parses what is left, and `bandpo.reward.comparison` compares it.
-Of math-verify only the parser is used, and its search for an answer in free text. Its comparison
-rounds small factors to zero, drops left sides of equations and ignores the case of letters.
+"""A reference answer, read once, and the verdict on answers to it.
 
 decimals are exact: 0.333333 is not 1/3, 1.41421356 is not √2.
 a chain `a = b = c` is right where each side but names equals the reference: `5=7` is not 7.
 units that differ contradict (5 m is not 5 km); one that is missing does not.
 `(1,2)` is no set, `\\{1,2\\}` no point; a bare list may be either, in its order for a point.
-unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.form`.
+unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.equality.form`.
 """
 
 from __future__ import annotations
@@ -23,11 +18,11 @@ from typing import Any, Literal
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
 from bandpo.reward import notation
-from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
-from bandpo.reward.form import is_evaluated, is_unfinished
-from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
+from bandpo.reward.equality.comparison import ordered_elements, same, same_in_any_order
+from bandpo.reward.equality.form import is_evaluated, is_unfinished
+from bandpo.reward.equality.names import Named, is_name, is_quantity, named_parts, sides, squeezed
+from bandpo.reward.equality.reading import hundredth, in_radians, read, renumbered
 from bandpo.reward.notation import Quantity
-from bandpo.reward.reading import hundredth, in_radians, read, renumbered
 from bandpo.reward.score import LowestForm
 
 Verdict = Literal[

@@ -1,7 +1,7 @@
 """Whether two parsed answers are the same mathematical object, by kind.
 
 numbers and expressions
-    by verified digits, at points where there are variables (`bandpo.reward.numeric`);
+    by verified digits, at points where there are variables (`bandpo.reward.equality.numeric`);
     symbolically only where there are none (integrals, sums with a variable bound, unknown
     functions).
 equations and inequalities
@@ -20,7 +20,7 @@ import sympy
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from bandpo.reward.numeric import Undecided, is_positive, is_zero, points, same_function
+from bandpo.reward.equality.numeric import Undecided, is_positive, is_zero, points, same_function
 
 _FLIPPED = {sympy.Gt: sympy.Lt, sympy.Ge: sympy.Le}
 _MOST_ELEMENTS = 64

@@ -40,11 +40,8 @@ def read(value: str) -> tuple[Any, ...]:
         return (sympy.Rational(number.numerator, number.denominator),)
     if _PRIMED_NUMBER.search(value):
         return ()
-    latex = notation.exact(_prepared(value))
-    reading = _parsed(latex)
-    if reading is None:
-        return ()
-    return (_with_imaginary_unit(reading) if notation.is_constant(latex) else reading,)
+    reading = _parsed(notation.exact(_prepared(value)))
+    return () if reading is None else (reading,)
 
 
 def in_radians(parsed: Sequence[Any]) -> list[Any]:
@@ -92,12 +89,13 @@ def _angle(match: re.Match[str]) -> str:
 
 def _parsed(latex: str) -> Any:
     try:
-        return latex2sympy(
+        expression = latex2sympy(
             normalize_latex(latex, _NORMALISED),
             is_real=True,
             normalization_config=None,
             conversion_config=_AS_WRITTEN,
         )
+        return _with_imaginary_unit(expression) if notation.is_constant(latex) else expression
     except RecursionError:
         raise
     except Exception:  # the parser raises bare Exceptions, and whatever sympy raises below it
