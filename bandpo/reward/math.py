@@ -252,13 +252,18 @@ class MathReward(Closing):
 def bad_golds(
     problems: Sequence[Problem], verifier: MathVerifier | None = None
 ) -> list[tuple[Problem, str]]:
-    """The problems whose reference answer cannot be read, each with the reason in words."""
+    """The problems whose reference is unreadable or earns nothing as an answer, with reasons."""
     with contextlib.nullcontext(verifier) if verifier else MathVerifier() as checker:
-        scores = gather([checker.submit(Attempt("", problem.answer)) for problem in problems])
+        scores = gather(
+            [
+                checker.submit(Attempt(rf"\boxed{{{problem.answer}}}", problem.answer))
+                for problem in problems
+            ]
+        )
         return [
             (problem, _reason(problem.answer, score))
             for problem, score in zip(problems, scores.result(), strict=True)
-            if score.status not in ("no_answer", "truncated")
+            if not score.correct
         ]
 
 
@@ -269,4 +274,4 @@ def _reason(gold: str, score: Score) -> str:
         return f"the answer is too large to parse ({len(gold)} characters)"
     if score.status == "bad_gold":
         return f"math-verify cannot read the answer {gold!r}"
-    return f"reading the answer {gold!r} ended with: {score.status}"
+    return f"the answer {gold!r}, boxed, is found {score.status} {score.detail}".strip()

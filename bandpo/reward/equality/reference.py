@@ -47,6 +47,8 @@ _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
+# The parser drops primes and signs of currencies, and takes words for factors: 0 not 5 would be 0.
+_MISREAD = re.compile(r"'|\$|(?<!_)(?<!_\{)\\text\{\s*[A-Za-z]{2,}\s*\}")
 _MAX_CHAIN = 4
 
 
@@ -243,8 +245,8 @@ class _Reference:
                 return "no_numeral" if re.search(r"\w", value) else "unparsed"
             if self.lowest_form == "restated" and is_unfinished(value):
                 return "unevaluated"
-        if "'" in value and "'" not in self.text:
-            return "unparsed"  # the parser drops primes
+        if not set(_MISREAD.findall(value)) <= set(_MISREAD.findall(self.quantity.value)):
+            return "unparsed"
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "other_brackets"
         parsed = read(value)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bandpo.reward.notation.units import quantity
+
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff' ,./;&()-]*")
 _WORD = re.compile(r"[a-z]+|[\u4e00-\u9fff]+")
@@ -59,7 +61,7 @@ _LETTER = re.compile(r"\(?\s*([A-J])\s*\)?")
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is\s+|:\s*)?)?"
     r"(?:\(\s*(?P<round>[A-J])\s*\)(?!\s*[+*/^=_('-])|(?P<bare>[A-J])\s*[.):]"
-    r"|(?P<alone>[A-J])(?=\s*$|\s+is\s))\s*(?P<text>.*)",
+    r"|(?P<alone>[A-J])(?=\s*$|\s+is\s|\s+only\s*$))\s*(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _COMPARED = re.compile(r"^[<>=+*/|-]")  # `A - B`, `> (C)` turned round
@@ -243,7 +245,7 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
     or where they are too long for variables.
     """
     inner = _TEXT.sub(r" \1 ", text).strip().rstrip("!")
-    if not _WORDS.fullmatch(inner) or "/" in inner:
+    if not _WORDS.fullmatch(inner) or "/" in inner or quantity(text).measured:
         return None
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None
