@@ -63,6 +63,7 @@ PROMPTS, SAMPLES, TOKENS, RANKS = 256, 32, 2000, 8
 PROMPT_TOKENS, UPDATES, VOCABULARY, HIDDEN = 200, 4, 150_000, 3584
 CHARACTERS = "the quick brown fox jumps over the lazy dog, " * 2000
 EVALUATED = 1319  # problems of GSM8K's test set
+SELDOM = ("samples/", "waiting groups of a checkpoint")  # every tenth step, or as configured
 
 T = TypeVar("T")
 
@@ -378,12 +379,14 @@ def evaluation() -> dict[str, float]:
     return meter.parts["summary"]
 
 
-def total(case: dict[str, Any]) -> dict[str, float]:
-    """The sums over parts."""
-    return {
-        kind: round(sum(part[kind] for part in case["parts"].values()), 3)
-        for kind in ("wall_s", "cpu_s")
-    }
+def totals(case: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The sums over the parts of every step, and over all parts."""
+
+    def summed(left_out: tuple[str, ...] = ()) -> dict[str, float]:
+        parts = [part for name, part in case["parts"].items() if name not in left_out]
+        return {kind: round(sum(p[kind] for p in parts), 3) for kind in ("wall_s", "cpu_s")}
+
+    return {"every step": summed(SELDOM), "with samples and checkpoint": summed()}
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -408,7 +411,7 @@ def main() -> None:
         if arguments.only not in name:
             continue
         case = measure()
-        cases[name] = {**case, "sum": total(case)}
+        cases[name] = {**case, "sums": totals(case)}
         print(name, json.dumps(cases[name], indent=1), file=sys.stderr)
     column = {
         "commit": git_commit() or "unknown",

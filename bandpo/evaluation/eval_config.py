@@ -14,8 +14,8 @@ from bandpo.config.schema import (
     MIN_TEMPERATURE,
     NO_COLUMNS,
     ColumnsConfig,
-    Section,
 )
+from bandpo.config.section import Section
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling

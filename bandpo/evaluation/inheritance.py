@@ -35,7 +35,7 @@ class Inheritance:
         return {key: value for key, value in self.settings.items() if key not in named}
 
     def lines(self, overrides: Sequence[str], now: Mapping[str, Any]) -> list[str]:
-        """What is inherited, and what is not because an override says otherwise, for the user.
+        """Lines for the user: the inherited settings, and those that an override replaces.
 
         `now` has the settings of the evaluation, by their keys.
         """
@@ -53,7 +53,7 @@ class Inheritance:
 
 
 def inheritance(model: str | None, gpu: bool) -> Inheritance | None:
-    """What an evaluation inherits from the run that `model` is of; None where it is of none.
+    """The settings that an evaluation inherits from the run of `model`; None without a run.
 
     `model` is a run's folder, one of its checkpoints or a checkpoint's hf/. Without a GPU weights
     are computed in float32, which is no slower there.

@@ -100,7 +100,7 @@ def named_parts(text: str) -> list[Named]:
 
 
 def _split_name(part: str) -> tuple[str, str]:
-    """What stands left and right of the first `=`, `\\in` or `\\approx`."""
+    """The parts left and right of the first `=`, `\\in` or `\\approx`."""
     for match in re.finditer(rf"{_EQUALS.pattern}|{_APPROX_OR_IN.pattern}", part):
         left = part[: match.start()]
         if not _is_open(left):  # P(X = 2) = 1/4

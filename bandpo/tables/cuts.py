@@ -31,7 +31,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Asked:
-    """What `bandpo table` was asked for: `--only` words, and other arguments."""
+    """The arguments of `bandpo table`: `--only` words, and others."""
 
     only: Sequence[str] = ()
     others: Sequence[str] = ()

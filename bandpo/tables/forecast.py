@@ -188,7 +188,7 @@ class Bill:
         )
 
     def words(self, cluster: Cluster | None) -> str:
-        """What it takes: wall time, GPU-hours, disk."""
+        """The wall time, GPU-hours and disk that it takes."""
         disk = (
             f"{self.disk.gib:,.0f} GiB of disk for checkpoints "
             f"({self.disk.weights_gib:,.0f} without optimizer state)"

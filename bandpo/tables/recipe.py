@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
 from bandpo.config.composition import validate
-from bandpo.config.schema import Section
+from bandpo.config.section import Section
 from bandpo.config.targets import reason
 from bandpo.errors import UserError
 

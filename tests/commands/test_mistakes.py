@@ -14,9 +14,9 @@ import shlex
 import pytest
 
 SMALL = (
-    "rollout=hf model.path=model data.train=problems.jsonl trainer.steps=1 eval.benchmarks=[] "
-    "rollout.prompts_per_step=2 rollout.group_size=2 rollout.max_tokens=4 "
-    "learner.updates_per_rollout=1 data.max_prompt_tokens=64 data.template=none run.dir=run"
+    "rollout=hf policy=embedded model.path=model data.train=problems.jsonl trainer.steps=1 "
+    "eval.benchmarks=[] rollout.prompts_per_step=2 rollout.group_size=2 rollout.max_tokens=4 "
+    "learner.updates_per_rollout=1 data.max_prompt_tokens=64 run.dir=run"
 )
 ROWS = [{"id": f"p{i}", "problem": f"Compute {i}+1.", "answer": str(i + 1)} for i in range(6)]
 FUNCTION = """_target_: bandpo.reward.FunctionReward
@@ -91,21 +91,22 @@ MISTAKES = [
         2,
     ),
     ("bandpo plot training nowhere", "is nowhere the folder of a run?", 2),
-    ("bandpo train model.path=./nowhere data.train=problems.jsonl", "./nowhere: no such folder", 2),
+    ("bandpo train model.path=./nowhere data=arithmetic", "./nowhere: no such folder", 2),
     ("bandpo eval model=models/a/b", "models/a/b: no such folder", 2),
-    ("bandpo train model.path=model data.train=nowhere.jsonl", "nowhere.jsonl: no such file", 2),
-    ("bandpo train model.path=model data.train=./nowhere", "nowhere: no such file", 2),
+    ("bandpo train model.path=embedded data.train=nowhere.jsonl", "nowhere.jsonl: no such file", 2),
+    ("bandpo train model.path=embedded data.train=./nowhere", "nowhere: no such file", 2),
     (
-        "bandpo train model.path=model 'data.train=\"~/nowhere.json\"'",
+        "bandpo train model.path=embedded 'data.train=\"~/nowhere.json\"'",
         "/nowhere.json: no such file",
         2,
     ),
     ("bandpo data check data/of/mine", "data/of/mine: no such file", 2),
-    # model and data
-    ("bandpo train data.train=problems.jsonl", "no model is named … model.path=<folder or hub", 2),
-    ("bandpo train model.path=model", "name the problems to train on: data.train=my.jsonl", 2),
+    # data
+    ("bandpo train data.train=problems.jsonl", "no model is named … choose model.path=", 2),
+    ("bandpo train model.path=model", "data.train: name the problems to train on", 2),
+    ("bandpo train columns.problem=q", "data.columns.problem=… names it", 2),
+    ("bandpo plan eval.benchmarks=amc23,math500", "(eval.benchmarks=[amc23,math500])", 2),
     ("bandpo train {small} rollout.max_tokens=600", "data.train … rollout.max_tokens=600", 2),
-    ("bandpo train {small} columns.problem=question", "data.columns.problem=… names it", 2),
     ("bandpo eval model=model benchmarks=[file:no.jsonl]", "no.jsonl: no such file", 2),
     ("bandpo eval model=model benchmarks=[amc99]", "no benchmark 'amc99'", 2),
     ("bandpo data check array.jsonl", "a JSON array, where a .jsonl … > array_lines.jsonl", 2),

@@ -143,5 +143,6 @@ def test_ctrl_c_leaves_a_clean_screen(presses):
     assert terminal.wait() == {1: 0, 2: 130}[presses]
     last = {1: "stopped after step 1", 2: "SIGINT again: stopped at once"}[presses]
     lines = [line.replace("^C", "") for line in screen.lines]
-    assert [line for line in lines if line] == [*said, last]
+    # The first of the two is said by a thread of its own.
+    assert sorted(line for line in lines if line) == sorted([*said, last])
     assert not screen.cursor_is_hidden

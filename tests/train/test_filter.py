@@ -59,7 +59,12 @@ def test_a_step_trains_distinct_groups_with_right_and_wrong_answers(alone):
 
 
 def test_an_engine_that_gives_tuples_and_lists_trains_the_same(alone, command, untrained, tmp_path):
-    own = ("rollout=in_lists", f"model.path={untrained()}", f"run.dir={tmp_path}")
+    own = (
+        "policy=embedded",
+        "rollout=in_lists",
+        f"model.path={untrained()}",
+        f"run.dir={tmp_path}",
+    )
     assert command("train", *[s for s in SETTINGS if s != "rollout=hf"], *own) == 0
     lines, steps = of_steps(tmp_path)
     assert steps == alone[1]

@@ -164,6 +164,8 @@ def test_two_ranks_under_torchrun_train_with_zero_2(bandpo, model, tmp_path):
     assert lines[1]["rollout/groups"] == 4
     assert lines[1]["sync/probe_logprob_max"] < 1e-4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+    log = (folder / "run.log").read_text()
+    assert log.count("\n--- ") == 1 and "step 2/2  reward" in log
 
 
 @pytest.mark.slow  # it announces what torchrun does, by which two ranks train by default
@@ -180,6 +182,8 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert metrics_of(folder)[-1]["rollout/groups"] == 4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
+    log = (folder / "run.log").read_text()
+    assert log.count("\n--- ") == 1 and "step 2/2  reward" in log
 
 
 @pytest.mark.parametrize("engine", ["stale", "stale_head"])
