@@ -118,7 +118,7 @@ def rule(interval):
 )
 @pytest.mark.parametrize("place", [lambda r: r, lambda r: DualClip(Clip(Capped(r, 10)), 3)])
 def test_a_rule_is_named_with_the_property_that_it_lacks(interval, property, place):
-    with pytest.raises(UserError, match=rf"test_contracts\.rule\.<locals>\.Rule.*{property}"):
+    with pytest.raises(UserError, match=rf"{__name__}\.rule\.<locals>\.Rule.*{property}"):
         check_contracts(place(rule(interval)))
 
 
@@ -156,7 +156,7 @@ Any.__abstractmethods__ = frozenset()
 )
 def test_a_divergence_is_named_with_the_property_that_it_lacks(changes, property):
     check_divergence(Any())
-    with pytest.raises(UserError, match=rf"test_contracts\.Any is no f-divergence: {property}"):
+    with pytest.raises(UserError, match=rf"{__name__}\.Any is no f-divergence: {property}"):
         check_contracts([Clip(Band(Any(**changes), 0.05))])
 
 
