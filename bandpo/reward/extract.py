@@ -6,7 +6,8 @@ In this order, in the text after the reasoning (`</think>`):
    commas or "and" join to it: `\\boxed{3}` and `\\boxed{5}` are the list 3, 5;
 2. else the last line with "Answer:" ("Final answer:", "The answer is:", "答案："), or what follows
    it: a displayed formula, or the next line. Sentences after the answer do not count;
-3. else no answer, unless free extraction hands the end of the text to math-verify.
+3. else the last "final answer is" before a formula or a number: "The final answer is $5$.";
+4. else no answer, unless free extraction hands the end of the text to math-verify.
 
 A box that never closes, a text that ends inside `\\boxed` and a reasoning that never ends are
 `truncated`: an earlier box is then not the final answer. A candidate that is part of a verbatim
@@ -27,6 +28,10 @@ _ANSWER_LINE = re.compile(
     r"(?:\banswer(?:\s+is)?|答案(?:是|为)?|故选)[\s*_]{0,8}[:：][*_]{0,4}([^\n]*)", re.IGNORECASE
 )
 _ANSWER_LABEL = re.compile(r"\banswer(?:\s+is)?\s*[:：][*_]{0,4}", re.IGNORECASE)
+_ANSWER_SENTENCE = re.compile(
+    r"(?:\bfinal\s+answer\s+is|答案(?:是|为))\s*((?=[*_]{0,4}(?:\$|\\[(\[]|[-+−]?\d))[^\n]*)",
+    re.IGNORECASE,
+)
 _BARE_TOKEN = re.compile(r"[^\s{}$]+")
 # What stands between boxes that make one list: at least a comma or a word, at most a name besides.
 _SPACE = r"(?:[\s$~&]|\\[,;:! ()\[\]]|\\q?quad|\\\\)*"
@@ -77,7 +82,7 @@ def extract(completion: str, prompt: str = "", *, free: bool = False) -> Extract
     if text is None:
         return Extraction(None, truncated=True)
     echo = _Echo(text, prompt)
-    for find in (_boxes, _answer_lines):
+    for find in (_boxes, _answer_lines, _answer_sentences):
         candidates = find(text)
         for found in candidates:
             if found.answer is None:
@@ -135,7 +140,16 @@ def _joined(text: str, last: _Candidate, earlier: Iterator[_Candidate]) -> str:
 
 
 def _answer_lines(text: str) -> Iterator[_Candidate]:
-    matches = list(_ANSWER_LINE.finditer(text))
+    return _after(_ANSWER_LINE, text)
+
+
+def _answer_sentences(text: str) -> Iterator[_Candidate]:
+    return _after(_ANSWER_SENTENCE, text)
+
+
+def _after(words: re.Pattern[str], text: str) -> Iterator[_Candidate]:
+    """What the words announce, from the last to the first."""
+    matches = list(words.finditer(text))
     for match in reversed(matches[-_CANDIDATES:]):
         end = min(match.end(), match.start(1) + _LINE_START)
         yield _Candidate(match.start(), end, _stated(text, match) or None)

@@ -48,13 +48,18 @@ from bandpo.reward.extract import Extraction, extract
         (r"$\boxed{1}$, so the answer is $\boxed{2}$", "2"),
         ("$\\boxed{1}$\n\n$\\boxed{2}$", "2"),
         (r"$\boxed{1}$, $\boxed{1}$", "1"),
+        ("The final answer is $24$. I hope it is correct.", "$24$"),
+        ("Answer: 3\nThe final answer is 4.", "3"),
+        ("答案是24元。", "24元。"),
     ],
 )
 def test_finds_the_final_answer(completion, answer):
     assert extract(completion) == Extraction(answer)
 
 
-@pytest.mark.parametrize("completion", ["", "42", "the answer is 42", "\\boxed{}", "answered: no"])
+@pytest.mark.parametrize(
+    "completion", ["", "42", "the answer is 42", "\\boxed{}", "answered: no", "答案是它"]
+)
 def test_finds_none(completion):
     assert extract(completion) == Extraction(None)
 
