@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bandpo.disk.space import require_folder
 from bandpo.reward.disagreement import disagreement_report
-from bandpo.reward.math import MathReward, MathVerifier
+from bandpo.reward.math import MathReward, MathVerifier, verifier_version
 from bandpo.reward.release import ReleaseReward
-from bandpo.reward.saved import saved_groups
+from bandpo.reward.saved import saved_groups, verifier_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,6 +31,9 @@ def main(argv: Sequence[str]) -> int:
         groups = saved_groups(arguments.samples)
         report = disagreement_report(groups, reward, ReleaseReward(), ("math", "release"))
     print(report.render(arguments.examples))
+    now = verifier_version()["version"]
+    for version in sorted({str(verifier_of(path)) for path in arguments.samples} - {now}):
+        print(f"saved scores of verifier {version} may differ from these, of verifier {now}")
     if arguments.json is not None:
         require_folder(arguments.json.parent, "--json in ")
         text = json.dumps(report.summary(), indent=2) + "\n"

@@ -26,6 +26,7 @@ _CUT_BOX = re.compile(r"\\(?:bo|box|boxe|fb|fbo)$")
 _ANSWER_LINE = re.compile(
     r"(?:\banswer(?:\s+is)?|答案(?:是|为)?|故选)[\s*_]{0,8}[:：][*_]{0,4}([^\n]*)", re.IGNORECASE
 )
+_ANSWER_LABEL = re.compile(r"\banswer(?:\s+is)?\s*[:：][*_]{0,4}", re.IGNORECASE)
 _BARE_TOKEN = re.compile(r"[^\s{}$]+")
 # What stands between boxes that make one list: at least a comma or a word, at most a name besides.
 _SPACE = r"(?:[\s$~&]|\\[,;:! ()\[\]]|\\q?quad|\\\\)*"
@@ -143,13 +144,14 @@ def _answer_lines(text: str) -> Iterator[_Candidate]:
 def _stated(text: str, match: re.Match[str]) -> str:
     """The answer on the line of "Answer:", in the display or on the line that follows it."""
     start = match.start(1)
-    if display := _DISPLAY.match(text[start : start + _LONGEST_DISPLAY]):
+    for label in _ANSWER_LABEL.finditer(match[1]):  # Answer: the final answer is: 5
+        start = match.start(1) + label.end()
+    rest = text[start : match.end() + _LONGEST_DISPLAY]
+    if display := _DISPLAY.match(rest):
         return (display[1] or display[2] or display[4]).strip()
-    line = match[1].strip(" \t*_")
+    line = text[start : match.end()].strip(" \t*_")
     if not line:
         line = text[match.end() :].lstrip().split("\n", 1)[0].strip(" \t*_")
-    if line.endswith(":") and (display := _DISPLAY.match(text[match.end() :][:_LONGEST_DISPLAY])):
-        return (display[1] or display[2] or display[4]).strip()
     line = _AFTER_MATH.split(line, maxsplit=1)[0] if line.count("$") % 2 == 0 else line
     return _SENTENCE_END.split(line, maxsplit=1)[0].strip(" \t*_")
 

@@ -89,7 +89,7 @@ class MathVerifier(Closing):
 
     `timeout` is in seconds per item; `free_extraction` lets math-verify search the end of a text
     without a box or "Answer:" line; `lowest_form` says which answers that equal the reference are
-    left unevaluated (see `bandpo.reward.form`): `restated` refuses what the problem says and
+    left unevaluated (`bandpo.reward.equality.form`): `restated` refuses what the problem says and
     plain arithmetic (`37+14` for 51), `strict` all but numerals (`2^{10}` for 1024), `off` nothing.
     True and False are `strict` and `off`. Raises UserError for limits that are too small for a
     worker and for another `lowest_form`.
@@ -252,13 +252,18 @@ class MathReward(Closing):
 def bad_golds(
     problems: Sequence[Problem], verifier: MathVerifier | None = None
 ) -> list[tuple[Problem, str]]:
-    """The problems whose reference answer cannot be read, each with the reason in words."""
+    """The problems whose reference is unreadable or earns nothing as an answer, with reasons."""
     with contextlib.nullcontext(verifier) if verifier else MathVerifier() as checker:
-        scores = gather([checker.submit(Attempt("", problem.answer)) for problem in problems])
+        scores = gather(
+            [
+                checker.submit(Attempt(rf"\boxed{{{problem.answer}}}", problem.answer))
+                for problem in problems
+            ]
+        )
         return [
             (problem, _reason(problem.answer, score))
             for problem, score in zip(problems, scores.result(), strict=True)
-            if score.status not in ("no_answer", "truncated")
+            if not score.correct
         ]
 
 
@@ -269,4 +274,4 @@ def _reason(gold: str, score: Score) -> str:
         return f"the answer is too large to parse ({len(gold)} characters)"
     if score.status == "bad_gold":
         return f"math-verify cannot read the answer {gold!r}"
-    return f"reading the answer {gold!r} ended with: {score.status}"
+    return f"the answer {gold!r}, boxed, is found {score.status} {score.detail}".strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from bandpo.reward import notation
 
@@ -11,6 +12,7 @@ _OPERATION = re.compile(
 )
 _FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
 _ARITHMETIC = re.compile(r"(?:[\d.,\s+\-*/:(){}\[\]]|\\(?:frac|times|cdot|div)(?![A-Za-z]))+")
+_IN_DOLLARS = re.compile(r"\$+([^$]{1,200})\$+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SEPARATOR = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 
@@ -31,9 +33,16 @@ def restates(answer: str, gold: str, problem: str) -> bool:
         return False
     if _flat(value) == _flat(reference):
         return False
-    return _occurs(_flat(value), _flat(notation.canonical(problem))) or (
+    return any(_occurs(_flat(value), formula) for formula in _formulas(problem)) or (
         _ARITHMETIC.fullmatch(value) is not None and _numbers(value) <= _numbers(problem)
     )
+
+
+def _formulas(problem: str) -> Iterator[str]:
+    """The text as it is, and what its dollars enclose in the spelling of answers."""
+    yield _flat(problem)
+    for formula in _IN_DOLLARS.findall(problem):
+        yield _flat(notation.canonical(formula))
 
 
 def _flat(text: str) -> str:

@@ -25,6 +25,23 @@ def saved_groups(paths: Iterable[Path]) -> Iterator[Group]:
             yield _group(list(samples))
 
 
+def verifier_of(samples: Path) -> str | None:
+    """The version of the verifier that scored a file of samples; None where it is not written.
+
+    An evaluation keeps it in its settings, a run in run.json, two folders up at the most.
+    """
+    for path in (
+        samples.with_suffix(".settings.json"),
+        *(folder / "run.json" for folder in list(samples.resolve().parents)[1:3]),
+    ):
+        try:
+            verifier = json.loads(path.read_text(encoding="utf-8")).get("verifier")
+        except (OSError, ValueError, AttributeError):
+            continue
+        return verifier.get("version") if isinstance(verifier, Mapping) else verifier
+    return None
+
+
 def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         # Not splitlines: U+2028 is text.

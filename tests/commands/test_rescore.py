@@ -3,6 +3,7 @@ import json
 import pytest
 
 from bandpo.cli import main
+from bandpo.reward import verifier_version
 
 
 def sample(problem, answer, completion, **other):
@@ -34,6 +35,15 @@ def test_saved_samples_are_judged_by_both(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "4 completions, 3 scored differently" in text
     assert json.loads(counts.read_text())["only_math_correct"] == 2
+
+
+def test_scores_of_another_verifier_are_named(tmp_path, capsys):
+    samples = write(tmp_path / "aime24.jsonl", sample("a", "51", "\\boxed{51}"))
+    settings = tmp_path / "aime24.settings.json"
+    for version, named in [(verifier_version()["version"], False), ("0.9.0", True)]:
+        settings.write_text(json.dumps({"verifier": version}))
+        assert main(["rescore", samples]) == 0
+        assert ("saved scores of verifier 0.9.0" in capsys.readouterr().out) is named
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,17 @@ def test_a_run_that_filtered_by_reward_goes_on_filtering_by_reward():
     assert changes(old, config()).determining == ()
 
 
+@pytest.mark.parametrize(("then", "now"), [(True, "strict"), (False, "off")])
+def test_true_and_false_of_lowest_form_are_strict_and_off(then, now):
+    old = config().model_dump(mode="json")
+    assert old["reward"]["lowest_form"] == "restated"
+    old["reward"]["lowest_form"] = then
+    assert config_hash(old) == config_hash(config(f"reward.lowest_form={now}"))
+    assert changes(old, config(f"reward.lowest_form={now}")) == ((), ())
+    # the rewards of a run do not change under way
+    assert changes(old, config()).determining == (f"reward.lowest_form: {then} → restated",)
+
+
 def test_a_warm_up_that_was_counted_in_updates_goes_on_being_so():
     old = config().model_dump(mode="json")
     for key in ("warmup_updates", "warmup_rollouts"):

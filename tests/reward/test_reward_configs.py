@@ -44,6 +44,29 @@ def test_values_and_the_overlong_penalty_compose(name):
     assert values(reward(name, *chosen, *overlong), RIGHT, tokens=75) == [2.0]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "form"),
+    [
+        ((), "restated"),
+        (("+eval.lowest_form=off",), "off"),
+        (("reward.lowest_form=strict",), "strict"),
+        (("reward.lowest_form=true",), "strict"),
+        (("reward.lowest_form=false",), "off"),
+        (("reward.lowest_form=off", "+eval.lowest_form=strict"), "off"),
+    ],
+)
+def test_what_counts_follows_from_training_or_evaluation_unless_it_is_set(overrides, form):
+    with reward("math", *overrides) as made:
+        assert made.verifier.lowest_form == form
+
+
+def test_evaluations_count_every_equal_answer():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("eval", overrides=["model=embedded"])
+        assert config.reward.lowest_form == "off"
+        assert "lowest_form" not in compose("eval", overrides=["reward=release"]).reward
+
+
 def test_both_reports():
     both = reward("both")
     assert isinstance(both, Compared)
@@ -65,6 +88,7 @@ def test_the_limit_is_the_rollouts():
         "reward.overlong={penalty: 1.0}",
         "reward.overlong={buffer: 5, size: 3}",
         "reward.timeout=0",
+        "reward.lowest_form=loose",
         "reward.workers=0",
         "reward.memory_mib=16",
     ],

@@ -32,7 +32,7 @@ def test_counts_and_examples(report):
     assert summary["by_status"] == {
         "correct / no_answer": 1,
         "correct / wrong": 2,
-        "wrong / correct": 1,
+        "wrong (unevaluated) / correct": 1,
     }
     assert {(e.problem_id, e.gold) for e in report.examples} == {
         ("a", "42"),
@@ -46,7 +46,7 @@ def test_the_text_shows_both_readings(report):
     assert "8 completions, 4 scored differently (50.0%)" in text
     assert "only math finds correct:  3" in text
     assert "problem c, reference '51'" in text
-    assert "math: wrong (no_numeral), read '37+14'" in text
+    assert "math: wrong (unevaluated), read '37+14'" in text
     assert "release: correct, read '51'" in text
 
 

@@ -1,5 +1,6 @@
 """The examples of docs/verifier.md: what the page calls equal is, and nothing else is."""
 
+import json
 import re
 from pathlib import Path
 
@@ -35,3 +36,13 @@ def test_the_page_is_right(gold, answer, equal):
 @pytest.mark.parametrize("gold", sorted({gold for gold, *_ in examples()}))
 def test_every_reference_of_the_page_equals_itself(gold):
     assert judge(gold, gold) == "equal"
+
+
+def test_every_reference_of_the_labelled_cases_equals_itself():
+    lines = (
+        (Path(__file__).parent / "labelled_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    cases = [json.loads(line) for line in lines]
+    golds = {case["gold"] for case in cases if case["status"] != "bad_gold"}
+    assert len(golds) > 200
+    assert [gold for gold in sorted(golds) if judge(gold, gold) != "equal"] == []

@@ -28,7 +28,7 @@ from bandpo.reward.notation.numbers import (
     ungrouped,
 )
 from bandpo.reward.notation.prose import statement
-from bandpo.reward.notation.sets import both_signs, in_intervals
+from bandpo.reward.notation.sets import both_signs, conditions, in_intervals
 from bandpo.reward.notation.spelled import in_digits
 from bandpo.reward.notation.structure import pieces, structured, with_argument
 from bandpo.reward.notation.units import Quantity, quantity
@@ -57,7 +57,16 @@ __all__ = [
 ]
 
 _NUMBER = re.compile(r"[-+]?\d{1,64}(?:\.\d{1,64})?", re.ASCII)
-_STEPS = (statement, in_digits, recurring, in_radians, structured, both_signs, in_intervals)
+_STEPS = (
+    statement,
+    in_digits,
+    recurring,
+    in_radians,
+    structured,
+    conditions,
+    both_signs,
+    in_intervals,
+)
 
 
 def canonical(text: str) -> str:

@@ -64,7 +64,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\lg(?![A-Za-z])", r"\\log_{10} "),
         (r"\^\s*(\{)?\s*\\(?:circ|degree)(?![A-Za-z])\s*(?(1)\})|\\degrees?(?![A-Za-z])"
          r"|\\textdegree", r"^\\circ "),
-        (r"\{([:,])\}", r"\1"),
+        (r"(?:\\text)?\{([:,])\}", r"\1"),
         (r"\^\{\s*\\prime\s*\}|\^\s*\\prime(?![A-Za-z])", "'"),
         (r"\{(\d+)\}(?=\^\\circ)", r"\1"),
         (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])", r"\\le"),
@@ -86,6 +86,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:R|Reals|reals)(?![A-Za-z])", r"\\mathbb{R}"),
         (r"\\mathbb\s*([RZNQC])(?![A-Za-z])", r"\\mathbb{\1}"),
         (r"\\(?:mathcal|mathds|Bbb)\s*\{?\s*([RZNQC])\s*\}?(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\big(cup|cap)(?![A-Za-z])", r"\\\1 "),
+        (r"\^(-\d+|\d{2,})", r"^{\1}"),
         (r"\\(?:ldots|dots|cdots|dotsc|dotsb)(?![A-Za-z])", "..."),
         (r"\\(?:backslash)(?![A-Za-z])", r"\\setminus "),
         (r"\\(?:lor|vee)(?![A-Za-z])", r"\\text{ or }"),

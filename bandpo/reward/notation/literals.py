@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bandpo.reward.notation.units import quantity
+
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDS = re.compile(r"[A-Za-z\u4e00-\u9fff][A-Za-z\u4e00-\u9fff' ,./;&()-]*")
 _WORD = re.compile(r"[a-z]+|[\u4e00-\u9fff]+")
@@ -59,9 +61,10 @@ _LETTER = re.compile(r"\(?\s*([A-J])\s*\)?")
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s*(?:is\s+|:\s*)?)?"
     r"(?:\(\s*(?P<round>[A-J])\s*\)(?!\s*[+*/^=_('-])|(?P<bare>[A-J])\s*[.):]"
-    r"|(?P<alone>[A-J])(?=\s*$|\s+is\s))\s*(?P<text>.*)",
+    r"|(?P<alone>[A-J])(?=\s*$|\s+is\s|\s+only\s*$))\s*(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_COMPARED = re.compile(r"^[<>=+*/|-]")  # `A - B`, `> (C)` turned round
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
 _DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")
@@ -70,7 +73,9 @@ _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[
 def labelled(text: str) -> tuple[str, str] | None:
     """The letter of a choice and its text, as in `(D) 12`, `D. 12`, `D: 12`, `B is right`."""
     match = _LABEL.fullmatch(_TEXT.sub(r" \1 ", text).strip())
-    if match is None or _OTHER_LABEL.search(match["text"]) or _DENIED.search(match["text"]):
+    if match is None or any(
+        pattern.search(match["text"]) for pattern in (_OTHER_LABEL, _DENIED, _COMPARED)
+    ):
         return None
     letter = (match["round"] or match["bare"] or match["alone"]).upper()
     # the text as it was written: its words are to be told from variables
@@ -240,7 +245,7 @@ def words(text: str, bare: bool = False) -> frozenset[str] | str | None:
     or where they are too long for variables.
     """
     inner = _TEXT.sub(r" \1 ", text).strip().rstrip("!")
-    if not _WORDS.fullmatch(inner) or "/" in inner:
+    if not _WORDS.fullmatch(inner) or "/" in inner or quantity(text).measured:
         return None
     if re.search(r"[()]", inner) and not _TEXT.search(text):
         return None

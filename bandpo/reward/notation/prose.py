@@ -49,7 +49,8 @@ _QUANTIFIED = re.compile(
     r"|for (?:all|any|every|each)\s|\\forall).*$",
     re.DOTALL,
 )
-_COMMENT = re.compile(r"(?<=[\w$}\])])\s+(?=\()")
+_COMMENT = re.compile(r"(?<=[\w$}\])])(?:\s+(?=\()|(?=\(\s*\\text\{))")
+_COMMENT_WORD = re.compile(r"[A-Za-z]{3,}|[\u4e00-\u9fff]{2,}")
 _NO_COMMENT = re.compile(r"(?:mod|base|or|and|not|if)(?![A-Za-z])", re.IGNORECASE)
 _PERIODIC = re.compile(
     r"(?<![A-Za-z\\])([nkm])(?![A-Za-z])(?=\s*\\pi)|(?<=\\pi )([nkm])(?![A-Za-z])"
@@ -81,7 +82,7 @@ def _without_comment(text: str) -> str:
     for match in _COMMENT.finditer(text):
         end = closing(text, match.end())
         inner = text[match.end() + 1 : end] if end else ""
-        words = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+", "", inner))
+        words = _COMMENT_WORD.findall(re.sub(r"\\[A-Za-z]+", "", inner))
         if end == len(text) - 1 and words and not _NO_COMMENT.match(inner.strip()):
             return text[: match.start()]
     return text

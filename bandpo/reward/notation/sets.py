@@ -62,7 +62,8 @@ def _signed(member: str, choice: tuple[int, ...]) -> str:
 
 _VARIABLE = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|rho|phi|varphi|omega|xi|tau))"
 _BUILDER = re.compile(
-    rf"\\\{{\s*(?P<name>{_VARIABLE})\s*(?:\\in\s*(?P<domain>\\mathbb\{{[RZNQ]\}}|[RZNQ])(?:\^?\+)?)?\s*"
+    rf"\\\{{\s*(?P<name>{_VARIABLE})\s*"
+    r"(?:\\in\s*(?P<domain>\\mathbb\{[RZNQ]\}|[RZNQ])(?:\^?\+)?)?\s*"
     r"(?:\\mid(?![A-Za-z])|\||:|;)(?P<condition>.*?)\\\}"
 )
 _RELATION = re.compile(r"\s*(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))\s*")
@@ -74,6 +75,10 @@ _REALS = re.compile(
     r"(?P<sign>positive |negative |non-?negative )?reals?(?: numbers?)?(?: values?)?(?: of)?"
     r"(?: [a-z](?![A-Za-z]))?[ .]*\}?(?: ?[a-z](?![A-Za-z]))?[ .]*(?:\\\})?"
     r"(?:\s*:?\s*\\mathbb\{R\})?$|^(?P<bare>positive |negative |nonnegative )reals?(?: numbers?)?$",
+    re.IGNORECASE,
+)
+_INTEGERS = re.compile(
+    r"^(?:\\text\{\s*)?(?:the set of )?(?:all |any |every )(?:the )?integers?[ .]*\}?$",
     re.IGNORECASE,
 )
 _HALF_LINES = {"positive": r"(0,\infty)", "negative": r"(-\infty,0)", "nonnegative": r"[0,\infty)"}
@@ -88,14 +93,13 @@ _MINUS = re.compile(r"\s*(?:-|\\setminus|\\backslash)\s*(?=\\\{)")
 def in_intervals(text: str) -> str:
     """Conditions on one real number as math-verify reads them.
 
-    `\\{x \\mid x > 3\\}` is `x > 3`; what joins conditions by `or`, and `x \\ne 1`, is a union of
-    intervals; `3 > x > 1` is `1 < x < 3`; all real numbers are `(-\\infty,\\infty)`.
+    What joins conditions by `or`, and `x \\ne 1`, is a union of intervals; `3 > x > 1` is
+    `1 < x < 3`; all real numbers are `(-\\infty,\\infty)`.
     """
     text = _REALS.sub(_real_numbers, text) if "eal" in text else text
     text = _HALF_LINE.sub(_half_line, text)
     text = re.sub(r"^\s*\\mathbb\{R\}\s*$", lambda _: _REAL_LINE, text)
-    if "\\{" in text:
-        text = _built(text)
+    text = _INTEGERS.sub(lambda _: r"\mathbb{Z}", text)
     if not re.search(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])", text):
         return text
     return _union(text) or _unequal(text) or _excluded(text) or _turned(text)
@@ -125,15 +129,16 @@ def _excluded(text: str) -> str | None:
     return rf"{ranges[0][1]} \setminus \{{{values}\}}"
 
 
-def _built(text: str) -> str:
+def conditions(text: str) -> str:
+    """A set of real numbers by its condition: `\\{x \\mid x > 3\\}` is `x > 3`."""
     match = _BUILDER.search(text)
     if match is None:
         return text
     rest = text[match.end() :].strip()
     condition = match["condition"].strip()
-    condition = re.sub(
-        rf",?\s*{re.escape(match['name'])}\s*\\in\s*\\mathbb\{{R\}}\s*$", "", condition
-    )
+    real = rf"{re.escape(match['name'])}\s*\\in\s*\\mathbb\{{R\}}"
+    joined = rf"(?:{_JOINED.pattern})"
+    condition = re.sub(rf"{joined}{real}\s*$|^{real}{joined}", "", condition)
     if (match["domain"] or "").strip("\\mathb{}") in ("Z", "N"):
         members = _integers(condition, match["name"], match["domain"])
         return text[: match.start()] + members + rest if members else text
@@ -227,6 +232,8 @@ def _turned(text: str) -> str:
     parts = [part.strip() for part in _RELATION.split(text)]
     relations = parts[1::2]
     falls = all(relation in (">", "\\ge") for relation in relations)
+    if not all(parts):
+        return text
     if len(parts) == 5 and falls:
         pass
     elif not (len(parts) == 3 and is_constant(parts[0]) and not is_constant(parts[2])):

@@ -19,7 +19,7 @@ _COUNTED = re.compile(
     r"(?<=[\d})])\s*\\text\{\s*([^{}]*?[A-Za-z][^{}]*?)[\s,]+(and|or)\s*\}(?=\s*[\d\\$-])"
 )
 _LABELLED = re.compile(
-    r"(?<![A-Za-z\\])(?:\\text\{\s*)?([A-Z][a-z]{3,9}|min|max)\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
+    r"(?<![A-Za-z\\])(?:\\text\{\s*)?((?!Wrong|Not|Never|False|Incorrect)[A-Z][a-z]{3,9}|min|max)\s*(?:\}\s*:|:\s*\}|:)\s*(?=[-\d\\(])"
 )
 _BASE = re.compile(
     r"(?<=[\dA-F)}])\s*(?:_\s*\{\s*\\text\{\s*base\s*\}?\s*(\d+)\s*\}\s*\}?"

@@ -59,7 +59,7 @@ _UNIT_NAMES = {
     "unit": "unit",
 }
 _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
-_MEASURES = set(_UNITS.values()) - {"unit"}
+_MEASURES = (set(_UNITS.values()) | {"base", "mod"}) - {"unit"}
 _BARE_UNITS = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _WORD = r"(?!(?:and|or|not)(?![a-z]))[a-z]+"
@@ -106,10 +106,7 @@ class Quantity:
     @property
     def measured(self) -> bool:
         """Whether the unit is one of measurement, a base or a modulus."""
-        return any(
-            re.split(r"[\^/ ]", unit)[0] in _MEASURES | {"base", "mod"}
-            for unit in self.unit.split(";")
-        )
+        return any(map(_is_measure, self.unit.split(";")))
 
     def contradicts(self, other: Quantity) -> bool:
         """Whether both have units, and different ones; a base is missing only in an answer."""
@@ -117,10 +114,16 @@ class Quantity:
             return True
         if not self.unit or not other.unit or self.unit == other.unit:
             return False
+        if {self.unit, other.unit} in ({"degree", "degree c"}, {"degree", "degree f"}):
+            return False
         if self.measured and other.measured:
             return True
         ours, theirs = _noun(self.unit), _noun(other.unit)
         return "unit" not in (ours, theirs) and ours != theirs
+
+
+def _is_measure(unit: str) -> bool:
+    return re.split(r"[\^/ ]", unit)[0] in _MEASURES
 
 
 def _noun(unit: str) -> str:
@@ -160,15 +163,18 @@ def _quantity(text: str, letters: bool) -> Quantity:
     if match is None or not match["value"].strip():
         return _in_degrees(text)
     value, unit = match["value"].strip(), match["unit"].strip()
-    if not letters and re.match(r"[A-Za-z](?![A-Za-z.])", unit):
+    if not letters and re.match(r"[A-Za-z](?![A-Za-z./])", unit):
         return Quantity(text)
     if unit.startswith("_"):
         return _in_base(text, value, unit)
     if "mod" in unit and (modulus := re.search(r"\d+", unit)):
         return _residue(text, value, int(modulus[0]))
-    if not re.search(r"\d|\\pi", value) or "\\begin" in value or _changes(unit):
+    if "\\begin" in value or _changes(unit):
         return Quantity(text)
-    return Quantity(_in_degrees(value).value, _unit_name(unit))
+    name = _unit_name(unit)
+    if not re.search(r"\d|\\pi", value) and not (unit[0] == "\\" and _is_measure(name)):
+        return Quantity(text)
+    return Quantity(_in_degrees(value).value, name)
 
 
 def _in_degrees(text: str) -> Quantity:
@@ -208,7 +214,7 @@ def _unit_name(unit: str) -> str:
     unit = unit.replace(r"^\circ", "degree").lower()
     unit = re.sub(r"\\frac\{(.*?\})\s*\}\{(.*)\}", r"\1/\2", unit)
     unit = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", unit).strip(" .")
-    unit = re.sub(r"\\cdot", " ", unit)
+    unit = " ".join(unit.replace("\\cdot", " ").replace("per cent", "percent").split())
     unit = re.sub(r"\s+\^", "^", unit)
     unit = re.sub(r"\b(?:square|sq)\.?\s+(\S+)", r"\1^2", unit)
     unit = re.sub(r"\b(?:cubic|cu)\.?\s+(\S+)", r"\1^3", unit)

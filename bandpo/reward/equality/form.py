@@ -79,4 +79,4 @@ def _has_like_terms(expression: sympy.Expr) -> bool:
     if not isinstance(expression, sympy.Add):
         return False
     ratios = (a.doit() / b.doit() for a, b in itertools.combinations(expression.args, 2))
-    return any(ratio.is_Rational or sympy.nsimplify(ratio).is_Rational for ratio in ratios)
+    return any(ratio.is_Rational or sympy.radsimp(ratio).is_Rational for ratio in ratios)

@@ -1,15 +1,10 @@
-"""Whether an answer equals the reference answer. Runs in a worker process only.
-
-`bandpo.reward.notation` brings both into one spelling; here lists, names, chains and units are told
-apart; `bandpo.reward.reading` parses what is left, and `bandpo.reward.comparison` compares it.
-Of math-verify only the parser is used, and its search for an answer in free text. Its comparison
-rounds small factors to zero, drops left sides of equations and ignores the case of letters.
+"""A reference answer, read once, and the verdict on answers to it.
 
 decimals are exact: 0.333333 is not 1/3, 1.41421356 is not √2.
 a chain `a = b = c` is right where each side but names equals the reference: `5=7` is not 7.
 units that differ contradict (5 m is not 5 km); one that is missing does not.
 `(1,2)` is no set, `\\{1,2\\}` no point; a bare list may be either, in its order for a point.
-unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.form`.
+unevaluated answers are a matter of `lowest_form`, see `bandpo.reward.equality.form`.
 """
 
 from __future__ import annotations
@@ -23,11 +18,11 @@ from typing import Any, Literal
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
 from bandpo.reward import notation
-from bandpo.reward.comparison import ordered_elements, same, same_in_any_order
-from bandpo.reward.form import is_evaluated, is_unfinished
-from bandpo.reward.names import Named, is_name, is_quantity, named_parts, sides, squeezed
+from bandpo.reward.equality.comparison import ordered_elements, same, same_in_any_order
+from bandpo.reward.equality.form import is_evaluated, is_unfinished
+from bandpo.reward.equality.names import Named, is_name, is_quantity, named_parts, sides, squeezed
+from bandpo.reward.equality.reading import hundredth, in_radians, read, renumbered
 from bandpo.reward.notation import Quantity
-from bandpo.reward.reading import hundredth, in_radians, read, renumbered
 from bandpo.reward.score import LowestForm
 
 Verdict = Literal[
@@ -52,6 +47,8 @@ _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
+# The parser drops primes and signs of currencies, and takes words for factors: 0 not 5 would be 0.
+_MISREAD = re.compile(r"'|\$|(?<!_)(?<!_\{)\\text\{\s*[A-Za-z]{2,}\s*\}")
 _MAX_CHAIN = 4
 
 
@@ -133,7 +130,7 @@ class _Reference:
         self.readable = bool(self.literal or self.pieces or self.parsed or self._values)
 
     @property
-    def _values(self) -> list[list[Any]]:
+    def _values(self) -> list[tuple[Any, ...]]:
         """The readings of a record's values, in order; empty where one has none."""
         values = [read(notation.quantity(part.value).value) for part in self.parts or ()]
         return values if all(values) else []
@@ -192,7 +189,7 @@ class _Reference:
             elements = ordered_elements(parsed[0]) or ()
             if len(elements) != len(values):
                 return "different"
-            pairs = [(gold, [element]) for gold, element in zip(values, elements, strict=True)]
+            pairs = [(gold, (element,)) for gold, element in zip(values, elements, strict=True)]
         else:
             return "different"
         return "equal" if all(_any_same(*pair) for pair in pairs) else "different"
@@ -201,7 +198,8 @@ class _Reference:
         """`y = 2x`, `f(x) = x^2`: the formula, under this name, another or none; or an equation."""
         assert self.parts is not None
         gold = ", ".join(part.value for part in self.parts)
-        value = ", ".join(part.value for part in parts)
+        named = any(part.name for part in parts)
+        value = ", ".join(part.value for part in parts) if named else answer
         renamed = all(_may_rename(*pair) for pair in zip(self.parts, parts, strict=False))
         if renamed and all(part.name or len(sides(part.value)) == 1 for part in parts):
             verdict = self._judge_value(value)
@@ -221,9 +219,11 @@ class _Reference:
     def _judge_chain(self, chain: list[str]) -> Verdict:
         """`a = b = c`: every side but names must equal the reference, the last be evaluated."""
         is_named = is_name if self.parts else is_quantity
+        if len(chain) == 2 and is_named(chain[1]) and not is_named(chain[0]):
+            chain = chain[::-1]  # 5 = x
         values = [side for side in chain[:-1] if not is_named(side)] + chain[-1:]
-        if len(values) > _MAX_CHAIN:
-            return "different"
+        if len(values) > _MAX_CHAIN or len(set(map(squeezed, chain))) < len(chain):
+            return "different"  # too much to compute, or `7 = 7`, which says nothing
         for side in values[:-1]:
             given = notation.quantity(side, letters=self.is_constant)
             if not self._equals(given, read(given.value)):
@@ -245,8 +245,8 @@ class _Reference:
                 return "no_numeral" if re.search(r"\w", value) else "unparsed"
             if self.lowest_form == "restated" and is_unfinished(value):
                 return "unevaluated"
-        if "'" in value and "'" not in self.text:
-            return "unparsed"  # the parser drops primes
+        if not set(_MISREAD.findall(value)) <= set(_MISREAD.findall(self.quantity.value)):
+            return "unparsed"
         if {_brackets(value), _brackets(self.quantity.value)} == {"()", "{}"}:
             return "other_brackets"
         parsed = read(value)
@@ -258,10 +258,12 @@ class _Reference:
             "equal" if is_evaluated(parsed[0], self.parsed[0], self.lowest_form) else "unevaluated"
         )
 
-    def _equals(self, given: Quantity, parsed: list[Any]) -> bool:
+    def _equals(self, given: Quantity, parsed: Sequence[Any]) -> bool:
         return any(_any_same(*reading) for reading in self._readings(given.unit, parsed))
 
-    def _readings(self, unit: str, parsed: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    def _readings(
+        self, unit: str, parsed: Sequence[Any]
+    ) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
         """Reference and answer as written, then percent and degrees as numbers."""
         yield self.parsed, parsed
         for name, as_number in (("%", hundredth), ("degree", in_radians)):

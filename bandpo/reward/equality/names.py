@@ -41,7 +41,6 @@ _BARE = re.compile(
 )
 _FUNCTION = re.compile(r".*[(\[].*[)\]]")
 _PRODUCT = re.compile(rf"(?:{_LETTER}{_MARKS}\s*)+|\\(?:sin|cos|tan|cot)\s*\(?{_LETTER}{_MARKS}\)?")
-_EQUALS = re.compile(r"(?<![<>!\\])=")
 _APPROX_OR_IN = re.compile(r"\\in(?![A-Za-z])|\\approx(?![A-Za-z])")
 
 
@@ -57,17 +56,17 @@ def is_quantity(text: str) -> bool:
 
 
 def sides(text: str) -> list[str]:
-    """The sides of a chain of equations; `P(X = 2)` is one."""
-    found = [""]
-    for part in _EQUALS.split(text):
-        open_ended = _is_open(found[-1])
-        found[-1:] = [f"{found[-1]}={part}"] if open_ended else [found[-1], part]
-    return [side.strip() for side in found[1:]]
-
-
-def _is_open(text: str) -> bool:
-    """Whether a bracket is open at the end, as before the `=` of `\\sum_{i=1}`."""
-    return any(text.count(one) > text.count(other) for one, other in ("()", "{}"))
+    """The sides of a chain of equations; what brackets enclose, as in `\\sum_{i=1}`, is no sign."""
+    if "=" not in text:
+        return [text.strip()]
+    parts = split_list(text, "=")
+    joined = [parts[0]]
+    for part in parts[1:]:
+        if joined[-1].endswith(("<", ">", "!", "\\")):
+            joined[-1] += f"={part}"
+        else:
+            joined.append(part)
+    return [part.strip() for part in joined]
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,13 @@ def named_parts(text: str) -> list[Named]:
 
 
 def _split_name(part: str) -> tuple[str, str]:
-    """The parts left and right of the first `=`, `\\in` or `\\approx`."""
-    for match in re.finditer(rf"{_EQUALS.pattern}|{_APPROX_OR_IN.pattern}", part):
-        left = part[: match.start()]
-        if not _is_open(left):  # P(X = 2) = 1/4
-            return left.strip(), part[match.end() :].strip()
-    return "", part
+    """The left side of `=`, `\\in` or `\\approx`, and the rest; `5 = x` is turned round."""
+    left, *rest = sides(part)
+    if match := _APPROX_OR_IN.search(left):
+        return left[: match.start()].strip(), part[match.end() :].strip()
+    if len(rest) == 1 and is_name(rest[0]) and not is_name(left):
+        return rest[0], left
+    return (left, "=".join(rest)) if rest else ("", part)
 
 
 def squeezed(text: str) -> str:

@@ -1,7 +1,7 @@
 """Whether two parsed answers are the same mathematical object, by kind.
 
 numbers and expressions
-    by verified digits, at points where there are variables (`bandpo.reward.numeric`);
+    by verified digits, at points where there are variables (`bandpo.reward.equality.numeric`);
     symbolically only where there are none (integrals, sums with a variable bound, unknown
     functions).
 equations and inequalities
@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sympy
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from bandpo.reward.numeric import Undecided, is_positive, is_zero, points, same_function
+from bandpo.reward.equality.numeric import Undecided, is_positive, is_zero, points, same_function
 
 _FLIPPED = {sympy.Gt: sympy.Lt, sympy.Ge: sympy.Le}
 _MOST_ELEMENTS = 64
@@ -74,7 +75,7 @@ def _same_expression(gold: sympy.Expr, answer: sympy.Expr) -> bool:
 
 
 def _same_symbolically(gold: sympy.Expr, answer: sympy.Expr) -> bool:
-    if not gold.has(*_DELAYED, sympy.Function) and not answer.has(*_DELAYED, sympy.Function):
+    if not (gold.has(*_DELAYED, AppliedUndef) or answer.has(*_DELAYED, AppliedUndef)):
         return False  # no digits because they are too many, or no value
     computed = [side.doit() for side in (gold, answer)]
     if computed != [gold, answer]:

@@ -6,7 +6,9 @@ computed here.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
@@ -26,30 +28,28 @@ _PRIMED_NUMBER = re.compile(r"(?:\d|\\circ)\s*['_]")
 _ANGLE = re.compile(r"\\(angle|triangle)\s*\{?\s*([A-Z](?:\s*[A-Z]){1,3})\s*\}?")
 _REWRITES = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\kappa_{gamma}"),  # the parser takes it for Γ(…)
-    (re.compile(r"(?<=[A-Za-z])(')+(?!\s*\()"), r"_{prime}"),  # it drops primes
+    (re.compile(r"(?<=[A-Za-z])'+"), r"_{prime}"),  # it drops primes
 ]
 
 
-def read(value: str) -> list[Any]:
+@functools.lru_cache(maxsize=512)
+def read(value: str) -> tuple[Any, ...]:
     """The reading of one answer; empty where it has none."""
     number = notation.numeral(value)
     if number is not None:
-        return [sympy.Rational(number.numerator, number.denominator)]
+        return (sympy.Rational(number.numerator, number.denominator),)
     if _PRIMED_NUMBER.search(value):
-        return []
-    latex = notation.exact(_prepared(value))
-    reading = _parsed(latex)
-    if reading is None:
-        return []
-    return [_with_imaginary_unit(reading) if notation.is_constant(latex) else reading]
+        return ()
+    reading = _parsed(notation.exact(_prepared(value)))
+    return () if reading is None else (reading,)
 
 
-def in_radians(parsed: list[Any]) -> list[Any]:
+def in_radians(parsed: Sequence[Any]) -> list[Any]:
     """Angles in degrees as numbers."""
     return [e * sympy.pi / 180 if isinstance(e, sympy.Expr) else e for e in parsed]
 
 
-def hundredth(parsed: list[Any]) -> list[Any]:
+def hundredth(parsed: Sequence[Any]) -> list[Any]:
     """Percentages as numbers."""
     return [
         sympy.Mul(e, sympy.Rational(1, 100), evaluate=False) if isinstance(e, sympy.Expr) else e
@@ -89,12 +89,13 @@ def _angle(match: re.Match[str]) -> str:
 
 def _parsed(latex: str) -> Any:
     try:
-        return latex2sympy(
+        expression = latex2sympy(
             normalize_latex(latex, _NORMALISED),
             is_real=True,
             normalization_config=None,
             conversion_config=_AS_WRITTEN,
         )
+        return _with_imaginary_unit(expression) if notation.is_constant(latex) else expression
     except RecursionError:
         raise
     except Exception:  # the parser raises bare Exceptions, and whatever sympy raises below it
