@@ -48,7 +48,6 @@ def evaluate_model(config: EvalCommand) -> None:
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings = config.eval
     folder = config.out or Path("outputs") / "eval" / model.slug
-    require_folder(folder, "out=")
     date = prompt_date(folder) if settings.resume else None
     tasks = [
         Task.prepare(
@@ -64,6 +63,7 @@ def evaluate_model(config: EvalCommand) -> None:
     if config.dtype is None and dtype != own:
         notes.append(f"the model's weights are {own}; it is computed in {dtype} (see dtype=…)")
     engine_settings, context = config.engine(), _context(config, model, tasks)
+    require_folder(folder, "out=")  # last: a refusal leaves nothing behind
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
         for note in notes if ranks.rank == 0 else ():
