@@ -10,11 +10,11 @@ import sys
 import time
 
 import torch
+from jobs import job_of
 from turns import report, wait_for_turn
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
-from bandpo.run.job import Job
 from bandpo.run.stops import Stops
 from bandpo.train import train
 
@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(setting["threads"])
     prompt_tokens: dict[str, int] = {}
     config = compose("train", overrides(setting), Config).model_copy(update={"reward": REWARD})
-    with Job(config) as job:
+    with job_of(config) as job:
         generate, begun = job.actor.rollout, time.perf_counter()
 
         def rollout(prompts):

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 from typing import Any
 
+from jobs import job_of
 from results import keep
 
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
-from bandpo.run.job import Job
 from bandpo.run.stops import Stops
 from bandpo.train import train
 
@@ -76,7 +76,7 @@ def measure(overrides: list[str], steps: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         total = f"trainer.steps={steps + WARMUP}"
         config = compose("train", [*QUIET, f"run.dir={folder}", total, *overrides], Config)
-        with Job(config) as job:
+        with job_of(config) as job:
             engine = job.actor.engine
             engine.generate = watch.of_items("generation", engine.generate)
             job.learner.prepare = watch.of("learner: old and reference", job.learner.prepare)

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from bandpo.config.composition import (
     GROUPS_OF_OTHERS,
     config_dir,
-    default_values,
     show_composed,
     show_info,
+    values_of,
 )
 from bandpo.errors import UserError, did_you_mean
 
@@ -36,6 +36,8 @@ class Composed:
     examples: tuple[str, ...]
     options: tuple[tuple[str, ...], ...] = ()
     """(flag, …, meaning) of switches that the command itself handles; they stay in its words."""
+    given: tuple[str, ...] = ()
+    """Overrides with which the page shows the values of keys."""
 
     def words(self, argv: Sequence[str]) -> list[str] | None:
         """The overrides, after the command's own switches; None where an option is answered.
@@ -67,11 +69,15 @@ class Composed:
 
     def page(self, parser: argparse.ArgumentParser | None = None) -> str:
         """The text of --help: use, options, common keys, groups with their files, examples."""
-        keys = default_values(self.name, self.schema)
+        given = f" with {' '.join(self.given)}" if self.given else ""
+        keys = values_of(self.name, self.given, self.schema)
         return "\n".join(
             [
                 *(parser or self._parser()).format_help().rstrip().splitlines(),
-                *("", "common keys, their values without overrides, and what they are:"),
+                *(
+                    "",
+                    f"common keys, their values{given}, and what they are:",
+                ),
                 *_keys(self.schema, {key: keys[key] for key in self.keys}),
                 *("", f"groups and the files to choose from, in {config_dir()}:"),
                 *_columns(_groups(self.name)),
@@ -132,7 +138,7 @@ def _shown(value: Any) -> str:
         return str(value.get("_target_", "{…}")).rpartition(".")[2]
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value) or "''"
 
 
 def _meaning(schema: type[BaseModel], key: str) -> str:

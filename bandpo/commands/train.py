@@ -16,7 +16,8 @@ from bandpo.train import run
 COMMAND = Composed(
     "train",
     Config,
-    "Trains a policy with reinforcement learning; without overrides the small policy that ships.\n"
+    "Trains a policy with reinforcement learning; without a model the small policy that ships,\n"
+    "with settings of its own (configs/policy/embedded.yaml).\n"
     "`bandpo plan` with the same overrides shows what would be done, and loads no weights.",
     keys=(
         "model.path",
@@ -51,6 +52,7 @@ COMMAND = Composed(
         "bandpo train method=dapo --cfg job --package method  # the configuration of a method",
         "bash scripts/launch.sh -- method=grpo                # a process per GPU",
     ),
+    given=("model.path=MODEL",),
     options=(("-m", "--multirun", "sweep: values with commas are a run each, one after another"),),
 )
 

@@ -7,6 +7,7 @@ cross-checks, and every problem found is reported in one error before anything l
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,10 @@ from bandpo.errors import UserError
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
 # Folders of configs/ that are no groups of a command.
-GROUPS_OF_OTHERS = {"train": ("benchmark",), "eval": ("benchmark", "data", "method", "protocol")}
+GROUPS_OF_OTHERS = {
+    "train": ("benchmark",),
+    "eval": ("benchmark", "data", "method", "policy", "protocol"),
+}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -123,16 +127,28 @@ def show_composed(
 def show_info(name: str, overrides: Sequence[str], schema: type[BaseModel], info: str) -> None:
     """Prints how hydra composes, as its --info does; raises UserError as `compose`."""
     try:
-        with _initialized(name, schema) as hydra:
+        with _root_log_kept(), _initialized(name, schema) as hydra:
             hydra.show_info(info, name, _suited(name, overrides)[0])
     except COMPOSITION_ERRORS:
         compose(name, overrides, schema)
         raise
 
 
-def default_values(name: str, schema: type[BaseModel]) -> dict[str, Any]:
-    """Every key with its value without overrides."""
-    return dict(flat(_compose(name, [], schema)))
+@contextmanager
+def _root_log_kept() -> Iterator[None]:
+    """Undoes what hydra does to the root logger, through which it prints."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def values_of(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+    """Every key with its value; nothing is checked."""
+    return dict(flat(_compose(name, overrides, schema)))
 
 
 def _resolve_for(gpu: bool | None) -> None:
