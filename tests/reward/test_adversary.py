@@ -140,7 +140,11 @@ def _same_values(one: str, other: str) -> bool:
 
 
 def _literally(one: str, other: str) -> bool:
-    reference = notation.literal(other)
+    if label := notation.labelled(other):  # (D) 12 is answered by D, by 12 and by both
+        return one.upper() in (label[0], f"({label[0]})", label[1], f"({label[0]}) {label[1]}")
+    reference, label = notation.literal(other), notation.labelled(one)
+    if label and label[1] and other.strip("()") == label[0]:
+        return label[1][0].isalnum() or label[1].startswith("\\text")  # the text of the option
     return reference is not None and reference == notation.literal(one)
 
 
@@ -171,12 +175,15 @@ def _equal(one, other) -> bool:
             {sympy.Gt, sympy.Lt}, {sympy.Ge, sympy.Le},
         )  # fmt: skip
         return bool(same_kind and ratio.is_number and (one.func is sympy.Eq or ratio.is_real))
+    if isinstance(one, sympy.Rel) != isinstance(other, sympy.Rel):
+        sets = [side.as_set() if isinstance(side, sympy.Rel) else side for side in (one, other)]
+        return bool(sets[0] == sets[1])
     elements = [_elements(side) for side in (one, other)]
     if None not in elements:
         return len(elements[0]) == len(elements[1]) and all(map(_equal, *elements))
     if isinstance(one, sympy.FiniteSet) and len(one) == 1:
         return _equal(one.args[0], other)
-    return bool(one == other)
+    return bool(one.doit() == other.doit())
 
 
 def _elements(value):

@@ -46,6 +46,8 @@ _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _OR = re.compile(
     r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|;)\s*"
 )
+_AND = re.compile(r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])")
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge)(?![A-Za-z])")
 _SINGLETON = re.compile(r"^\\\{((?!\\emptyset)[^,{}|:]*)\\\}$")  # the solution set {3} is 3
 # The parser drops primes and signs of currencies, and takes words for factors: 0 not 5 would be 0.
 _MISREAD = re.compile(r"'|\$|(?<!_)(?<!_\{)\\text\{\s*[A-Za-z]{2,}\s*\}")
@@ -153,6 +155,8 @@ class _Reference:
             right = same_in_any_order(self.pieces, given_pieces, _same_piece)
             return "equal" if right else "different"
         answer = notation.with_argument(answer, self.text)
+        if _AND.search(answer) and _INEQUALITY.search(answer) and not _AND.search(self.text):
+            return "unparsed"  # conditions that hold together are no list of cases
         return self._judge_math(_OR.sub(", ", answer))
 
     def _chooses(self, letter: str, text: str) -> bool:

@@ -64,7 +64,8 @@ _LABEL = re.compile(
     r"|(?P<alone>[A-J])(?=\s*$|\s+is\s|\s+only\s*$))\s*(?P<text>.*)",
     re.DOTALL | re.IGNORECASE,
 )
-_COMPARED = re.compile(r"^[<>=+*/|-]")  # `A - B`, `> (C)` turned round
+# `A - B`, `(C)!`, `(C)\\cdot 2`; `> (C)` turned round
+_COMPARED = re.compile(r"^(?:[<>=+*/|!?-]|\\(?:cdot|times|div|le|ge|ne)(?![A-Za-z]))")
 _OTHER_LABEL = re.compile(r"\([A-J]\)|(?<![A-Za-z\\])[A-J](?:[.):]|\s*(?:$|,|or\s|and\s))")
 _DENIED = re.compile(r"^,|(?<![a-z])(?:or|not|wrong|incorrect|false|isn't)(?![a-z])", re.IGNORECASE)
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[A-J]\)?)+")

@@ -83,7 +83,8 @@ def with_argument(text: str, other: str) -> str:
 
 
 _PIECES = re.compile(
-    r"(?:[^=&]*=)?\s*\\begin\{(cases|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL
+    r"(?:[^=&]*[A-Za-z][^=&]*=)?\s*\\begin\{(cases|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}",
+    re.DOTALL,
 )
 _IF = re.compile(
     r"\\text\{\s*,?\s*(?:if|for|when|where|on)\s*\}|(?<![A-Za-z\\])(?:if|for|when)(?![A-Za-z])"
