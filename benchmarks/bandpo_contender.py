@@ -22,13 +22,13 @@ LEARNER = ("exchange", "logprob", "learn")  # the phases that are no generation 
 ENGINES = {"vllm": "vllm_local", "transformers": "hf"}
 REWARD = {
     "_target_": "bandpo.reward.FunctionReward",
-    "function": {"_target_": "bandpo_contender.low_bytes", "_partial_": True},
+    "function": {"_target_": "bandpo_contender.even_tokens", "_partial_": True},
 }
 
 
-def low_bytes(problem, completion) -> float:
-    """The share of tokens from the first half of the bytes."""
-    return sum(token < 130 for token in completion.token_ids) / len(completion.token_ids)
+def even_tokens(problem, completion) -> float:
+    """The share of tokens of even number: any vocabulary has as many of both."""
+    return sum(token % 2 == 0 for token in completion.token_ids) / len(completion.token_ids)
 
 
 def overrides(setting: dict) -> list[str]:

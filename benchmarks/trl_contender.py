@@ -31,9 +31,9 @@ samples = setting["prompts"] * setting["group_size"]
 micro_batches = samples // setting["updates"] // setting["trl_rows"]  # of an update
 
 
-def low_bytes(completion_ids, **_):
-    """The share of tokens from the first half of the bytes."""
-    return [sum(token < 130 for token in ids) / len(ids) for ids in completion_ids]
+def even_tokens(completion_ids, **_):
+    """The share of tokens of even number: any vocabulary has as many of both."""
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
 
 
 class Trainer(GRPOTrainer):
@@ -113,7 +113,7 @@ arguments = GRPOConfig(
 trainer = Trainer(
     model=setting["model"],
     args=arguments,
-    reward_funcs=low_bytes,
+    reward_funcs=even_tokens,
     train_dataset=Dataset.from_list(
         [{"prompt": [{"role": "user", "content": row["problem"]}]} for row in problems]
     ),

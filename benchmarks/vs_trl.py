@@ -1,10 +1,11 @@
 """`bandpo train` against TRL's GRPOTrainer, both with vLLM and without, step by step in turns.
 
     bash benchmarks/trl_env.sh
-    python benchmarks/vs_trl.py [--trl-python .trl-venv/bin/python] [--sizes 0.9M,20M] [--steps 8]
+    python benchmarks/vs_trl.py [--trl-python .trl-venv/bin/python] [--models 0.9M,20M] [--steps 8]
 
-The same untrained Qwen2 from a seed, prompts, group size, lengths, number of updates, loss (GRPO
-with a clip of 0.2, no reference) and optimizer (fused AdamW), in float32 with as many threads.
+The same untrained Qwen2 from a seed or pretrained SmolLM2-135M (downloaded, 98 MB), prompts, group
+size, lengths, number of updates, loss (GRPO with a clip of 0.2, no reference) and optimizer (fused
+AdamW), in float32 with as many threads.
 All contenders stay alive and take turns at a step (a rollout with its updates and the weight sync),
 so that a disturbance of the machine hits all; medians after warm-up count. Micro-batches are
 bandpo's default, and the quickest of those tried for TRL. Prints what TRL takes divided by what
@@ -23,11 +24,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
 
 from results import keep
+from transformers import AutoModelForCausalLM
 from turns import Contender
 
 from bandpo.data import arithmetic
@@ -38,25 +42,59 @@ SIZES = {
     "0.9M": {"hidden_size": 128, "intermediate_size": 384, "layers": 4, "heads": 4},
     "20M": {"hidden_size": 512, "intermediate_size": 1408, "layers": 6, "heads": 8},
 }
-# At least this many times faster than TRL; peak memory is at most as high: its ratio at least 1.
-BARS = {
-    "transformers": {"end to end": 1.3, "learner": 1.5, "peak memory": 1.0},
-    "vllm": {"end to end": 2.5, "learner": 1.5, "peak memory": 1.0},
+SMOLLM2 = "SmolLM2-135M"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step's work on a model and how much better than TRL's bandpo's is to be.
+
+    `rows` are those of one of TRL's forward passes, the quickest of those tried.
+    """
+
+    prompts: int
+    max_tokens: int
+    max_prompt_tokens: int
+    rows: int
+    end_to_end: Mapping[str, float]
+    learner: float
+
+    def bars(self, engine: str) -> dict[str, float]:
+        """At least this many times faster than TRL on its `engine`, and no more memory."""
+        return {"end to end": self.end_to_end[engine], "learner": self.learner, "peak memory": 1.0}
+
+
+WORK = {
+    "0.9M": Work(8, 48, 64, 32, {"transformers": 1.3, "vllm": 2.5}, 1.5),
+    "20M": Work(2, 48, 64, 16, {"transformers": 1.3, "vllm": 2.5}, 1.5),
+    SMOLLM2: Work(4, 16, 240, 32, {"transformers": 1.2, "vllm": 1.2}, 1.3),
 }
+INSTRUCTION = (
+    "Work out the sum below. Answer with nothing but the result in \\boxed{}. Three examples:\n"
+    "What is 3 + 5? \\boxed{8}\nWhat is 40 + 2? \\boxed{42}\nWhat is 17 + 60? \\boxed{77}\n"
+)
+"""For the pretrained model: few-shot prompts, long against the completions."""
 PAUSE_S = 0.5
 """Between turns: OpenMP's threads keep spinning for a while after their last work."""
-CONTENDERS = [(whose, engine) for whose in ("bandpo", "trl") for engine in BARS]
+ENGINES = ("transformers", "vllm")
+CONTENDERS = [(whose, engine) for whose in ("bandpo", "trl") for engine in ENGINES]
 
 
-def prepare(folder: Path, size: str) -> tuple[Path, Path, int]:
-    """An untrained model and a problem file in `folder`; also its number of parameters."""
-    tokenizer = embedded.build_tokenizer()
-    model = embedded.build_model(embedded.Recipe(**SIZES[size]), len(tokenizer))
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+def prepare(folder: Path, name: str) -> tuple[Path, Path, int]:
+    """A model and a problem file in `folder`; also the model's number of parameters."""
+    if name == SMOLLM2:
+        smollm2 = HERE.parent / "scripts" / "smollm2.py"
+        subprocess.run([sys.executable, str(smollm2), str(folder / "model")], check=True)
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    else:
+        tokenizer = embedded.build_tokenizer()
+        model = embedded.build_model(embedded.Recipe(**SIZES[name]), len(tokenizer))
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+    instruction = INSTRUCTION if name == SMOLLM2 else ""
     problems = folder / "problems.jsonl"
     rows = (
-        {"id": p.id, "problem": p.problem, "answer": p.answer}
+        {"id": p.id, "problem": instruction + p.problem, "answer": p.answer}
         for p in arithmetic.problems("train", 512)
     )
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -72,7 +110,7 @@ def trl_versions(python: str) -> dict[str, str]:
     return json.loads(subprocess.check_output([python, "-c", code], text=True))
 
 
-def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+def contest(size: str, work: Work, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Medians of every contender's steps, after warm-up."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -80,15 +118,15 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
         setting = {
             "model": str(model),
             "problems": str(problems),
-            "prompts": arguments.prompts,
+            "prompts": work.prompts,
             "group_size": arguments.group_size,
-            "max_tokens": arguments.max_tokens,
-            "max_model_len": 64 + arguments.max_tokens,
+            "max_tokens": work.max_tokens,
+            "max_model_len": work.max_prompt_tokens + work.max_tokens,
             "updates": arguments.updates,
             # So small that the policies stay what they are: one that learns changes its lengths.
             "lr": 1e-9,
             "threads": arguments.threads,
-            "trl_rows": arguments.trl_rows,
+            "trl_rows": work.rows,
         }
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
         contenders = {}
@@ -110,7 +148,7 @@ def contest(size: str, arguments: argparse.Namespace) -> dict[str, dict[str, flo
                 )
         for contender in contenders.values():
             contender.close()
-    samples = arguments.prompts * arguments.group_size
+    samples = work.prompts * arguments.group_size
     return {
         name: summary(steps[arguments.warmup :], samples) | {"parameters": parameters}
         for name, steps in taken.items()
@@ -148,13 +186,10 @@ def main() -> None:
     """Runs the contests and keeps the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trl-python", default=str(HERE.parent / ".trl-venv/bin/python"))
-    parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--models", default=",".join(SIZES), help=f"of {', '.join(WORK)}")
     parser.add_argument("--group-size", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--updates", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--trl-rows", type=int, default=32, help="of one of its forward passes")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--name", default="vs_trl", help="of the file in results/")
@@ -162,20 +197,21 @@ def main() -> None:
     if not Path(arguments.trl_python).exists():
         parser.error(f"{arguments.trl_python} does not exist: bash benchmarks/trl_env.sh makes it")
     result = {}
-    for size in arguments.sizes.split(","):
-        found = contest(size, arguments)
-        result[size] = {"contenders": found, "ratios": {}}
-        for (_, engine), (mode, bars) in product(CONTENDERS[: len(BARS)], BARS.items()):
-            case = f"bandpo with {engine}, TRL with {mode}"
-            result[size]["ratios"][case] = ratios(found, engine, mode)
-            for name, ratio in result[size]["ratios"][case].items():
-                print(f"{size}, {case}, {name:<12} {ratio:6.2f}  (at least {bars[name]})")
+    for name in arguments.models.split(","):
+        work = WORK[name]
+        found = contest(name, work, arguments)
+        result[name] = {"work": asdict(work), "contenders": found, "ratios": {}}
+        for ours, theirs in product(ENGINES, ENGINES):
+            case, bars = f"bandpo with {ours}, TRL with {theirs}", work.bars(theirs)
+            result[name]["ratios"][case] = ratios(found, ours, theirs)
+            for what, ratio in result[name]["ratios"][case].items():
+                print(f"{name}, {case}, {what:<12} {ratio:6.2f}  (at least {bars[what]})")
     keep(
         arguments.name,
         {
             "trl_environment": trl_versions(arguments.trl_python),
             "settings": {k: v for k, v in vars(arguments).items() if k != "trl_python"},
-            "sizes": result,
+            "models": result,
         },
     )
 
