@@ -140,8 +140,9 @@ def _same_values(one: str, other: str) -> bool:
 
 
 def _literally(one: str, other: str) -> bool:
-    if label := notation.labelled(other):  # (D) 12 is answered by D, by 12 and by both
-        return one.upper() in (label[0], f"({label[0]})", label[1], f"({label[0]}) {label[1]}")
+    shown = notation.labelled(other)  # (D) 12 is answered by D, by 12 and by both
+    if shown and one.upper() in (shown[0], f"({shown[0]})", shown[1], f"({shown[0]}) {shown[1]}"):
+        return True
     reference, label = notation.literal(other), notation.labelled(one)
     if label and label[1] and other.strip("()") == label[0]:
         return label[1][0].isalnum() or label[1].startswith("\\text")  # the text of the option
