@@ -7,11 +7,10 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ def hub_rows(
     import datasets  # slow to import, and offline users of local files never need it
 
     try:
-        with _asked_once():
+        with asked_once(hub):
             table = datasets.load_dataset(hub, subset, split=split, revision=revision)
     # The hub's client raises many types for one situation: this data cannot be had from here.
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -132,38 +131,6 @@ def hub_rows(
     exact = ExactFloats(table.features.arrow_schema)
     for index, row in enumerate(table):
         yield f"row {index}", exact(row)
-
-
-@contextmanager
-def _asked_once() -> Iterator[None]:
-    """Leaves the hub's cache alone to answer where the hub cannot be reached.
-
-    Its client would ask five times for every file, half a minute for each dataset.
-    """
-    import datasets
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or _hub_answers(constants.ENDPOINT):
-        yield
-        return
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before, False
-
-
-@cache
-def _hub_answers(endpoint: str) -> bool:
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(endpoint, timeout=10)
-    except Exception as error:  # of whatever type the client's library raises
-        logger.info("%s cannot be reached (%s): only its local cache is used", endpoint, error)
-        return False
-    return True
 
 
 # By the extension of a file.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bandpo.config.schema import ModelConfig
+from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError
 from bandpo.model import embedded
 from bandpo.model.source import embedded_recipe, find_model
@@ -140,7 +141,8 @@ def _config_of_path(path: str, trust_remote_code: bool) -> Any:
     if path in KNOWN:
         return AutoConfig.for_model(**KNOWN[path])
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        with asked_once(path):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={path}: no config could be read: {error}") from None
     if Path(path).is_dir():

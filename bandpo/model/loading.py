@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from bandpo.cpu import separate_compile_caches
+from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError, listed
 from bandpo.model.tying import as_its_files_are
 
@@ -30,17 +31,18 @@ def load_causal_lm(
 
     separate_compile_caches()  # flex_attention is compiled
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they can be named
-            **as_its_files_are(path, config),
-        )
+        with asked_once(path):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+            lm, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they can be named
+                **as_its_files_are(path, config),
+            )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).split(". ")[0].rstrip(".")
         if "Flash" in reason:

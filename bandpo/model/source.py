@@ -15,6 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from pydantic import TypeAdapter, ValidationError
 
 from bandpo.disk.cache import cache_dir, made_aside
+from bandpo.disk.hub import asked_once
 from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
 from bandpo.model import embedded
@@ -57,7 +58,8 @@ class ModelSource:
         from transformers.utils import cached_file
 
         try:
-            found = cached_file(self.path, "config.json")
+            with asked_once(self.path):
+                found = cached_file(self.path, "config.json")
         except (OSError, ValueError) as error:
             raise _unloadable(self, "configuration", error) from None
         commit = re.search(r"snapshots/([0-9a-f]+)/", Path(found or "").as_posix())
@@ -73,7 +75,8 @@ class ModelSource:
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(self.path, trust_remote_code=trust_remote_code)
+            with asked_once(self.path):
+                return AutoConfig.from_pretrained(self.path, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise _unloadable(self, "configuration", error) from None
 
@@ -170,7 +173,10 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=trust_remote_code)
+        with asked_once(source.path):
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.path, trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise _unloadable(source, "tokenizer", error) from None
     # Where a folder has no tokenizer files, transformers makes an empty one without a warning.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError, listed
 from bandpo.types import Prompt
 
@@ -63,7 +64,8 @@ def _generation_ends(path: str | Path, config: Any) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(str(path)).eos_token_id
+        with asked_once(path):
+            return GenerationConfig.from_pretrained(str(path)).eos_token_id
     except (OSError, ValueError):
         return GenerationConfig.from_model_config(config).eos_token_id
 

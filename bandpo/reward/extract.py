@@ -148,7 +148,7 @@ def _answer_sentences(text: str) -> Iterator[_Candidate]:
 
 
 def _after(words: re.Pattern[str], text: str) -> Iterator[_Candidate]:
-    """What the words announce, from the last to the first."""
+    """The answers that the words announce, from the last to the first."""
     matches = list(words.finditer(text))
     for match in reversed(matches[-_CANDIDATES:]):
         end = min(match.end(), match.start(1) + _LINE_START)

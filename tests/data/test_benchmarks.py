@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.data import readers
 from bandpo.data.benchmarks import (
     benchmark_spec,
     content_sha256,
@@ -15,6 +14,7 @@ from bandpo.data.benchmarks import (
     registered,
 )
 from bandpo.data.sources import HubSource
+from bandpo.disk import hub
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -146,9 +146,9 @@ def unreachable_hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    readers._hub_answers.cache_clear()
+    hub._answers.cache_clear()
     yield asked
-    readers._hub_answers.cache_clear()
+    hub._answers.cache_clear()
     assert not constants.HF_HUB_OFFLINE
 
 
