@@ -7,6 +7,9 @@ import pytest
 from bandpo.reward.equality import judge
 
 SAME_NUMBER = [
+    (r"\text{negative }7", "-7"),
+    (r"\text{minus seven}", "-7"),
+    (r"\text{negative } 7 \text{ degrees}", r"-7^\circ"),
     (r"2019\cdot 2018!", "2019!"),
     (r"\frac{100!}{50!\,50!}", r"\binom{100}{50}"),
     (r"\frac{2006!}{2004!}", r"2005\cdot 2006"),
@@ -21,6 +24,8 @@ SAME_NUMBER = [
     (r"\frac{1}{2}+\frac{1}{2\cdot 3^{100}}", r"\frac12\left[\left(\frac13\right)^{100}+1\right]"),
 ]
 OTHER_NUMBER = [
+    (r"\text{minus seven}", "7"),
+    (r"\text{negative}", "-1"),
     ("e^{-999}", "0"),
     ("e^{-999}", "2013"),
     ("e^{-999}", r"\frac{2^{2005}+1}{3\cdot 2^{2006}}"),
@@ -39,6 +44,7 @@ OTHER_NUMBER = [
     ("0.333333", r"\frac13"),
 ]
 SAME_FUNCTION = [
+    ("2 sin x", r"2\sin x"),
     ("(x+1)^2", "x^2+2x+1"),
     (r"\frac{2}{\sin 2x}", r"\tan x+\cot x"),
     (r"\arccos(1-2a)", r"2\arcsin\sqrt a"),
@@ -104,6 +110,8 @@ OTHER_RELATION = [
     ("f(x)=x", "f(x)=x,f(x)=-x"),
 ]
 SAME_COLLECTION = [
+    (r"\{(1,2)\}", "(1,2)"),
+    (r"\{(1,2),(3,4)\}", "(1,2),(3,4)"),
     ("2,1", r"\{1,2\}"),
     ("(1;2)", "(1,2)"),
     (r"\{\sqrt{8},1\}", r"1,2\sqrt2"),
@@ -115,6 +123,8 @@ SAME_COLLECTION = [
     (r"\angle CBA", r"\angle ABC"),
 ]
 OTHER_COLLECTION = [
+    (r"\{(1,2)\}", "(2,1)"),
+    (r"\{(1,2),(3,4)\}", "(1,2)"),
     ("(1,2)", r"\{1,2\}"),
     ("(2,1)", "(1,2)"),
     ("[1,2]", "(1,2)"),

@@ -238,7 +238,7 @@ class _Reference:
         if _APPROX.search(answer) and not _APPROX.search(self.text):
             answer = _APPROX.split(answer)[0] or _APPROX.sub("", answer)  # the exact side
         given = notation.quantity(answer.strip(), letters=self.is_constant)
-        value = _SINGLETON.sub(r"\1", given.value)
+        value = _only_element(given.value)
         if given.contradicts(self.quantity):
             return "other_unit"
         if self.numeral is not None:
@@ -304,6 +304,14 @@ def _found_in(text: str) -> str:
     """The piece of a text that math-verify's own extraction reads an answer from."""
     found = parse(text, _EXTRACTIONS, parsing_timeout=None)
     return next((piece for piece in found if isinstance(piece, str)), "")
+
+
+def _only_element(value: str) -> str:
+    """The element of a set of one number or one tuple; any other text as it is."""
+    inner = value.strip().removeprefix("\\{").removesuffix("\\}")
+    if len(inner) == len(value.strip()) - 4 and _brackets(inner) == "()":
+        return inner
+    return _SINGLETON.sub(r"\1", value)
 
 
 def _brackets(value: str) -> str:

@@ -162,7 +162,10 @@ def _unbold(match: re.Match[str], given: list[str]) -> str:
     return f" {given[0]} " if is_formula else f"{match[0]}{{{given[0]}}}"
 
 
-_CALL = re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS}|asin|acos|atan|sqrt|Abs|abs)(?=\s*[(\d\\])")
+_CALL = re.compile(
+    rf"(?<![A-Za-z\\])({_FUNCTIONS}|asin|acos|atan|sqrt|Abs|abs)"
+    r"(?:(?=\s*[(\d\\])|(?<!min|max|sec)(?=\s+[a-z](?![A-Za-z])))"
+)
 _POWER = re.compile(r"\^\s*\(")
 _SYMPY = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 

@@ -71,6 +71,7 @@ _OPERATIONS: list[tuple[re.Pattern[str], str]] = [
         (r"(?:divided by|over)(?= ?\}? ?[\d\\(-])", "/"),
     ]
 ]
+_NEGATIVE = re.compile(r"(\\text\{\s*)?(?:negative|minus)\s+(\})?\s*", re.IGNORECASE)
 _LETTERS = re.compile(r"[A-Za-z][A-Za-z ,'-]*")
 _WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
 
@@ -82,6 +83,11 @@ def in_digits(text: str) -> str:
     """
     if not re.search(r"[A-Za-z]{2}", text):
         return text
+    if match := _NEGATIVE.match(text):
+        rest, opened = text[match.end() :], match[1] and not match[2]
+        number = in_digits(rest.replace("}", "", 1) if opened else rest)
+        if number[:1].isdigit():
+            return f"-{number}"
     text = _words_first(text)
     text = _SCALED.sub(_scaled, text)
     text = _NTH.sub(r"\1", _ORDINAL.sub(r"\1 ", text)).strip()
