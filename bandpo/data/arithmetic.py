@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from typing import Literal
+from typing import Literal, get_args
 
+from bandpo.errors import UserError
 from bandpo.types import Problem
 
 OPERANDS = 5
 LARGEST_OPERAND = 9
 HELD_OUT_SHARE = 0.05
+MOST_DRAWS = 50  # per problem; to draw a whole split of n takes about ln n per problem
 # Openings of a worked solution: ways to the same answer that differ in one token.
 OPENINGS = ("", "so ", "add ", "hence ", "now ")
 
@@ -77,10 +79,22 @@ def statement_of(terms: list[int]) -> str:
 
 
 def problems(split: Split, count: int, seed: int = 0) -> list[Problem]:
-    """`count` distinct problems of a split, in an order drawn from the seed."""
+    """`count` distinct problems of a split, in an order drawn from the seed.
+
+    Raises UserError for another split, or for more problems than the split has.
+    """
+    if split not in get_args(Split):
+        raise UserError(f"split={split}: the arithmetic task has {' and '.join(get_args(Split))}")
     rng = random.Random(f"arithmetic-{split}-{seed}")
     found: dict[str, Problem] = {}
+    drawn = 0
     while len(found) < count:
+        drawn += 1
+        if drawn > MOST_DRAWS * count:
+            raise UserError(
+                f"count={count}: the split {split} of the arithmetic task has fewer problems, "
+                f"about {len(found)}"
+            )
         terms = draw_terms(rng, split)
         identity = f"arithmetic-{expression_of(terms)}"
         found.setdefault(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bandpo.data import arithmetic
 from bandpo.data.benchmarks import (
     benchmark_spec,
     content_sha256,
@@ -168,3 +169,16 @@ def test_without_the_hub_the_names_of_local_copies_are_told(unreachable_hub, tmp
     assert len(unreachable_hub) == 1  # once for both, and never for a file
     with pytest.raises(UserError, match=r"A local copy .* in the folder of data\.root=…"):
         load_benchmark("aime24")
+
+
+@pytest.mark.parametrize(
+    ("split", "count", "message"),
+    [
+        ("test", 5, "split=test: the arithmetic task has train and heldout"),
+        ("heldout", 200, "count=200: the split heldout of the arithmetic task has fewer problems"),
+    ],
+)
+def test_problems_that_are_not_there_are_refused(monkeypatch, split, count, message):
+    monkeypatch.setattr(arithmetic, "OPERANDS", 2)
+    with pytest.raises(UserError, match=message):
+        arithmetic.problems(split, count)
