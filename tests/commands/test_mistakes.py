@@ -86,7 +86,7 @@ MISTAKES = [
     # places
     ("bandpo train {small} run.dir=/proc/foo", "run.dir=/proc/foo: no folder can be made", 2),
     (
-        "bandpo eval model=model benchmarks=[arithmetic] out=/proc/foo",
+        "bandpo eval model=model benchmarks=[arithmetic] eval.max_tokens=64 out=/proc/foo",
         "out=/proc/foo: no folder",
         2,
     ),

@@ -145,7 +145,9 @@ def _literally(one: str, other: str) -> bool:
         return True
     reference, label = notation.literal(other), notation.labelled(one)
     if label and label[1] and other.strip("()") == label[0]:
-        return label[1][0].isalnum() or label[1].startswith("\\text")  # the text of the option
+        is_scaled = re.search(r"hundred|thousand|million|billion|dozen", label[1])
+        is_text = label[1][0].isalnum() or label[1].startswith("\\text")  # of the option
+        return is_text and not is_scaled
     return reference is not None and reference == notation.literal(one)
 
 
@@ -233,6 +235,7 @@ def _same_numbers(one: sympy.Expr, other: sympy.Expr) -> bool:
         ("(1,2)", "[1,2]", False),
         (r"\sqrt{8}", r"2\sqrt{2}", True),
         ("v", "V", False),
+        (r"\text{(C)}\text{ million}", r"\text{(C)}", False),
     ],
 )
 def test_the_other_way_of_computing_is_right(answer, gold, equal):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bandpo.reward.notation.spelled import is_scale
 from bandpo.reward.notation.units import quantity
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -74,9 +75,9 @@ _SEVERAL = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|and|&)\s*(?:and\s+)?|\s*)\(?[
 def labelled(text: str) -> tuple[str, str] | None:
     """The letter of a choice and its text, as in `(D) 12`, `D. 12`, `D: 12`, `B is right`."""
     match = _LABEL.fullmatch(_TEXT.sub(r" \1 ", text).strip())
-    if match is None or any(
-        pattern.search(match["text"]) for pattern in (_OTHER_LABEL, _DENIED, _COMPARED)
-    ):
+    if match is None or is_scale(match["text"]):
+        return None
+    if any(pattern.search(match["text"]) for pattern in (_OTHER_LABEL, _DENIED, _COMPARED)):
         return None
     letter = (match["round"] or match["bare"] or match["alone"]).upper()
     # the text as it was written: its words are to be told from variables

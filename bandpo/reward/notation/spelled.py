@@ -96,6 +96,11 @@ def in_digits(text: str) -> str:
     return re.sub(r"\\text\{\s*\}", "", text).strip()
 
 
+def is_scale(word: str) -> bool:
+    """Whether a word multiplies what stands before it: `million`, `dozen`."""
+    return word.strip().lower().removesuffix("s") in _MULTIPLES
+
+
 def decimal(value: Fraction) -> str:
     """A rational number as a finite decimal, or as a fraction where it has none."""
     digits = 0
