@@ -42,7 +42,7 @@ def test_a_quota_and_an_affinity_bound_the_cores(tmp_path, monkeypatch):
 def test_a_process_bound_to_one_core_starts_one_thread():
     code = (
         "import os, sys; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-        "from bandpo.cli import main; main(['help']); main(['doctor', '--help']);"
+        "from bandpo.cli import main; main(['help']); main(['train', '--help']);"
         "print(os.environ['OMP_NUM_THREADS'], file=sys.stderr)"
     )
     environment = {name: v for name, v in os.environ.items() if name != "OMP_NUM_THREADS"}

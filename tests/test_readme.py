@@ -62,7 +62,8 @@ def test_a_command_of_the_readme_is_true(command, code_of_plan, tmp_path, monkey
             return  # tests/train/test_extending.py trains with it
         (tmp_path / "my_problems.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
         monkeypatch.chdir(tmp_path)
-        for overrides in sweep_of(arguments) or [arguments]:
+        sweep = sweep_of(arguments)
+        for overrides in [run.overrides for run in sweep] if sweep else [arguments]:
             compose("train", overrides, Config)
         return
     if name == "doctor":  # which looks at its own process; 1 where it finds something to fix

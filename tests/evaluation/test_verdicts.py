@@ -110,7 +110,7 @@ def test_table_and_report_show_every_verdict(tmp_path):
     page = write_report(tmp_path).read_text()
     for verdict in VERDICTS:
         assert f"<tr><td>{verdict.replace('_', ' ')}" in page
-        assert f'<span class="{verdict}">{verdict}</span>' in page
+        assert f'<span class="{verdict}">{verdict.replace("_", " ")}</span>' in page
 
 
 def test_samples_and_summaries_of_earlier_versions_are_read(tmp_path):

@@ -30,7 +30,7 @@ HOSTILE = {
     case["name"]: "".join(text * times for text, times in case["parts"])
     for case in map(json.loads, (Path(__file__).parent / "hostile_answers.jsonl").open())
 }
-SLOW = Request("10000000!", r"\sqrt{2}", lowest_form=False)
+SLOW = Request(r"\sin x=\frac12+e^{-999}", r"\sin x=\frac12", lowest_form="off")
 GOLDS = ["42", r"\sqrt{2}", "x^2+1"]
 
 
@@ -127,7 +127,7 @@ def test_no_towers_where_the_reference_is_a_number():
     """They cannot be right there, so they cost nothing."""
     with MathVerifier(timeout=30) as verifier:
         scores = verifier.score([(boxed(TOWER + f"+{i}"), "42") for i in range(20)])
-        assert {(s.status, s.detail) for s in scores} == {("wrong", "no_numeral")}
+        assert {score.status for score in scores} == {"wrong"}
         assert max(score.seconds for score in scores) < 1
 
 
@@ -142,7 +142,7 @@ def kill_until(stop, pool, every_s, at_most):
 
 @pytest.mark.parametrize(
     ("items", "every_s"),
-    [(400, 0.1), pytest.param(10_000, 0.1, marks=pytest.mark.slow)],
+    [(1500, 0.03), pytest.param(30_000, 0.1, marks=pytest.mark.slow)],
 )
 def test_workers_killed_at_random(items, every_s):
     pairs = ordinary(items)
@@ -278,7 +278,7 @@ def test_close_ends_everything(pool):
 @pytest.mark.parametrize("busy", [False, True])
 def test_workers_die_with_their_parent(tmp_path, busy):
     """Also after SIGKILL, also in the middle of an endless computation."""
-    answer = "10000000!" if busy else "x"
+    answer, gold = (SLOW.answer, SLOW.gold) if busy else ("x", "y")
     script = tmp_path / "trainer.py"
     script.write_text(
         textwrap.dedent(
@@ -289,7 +289,7 @@ def test_workers_die_with_their_parent(tmp_path, busy):
             for first in [pool.submit(Request("x+1", f"{{n}}+x")) for n in range(20)]:
                 first.result()
             for _ in range(2):
-                pool.submit(Request({answer!r}, r"\\sqrt{{2}}", lowest_form=False))
+                pool.submit(Request({answer!r}, {gold!r}, lowest_form="off"))
             time.sleep(0.5)
             print("ready", flush=True)
             time.sleep(600)
