@@ -24,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import median
 
@@ -49,7 +49,8 @@ SMOLLM2 = "SmolLM2-135M"
 class Work:
     """A step's work on a model and how much better than TRL's bandpo's is to be.
 
-    `rows` are those of one of TRL's forward passes, the quickest of those tried.
+    `rows` are those of one of TRL's forward passes, the quickest of those tried. `rounds` are the
+    engines whose contenders are alive, and compared, at a time: all, where memory allows.
     """
 
     prompts: int
@@ -58,6 +59,7 @@ class Work:
     rows: int
     end_to_end: Mapping[str, float]
     learner: float
+    rounds: tuple[tuple[str, ...], ...] = (("transformers", "vllm"),)
 
     def bars(self, engine: str) -> dict[str, float]:
         """At least this many times faster than TRL on its `engine`, and no more memory."""
@@ -67,7 +69,9 @@ class Work:
 WORK = {
     "0.9M": Work(8, 48, 64, 32, {"transformers": 1.3, "vllm": 2.5}, 1.5),
     "20M": Work(2, 48, 64, 16, {"transformers": 1.3, "vllm": 2.5}, 1.5),
-    SMOLLM2: Work(4, 16, 240, 32, {"transformers": 1.2, "vllm": 1.2}, 1.3),
+    SMOLLM2: Work(
+        4, 16, 240, 32, {"transformers": 1.2, "vllm": 1.2}, 1.3, (("transformers",), ("vllm",))
+    ),
 }
 INSTRUCTION = (
     "Work out the sum below. Answer with nothing but the result in \\boxed{}. Three examples:\n"
@@ -76,8 +80,6 @@ INSTRUCTION = (
 """For the pretrained model: few-shot prompts, long against the completions."""
 PAUSE_S = 0.5
 """Between turns: OpenMP's threads keep spinning for a while after their last work."""
-ENGINES = ("transformers", "vllm")
-CONTENDERS = [(whose, engine) for whose in ("bandpo", "trl") for engine in ENGINES]
 
 
 def prepare(folder: Path, name: str) -> tuple[Path, Path, int]:
@@ -110,8 +112,10 @@ def trl_versions(python: str) -> dict[str, str]:
     return json.loads(subprocess.check_output([python, "-c", code], text=True))
 
 
-def contest(size: str, work: Work, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Medians of every contender's steps, after warm-up."""
+def contest(
+    size: str, work: Work, engines: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Medians of the steps of both sides on each engine, after warm-up."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model, problems, parameters = prepare(folder, size)
@@ -130,7 +134,7 @@ def contest(size: str, work: Work, arguments: argparse.Namespace) -> dict[str, d
         }
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": path_with(HERE)}
         contenders = {}
-        for whose, engine in CONTENDERS:
+        for whose, engine in product(("bandpo", "trl"), engines):
             name = f"{whose} {engine}"
             own = folder / name.replace(" ", "_")
             script = HERE / f"{whose}_contender.py"
@@ -199,9 +203,12 @@ def main() -> None:
     result = {}
     for name in arguments.models.split(","):
         work = WORK[name]
-        found = contest(name, work, arguments)
+        found: dict[str, dict[str, float]] = {}
+        for engines in work.rounds:
+            found |= contest(name, work, engines, arguments)
         result[name] = {"work": asdict(work), "contenders": found, "ratios": {}}
-        for ours, theirs in product(ENGINES, ENGINES):
+        pairs = chain.from_iterable(product(engines, repeat=2) for engines in work.rounds)
+        for ours, theirs in pairs:
             case, bars = f"bandpo with {ours}, TRL with {theirs}", work.bars(theirs)
             result[name]["ratios"][case] = ratios(found, ours, theirs)
             for what, ratio in result[name]["ratios"][case].items():
