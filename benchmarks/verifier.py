@@ -221,7 +221,8 @@ def main() -> None:
     ]:
         print(f"{claim:34s} {value!s:>28s}   bar {bar}")
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # of verifier_cases.py
+    RESULTS.write_text(json.dumps({**kept, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
