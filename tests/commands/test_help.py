@@ -48,10 +48,13 @@ def test_a_page_has_keys_with_meanings_groups_with_files_and_examples(name, aske
 
 
 def test_the_examples_compose():
+    composed = []
     for example in train_command.COMMAND.examples:
         words = example.split("#")[0].split()
         if words[:2] == ["bandpo", "train"] and not {"-m", "--cfg"} & set(words):
-            compose("train", words[2:], Config)
+            composed.append(compose("train", words[2:], Config))
+    assert len(composed) >= 3
+    assert len({(config.model.path, config.method.name) for config in composed}) >= 3
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

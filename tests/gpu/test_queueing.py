@@ -28,16 +28,18 @@ def test_nothing_waits_for_the_device(untrained, layout, attention):
     samples = make_samples()
     laid = layout.of(samples).pinned()
 
-    def work() -> None:
+    def work() -> torch.Tensor:
         batch = laid.to("cuda")
         output = LOSS(batch.token_batch(*network(*batch.arguments), 1), totals_of(samples))
         output.loss.backward()
+        return output.loss.detach()
 
-    work()  # constants and workspaces are made once
+    usual_loss = work()  # constants and workspaces are made once
     torch.cuda.synchronize()
     usual = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        work()
+        queued_loss = work()
     finally:
         torch.cuda.set_sync_debug_mode(usual)
+    torch.testing.assert_close(queued_loss, usual_loss)

@@ -287,7 +287,8 @@ def test_reading_is_fast_on_any_text(piece):
 )
 def test_any_text_has_a_spelling(pieces):
     canonical = notation.canonical("".join(pieces))
-    notation.quantity(canonical)
-    notation.literal(canonical)
-    notation.labelled(canonical)
-    notation.pieces(canonical)
+    assert isinstance(notation.quantity(canonical).value, str)
+    if literal := notation.literal(canonical):
+        assert literal.read(canonical) is None or literal.answered_by(canonical)
+    assert notation.labelled(canonical) is None or len(notation.labelled(canonical)[0]) == 1
+    assert all(len(piece) == 2 for piece in notation.pieces(canonical) or [])
