@@ -47,6 +47,7 @@ from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.nonfinite_guard import NonfiniteGuard
 from bandpo.run.preflight import preflight
 from bandpo.run.probe import EXPORT_PROBE, probed
+from bandpo.types import Group
 
 logger = logging.getLogger(__name__)
 
@@ -116,37 +117,11 @@ class Job:
                 self.learner.load(checkpoint.folder, start.state["ranks"])
             tolerance = config.rollout.probe_tolerance or TOLERANCE[config.model.dtype]
 
-            def start_engine() -> RolloutEngine:
-                display.phase(f"starting {_engine(config)}")
-                return host.engine(fit, model)
-
             # Two threads must not share collectives.
             self._rollout_ranks = ranks.apart() if config.rollout.lag else ranks
-            self.actor = Actor(
-                config.rollout,
-                Replaceable("engine", start_engine, lambda _: host.discard_engine()),
-                reward,
-                self.learner,
-                ranks,
-                self._rollout_ranks,
-                answer=answer,
-                tolerance=tolerance,
-                context=inputs.context,
-                weight_version=int(start.state["weight_version"]),
-            )
-            self.checkpoints = Checkpoints(
-                config,
-                ranks,
-                self.tracker,
-                self.learner,
-                tokenizer,
-                loop_state=self._loop_state,
-                sample=probed(answer, 1, min(EXPORT_PROBE, inputs.context)),
-                tolerance=tolerance,
-                facts={"train problems": len(inputs.prompts)},
-                command=command,
-                resumed_from=checkpoint,
-            )
+            self.actor = self._actor(fit, host, inputs, reward, answer, tolerance)
+            sample = probed(answer, 1, min(EXPORT_PROBE, inputs.context))
+            self.checkpoints = self._checkpoints(inputs, sample, tolerance, command)
             self.tracker.describe(
                 **_facts(config, inputs, ranks, self.actor.engine.name, self.learner.lm)
             )
@@ -159,6 +134,52 @@ class Job:
             if checkpoint:
                 load_random_state(checkpoint.folder, ranks.rank)
             self._open = stack.pop_all()
+
+    def _actor(
+        self,
+        fit: Config,
+        host: Host,
+        inputs: Inputs,
+        reward: Replaceable[Reward],
+        answer: Group,
+        tolerance: float,
+    ) -> Actor:
+        """Engine and reward with the learner that they sample for."""
+
+        def start_engine() -> RolloutEngine:
+            self._display.phase(f"starting {_engine(self.config)}")
+            return host.engine(fit, inputs.model)
+
+        return Actor(
+            self.config.rollout,
+            Replaceable("engine", start_engine, lambda _: host.discard_engine()),
+            reward,
+            self.learner,
+            self.ranks,
+            self._rollout_ranks,
+            answer=answer,
+            tolerance=tolerance,
+            context=inputs.context,
+            weight_version=int(inputs.start.state["weight_version"]),
+        )
+
+    def _checkpoints(
+        self, inputs: Inputs, sample: Group, tolerance: float, command: str
+    ) -> Checkpoints:
+        """The saver of the run; `sample` is held against every export."""
+        return Checkpoints(
+            self.config,
+            self.ranks,
+            self.tracker,
+            self.learner,
+            inputs.tokenizer,
+            loop_state=self._loop_state,
+            sample=sample,
+            tolerance=tolerance,
+            facts={"train problems": len(inputs.prompts)},
+            command=command,
+            resumed_from=inputs.start.checkpoint,
+        )
 
     def __enter__(self) -> Job:
         return self
