@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.disk import lock
-from bandpo.disk.whole import write_atomically
+from bandpo.disk.whole import remove_partial, write_atomically
 from bandpo.errors import UserError
 
 PREVIOUS = "previous"
@@ -36,9 +36,11 @@ def set_aside(folder: Path) -> Path:
 def cut_after(folder: Path, step: int) -> Path | None:
     """Removes metrics, samples, tokens, evaluations and checkpoints of steps after this one.
 
-    They are about to be written again. If a checkpoint is among them (damaged, or the run returns
-    to an earlier one), all of them are kept in `previous/<number>/`, which is returned.
+    They are about to be written again, as is what a killed process was writing. If a checkpoint
+    is among them (damaged, or the run returns to an earlier one), all of them are kept in
+    `previous/<number>/`, which is returned.
     """
+    remove_partial(folder)
     later = [path for path, its_step in _files_by_step(folder) if its_step > step]
     kept = _next_previous(folder) if any(p.parent.name == "checkpoints" for p in later) else None
     _cut_lines(folder / "metrics.jsonl", step, kept)

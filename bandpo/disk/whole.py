@@ -25,6 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder."""
+    for left in folder.rglob(".*.partial"):
+        left.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file and flushes it to the disk before it takes the place of an older one."""
     data = content.encode() if isinstance(content, str) else content

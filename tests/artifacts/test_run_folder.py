@@ -129,3 +129,12 @@ def test_another_run_is_kept_whole(case, run, config, tmp_path_factory):
 def test_an_empty_folder_is_no_run(tmp_path, config):
     assert not holds_a_run(tmp_path) and begin(config) is None
     assert files(tmp_path) == []
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "step_000001.jsonl").write_text("{}\n")
+    (tmp_path / "samples" / ".step_000002.jsonl.77.partial").write_text('{"step"')
+    (tmp_path / ".run.json.77.partial").write_text("{")
+    cut_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["samples", "step_000001.jsonl"]
