@@ -44,7 +44,8 @@ import bandpo.artifacts.saver as saver
 from bandpo.advantage import group_advantages
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import Sample
-from bandpo.config.schema import MICRO_BATCH_TOKENS, TrackingConfig
+from bandpo.config.sections.learner import MICRO_BATCH_TOKENS
+from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.environment import git_commit
 from bandpo.evaluation import samples as evaluated
 from bandpo.evaluation.summary import summarize

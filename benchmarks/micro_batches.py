@@ -20,7 +20,8 @@ from results import keep
 from vs_trl import SIZES
 
 from bandpo.batching import Sample
-from bandpo.config.schema import MICRO_BATCH_TOKENS, LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import MICRO_BATCH_TOKENS, LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Clip, PolicyLoss, SequenceMeanTokenMean, TokenRatio
 from bandpo.model import embedded

@@ -42,7 +42,8 @@ def work(folder: str, stage: int, engine_name: str) -> None:
     """On every rank: syncs a learner into an engine and prints what the first rank saw."""
     import torch
 
-    from bandpo.config.schema import LearnerConfig, ModelConfig
+    from bandpo.config.sections.learner import LearnerConfig
+    from bandpo.config.sections.model import ModelConfig
     from bandpo.learner.learner import DeepSpeedLearner
     from bandpo.loss import Clip, Fixed, PolicyLoss, TokenMean, TokenRatio
     from bandpo.ranks.collectives import Ranks

@@ -14,7 +14,7 @@ from bandpo.config.schema import Config
 
 HEADER = """# Configuration of `bandpo train`
 
-Written from the schema in `bandpo/config/schema.py` by `scripts/document_config.py`. A key
+Written from the schema in `bandpo/config/schema.py` and its sections by `scripts/document_config.py`. A key
 without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
 `reward`, `policy`). Override any key on the command line: `bandpo train learner.lr=1e-6`. A list of
 one needs no brackets: `eval.benchmarks=math500`.

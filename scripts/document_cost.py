@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandpo.config.schema import ModelConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.model.architecture import shape_of
 from bandpo.planning.gpus import GPUS, RESERVED, Cluster
 from bandpo.planning.time import RATES, Rates, step_seconds

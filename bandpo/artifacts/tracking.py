@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from bandpo.artifacts.display import Display, counted
 from bandpo.config.identity import flat
-from bandpo.config.schema import TrackingConfig
+from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
 from bandpo.errors import UserError

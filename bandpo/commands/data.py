@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from bandpo.config.composition import compose
-from bandpo.config.schema import DataConfig
+from bandpo.config.sections.data import DataConfig
 from bandpo.data.audit import audit, contamination
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.sources import load_problems

@@ -11,16 +11,11 @@ import torch
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bandpo.config.schema import (
-    OFFLOAD_STAGES,
-    EvalConfig,
-    LearnerConfig,
-    MethodConfig,
-    ModelConfig,
-    RolloutConfig,
-    RunConfig,
-    TrainerConfig,
-)
+from bandpo.config.schema import MethodConfig
+from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
+from bandpo.config.sections.model import ModelConfig
+from bandpo.config.sections.rollout import RolloutConfig
+from bandpo.config.sections.trainer import EvalConfig, RunConfig, TrainerConfig
 from bandpo.config.targets import why_not_built, why_not_imported
 from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError

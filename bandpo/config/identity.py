@@ -40,7 +40,7 @@ def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
 def effect_of(key: str) -> Effect:
     """The effect on a run of changing a key such as `learner.lr`; unmarked keys determine the run.
 
-    `bandpo/config/schema.py` marks single fields and sections.
+    `bandpo/config/sections/` marks single fields and sections.
     """
     return next(_marks(Config, key.split(".")), "determining")
 

@@ -7,6 +7,12 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.config import JsonDict
+
+# The effect of a changed setting on a run that resumes (`bandpo.config.identity`). An unmarked key
+# makes it another run; the keys of a mapping may be marked one by one.
+HARMLESS: JsonDict = {"resume": "harmless"}  # the same rollouts, batches and weights, bitwise
+ROUNDING: JsonDict = {"resume": "rounding"}  # the same up to floating-point rounding
 
 
 class Section(BaseModel):

@@ -7,15 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from bandpo.config.schema import (
-    MAX_SAMPLES,
-    MAX_SEED,
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
-    NO_COLUMNS,
-    ColumnsConfig,
-)
+from bandpo.config.schema import MAX_SEED
 from bandpo.config.section import Section
+from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling

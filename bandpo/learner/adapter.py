@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bandpo.config.schema import LoraConfig
+from bandpo.config.sections.learner import LoraConfig
 from bandpo.errors import UserError
 from bandpo.weight_sync import gathered
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bandpo.batching import Sample
-from bandpo.config.schema import ModelConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.model.agreement import gap_between, own_logprobs
 from bandpo.model.tying import repeated_names, shares_head
 

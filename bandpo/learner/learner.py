@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bandpo.batching import Sample, sequence_cost, totals_of
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.adapter import save_adapter
 from bandpo.learner.attention import layout_for
 from bandpo.learner.export import write_policy

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.errors import UserError
 from bandpo.learner.adapter import add_adapter
 from bandpo.learner.attention import layout_for

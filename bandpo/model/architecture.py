@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bandpo.config.schema import ModelConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError
 from bandpo.model import embedded

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from bandpo.config.schema import OFFLOAD_STAGES, Config, longest_sequence
+from bandpo.config.schema import Config, longest_sequence
+from bandpo.config.sections.learner import OFFLOAD_STAGES
 from bandpo.model.architecture import Shape
 from bandpo.planning.fit import fitted, replaced
 from bandpo.planning.gpus import Cluster

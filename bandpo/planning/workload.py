@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from hydra.utils import instantiate
 
-from bandpo.config.schema import MICRO_BATCH_TOKENS, Config
+from bandpo.config.schema import Config
+from bandpo.config.sections.learner import MICRO_BATCH_TOKENS
 from bandpo.data.benchmarks import benchmark_spec
 from bandpo.planning.gpus import BYTES
 

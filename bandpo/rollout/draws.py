@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Any
 
-from bandpo.config.schema import RolloutConfig
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import verifier_counts

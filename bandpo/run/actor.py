@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from bandpo.config.schema import RolloutConfig
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward

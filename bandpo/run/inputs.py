@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from bandpo.config.schema import Config, ModelConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.model import ModelConfig
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import date_of
 from bandpo.evaluation.evaluate import Task, demands_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bandpo.config.schema import DataConfig, RolloutConfig
+from bandpo.config.sections.data import DataConfig
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.data.prompts import build_prompts
 from bandpo.data.sampler import PromptSampler
 from bandpo.ranks.collectives import Ranks

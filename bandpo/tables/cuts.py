@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from rich import box
 from rich.table import Table
 
-from bandpo.config.schema import Config, LoraConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.learner import LoraConfig
 from bandpo.planning.fit import replaced
 from bandpo.planning.gpus import Cluster
 from bandpo.tables.forecast import Bill, Group, replanned

@@ -14,7 +14,8 @@ import yaml
 from bandpo.artifacts.folder import read_metrics
 from bandpo.config.composition import compose_seeds, defaults
 from bandpo.config.identity import config_hash
-from bandpo.config.schema import Config, EvalConfig, RunConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.trainer import EvalConfig, RunConfig
 from bandpo.errors import UserError
 from bandpo.tables.recipe import Recipe, override_of, seed_list
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bandpo.batching import Sample
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, ModelConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.model.architecture import shape_of
 from bandpo.planning.gpus import GIB, GPUS

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from bandpo.batching import Sample
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import (
     BandKL,

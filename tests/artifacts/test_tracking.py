@@ -10,7 +10,7 @@ import pytest
 from bandpo.artifacts.display import Display
 from bandpo.artifacts.folder import cut_after
 from bandpo.artifacts.tracking import Clock, Tracker
-from bandpo.config.schema import TrackingConfig
+from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.errors import UserError
 from bandpo.ranks.collectives import Alone
 from bandpo.reward import Score

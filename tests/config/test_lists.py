@@ -3,7 +3,8 @@
 import pytest
 
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, EvalConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.trainer import EvalConfig
 from bandpo.errors import UserError
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.tables.recipe import Smoke

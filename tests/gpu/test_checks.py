@@ -75,7 +75,7 @@ def test_it_passes_on_toys(check: Check, monkeypatch):
 
 def test_flops_are_those_of_what_is_computed():
     """2 FLOPs for each weight that a token meets; a shared prompt meets them once."""
-    from bandpo.config.schema import ModelConfig
+    from bandpo.config.sections.model import ModelConfig
     from bandpo.model.architecture import shape_of
     from benchmarks.gpu.networks import forward_flops, network, samples_for
 

@@ -12,7 +12,8 @@ from peft import PeftModel
 from sample_batch import LOSS, make_samples
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bandpo.config.schema import LearnerConfig, LoraConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig, LoraConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.engine import EngineSpec

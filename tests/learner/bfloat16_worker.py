@@ -12,7 +12,8 @@ import sys
 from deepspeed.utils import safe_get_full_grad
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 

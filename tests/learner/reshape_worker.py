@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sample_batch import LOSS, TEMPERATURE, make_samples
 
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 

@@ -11,7 +11,8 @@ import sys
 import torch
 
 from bandpo.batching import samples_of
-from bandpo.config.schema import LearnerConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.loss import BandKL, Capped, Clip, PolicyLoss, TokenMean, TokenRatio
 from bandpo.ranks.collectives import Ranks

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from bandpo.config.schema import LoraConfig
+from bandpo.config.sections.learner import LoraConfig
 from bandpo.errors import UserError
 from bandpo.learner.adapter import add_adapter
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint
-from bandpo.config.schema import ModelConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.learner import export
 from bandpo.model.architecture import shape_of
 from bandpo.model.source import find_model

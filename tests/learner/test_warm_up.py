@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, LearnerConfig
+from bandpo.config.schema import Config
+from bandpo.config.sections.learner import LearnerConfig
 from bandpo.learner.policy import warm_up
 
 

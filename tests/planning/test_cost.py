@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bandpo.cli import main
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config, ModelConfig, longest_sequence
+from bandpo.config.schema import Config, longest_sequence
+from bandpo.config.sections.model import ModelConfig
 from bandpo.errors import UserError
 from bandpo.model import architecture
 from bandpo.model.architecture import KNOWN, Shape, shape_of

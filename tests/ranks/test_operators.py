@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandpo.config.schema import LearnerConfig
+from bandpo.config.sections.learner import LearnerConfig
 from bandpo.learner import policy
 from bandpo.ranks.joining import building_operators
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from thread_ranks import ThreadRanks, on_threads
 
-from bandpo.config.schema import RolloutConfig
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.data.sampler import PromptSampler
 from bandpo.reward import Score
 from bandpo.rollout.draws import Draws, rollout_metrics

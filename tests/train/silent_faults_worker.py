@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bandpo.alarms import AlarmPanel, Mismatch
 from bandpo.batching import samples_of
-from bandpo.config.schema import LearnerConfig, LoraConfig, ModelConfig
+from bandpo.config.sections.learner import LearnerConfig, LoraConfig
+from bandpo.config.sections.model import ModelConfig
 from bandpo.data.arithmetic import problems
 from bandpo.errors import RunHalted, UserError
 from bandpo.learner.learner import DeepSpeedLearner
