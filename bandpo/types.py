@@ -23,11 +23,20 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """A question with its reference answer.
 
     `id` is unique within a dataset and stable across runs: seeds are derived from it.
-    `meta` carries columns that only some datasets have (level, subject, url).
+    `meta` carries columns that only some datasets have (level, subject, url). `turns` are those of
+    the conversation before `problem`, which is its last user turn.
     """
 
     id: str
@@ -35,6 +44,7 @@ class Problem:
     answer: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
