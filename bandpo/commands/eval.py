@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
+from bandpo.config.overrides import verbatim
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.inheritance import inheritance, model_of
 from bandpo.evaluation.standalone import evaluate_model
@@ -28,6 +30,8 @@ COMMAND = Composed(
         "eval.temperature",
         "eval.max_tokens",
         "eval.template",
+        "eval.system_prompt",
+        "eval.chat_template",
         "eval.max_prompt_tokens",
         "eval.limit",
         "eval.seed",
@@ -51,10 +55,15 @@ def main(argv: Sequence[str]) -> int:
         return 0
     own = inheritance(model_of(words), torch.cuda.is_available())
     inherited = own.besides(words) if own else {}
-    overrides = [*(override_of(key, value) for key, value in inherited.items()), *words]
+    overrides = [*(_override(key, value) for key, value in inherited.items()), *words]
     config = compose("eval", overrides, EvalCommand)
     if own and os.environ.get("RANK", "0") == "0":
         now = {f"eval.{key}": value for key, value in config.eval} | {"dtype": config.dtype}
         print(*own.lines(words, now), sep="\n", flush=True)
     evaluate_model(config)
     return 0
+
+
+def _override(key: str, value: Any) -> str:
+    """An override that sets a run's value, whatever is in a text."""
+    return verbatim(key, value) if isinstance(value, str) else override_of(key, value)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bandpo.config.schema import MAX_SEED
 from bandpo.config.section import Section
 from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
@@ -46,6 +52,11 @@ class EvalSection(Section):
         "off", description="Which answers equal to the reference count: see docs/verifier.md."
     )
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = {}
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("temperature")
     @classmethod
