@@ -79,7 +79,9 @@ def _show(arguments: argparse.Namespace) -> bool:
     console = Console(color_system=None if arguments.plain else "auto", highlight=False)
     for index, prompt in enumerate(rendering.prompts[: arguments.n]):
         ids = prompt.token_ids
-        title = f"problem {prompt.problem.id!r}, answer {prompt.problem.answer!r}, {len(ids)} tokens"
+        title = (
+            f"problem {prompt.problem.id!r}, answer {prompt.problem.answer!r}, {len(ids)} tokens"
+        )
         console.print(Rule(Text(title), align="left"))
         console.print(marked_text(rendering.parts(index)), soft_wrap=True)
         pieces = tokenizer.convert_ids_to_tokens(list(ids))

@@ -68,7 +68,7 @@ def in_shell(override: str) -> str:
 
 
 def verbatim(key: str, text: str) -> str:
-    r"""`key=text` with which every character reaches the schema, quotes, backslashes and `${` too."""
+    r"""`key=text` with which the schema gets every character, quotes, backslashes and `${` too."""
     escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # an interpolation of OmegaConf otherwise
     return f"{key}={_quoted(escaped)}"
 

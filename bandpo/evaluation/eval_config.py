@@ -54,7 +54,7 @@ class EvalSection(Section):
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
     system_prompt: SystemPrompt = None
     chat_template: ChatTemplate = None
-    chat_template_kwargs: ChatTemplateKwargs = {}
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
 
     _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 

@@ -51,9 +51,7 @@ def evaluate_model(config: EvalCommand) -> None:
     folder = config.out or Path("outputs") / "eval" / model.slug
     date = prompt_date(folder) if settings.resume else None
     tasks = [
-        Task.prepare(
-            b.head(settings.limit), tokenizer, prompting, settings.max_prompt_tokens, date
-        )
+        Task.prepare(b.head(settings.limit), tokenizer, prompting, settings.max_prompt_tokens, date)
         for b in benchmarks
     ]
     prompts = list(chain.from_iterable(task.prompts for task in tasks))

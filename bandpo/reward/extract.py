@@ -17,6 +17,7 @@ copy of the prompt does not count.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -109,9 +110,7 @@ def extract(completion: str, prompt: str = "", *, free: bool = False) -> Extract
 
 def _after_reasoning(completion: str, prompt: str) -> str | None:
     """The text after the last mark; None where reasoning is open there, or was from the start."""
-    last = None
-    for last in _REASONING.finditer(completion):
-        pass
+    last = next(iter(deque(_REASONING.finditer(completion), maxlen=1)), None)
     if last is None:
         return None if _OPEN_AT_THE_END.search(prompt.rstrip()[-_LONGEST_MARK:]) else completion
     return completion[last.end() :] if last["end"] else None

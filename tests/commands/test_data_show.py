@@ -40,7 +40,7 @@ def test_the_embedded_task_is_shown_as_it_is_trained_on(capsys):
     words = re.sub(r"\s+", " ", " ".join(printed)).split()
     ids = [int(re.match(r"\*?(\d+):", word)[1]) for word in words]
     assert tuple(ids) == prompts[0].token_ids
-    assert [word for word in words if word[0] == "*"][0].endswith("<|user|>")
+    assert next(word for word in words if word[0] == "*").endswith("<|user|>")
     assert "\n50 prompts of" in out and "0 (0.00%) have more than data.max_prompt_tokens=64" in out
 
 
@@ -120,9 +120,12 @@ def test_other_subcommands_take_no_stray_words(capsys):
 def test_a_histogram_counts_every_prompt_once():
     for lengths in ([7], [5, 5, 9], list(range(1, 300)), [10, 4000]):
         lines = [line.plain for line in histogram(lengths, 100)]
-        counts = [int(re.search(r"  ([\d,]+)(  beyond|$)", line)[1].replace(",", "")) for line in lines]
+        counts = [
+            int(re.search(r"  ([\d,]+)(  beyond|$)", line)[1].replace(",", "")) for line in lines
+        ]
         assert sum(counts) == len(lengths) and len(lines) <= 14
         assert any("beyond the limit" in line for line in lines) == (max(lengths) > 150)
-    assert "1 (50.00%) have more than data.max_prompt_tokens=100: an error (data.over" in length_line(
-        [10, 4000], 100, "error"
+    assert (
+        "1 (50.00%) have more than data.max_prompt_tokens=100: an error (data.over"
+        in length_line([10, 4000], 100, "error")
     )

@@ -11,7 +11,9 @@ from bandpo.errors import UserError
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.tables.recipe import override_of
 
-TEXT = "You solve problems.\nBe brief: \\boxed{} and $x_{1}$, \"so\" or 'so', ${HOME} or \\${HOME}\\"
+TEXT = (
+    "You solve problems.\nBe brief: \\boxed{} and $x_{1}$, \"so\" or 'so', ${HOME} or \\${HOME}\\"
+)
 
 
 def trained(*overrides):
@@ -40,7 +42,8 @@ class TestBothSections:
         assert read(f"{section}.system_prompt=prompt").system_prompt == "prompt"
 
     @pytest.mark.parametrize(
-        "text", ["Be brief.", "/no_think", "", " ", "notes.md is yours.", "a/b or c", TEXT, "x\n.md"]
+        "text",
+        ["Be brief.", "/no_think", "", " ", "notes.md is yours.", "a/b or c", TEXT, "x\n.md"],
     )
     def test_a_text_is_itself_and_stays_so(self, section, read, text):
         """Also when a configuration is read again: a run's is inherited by its evaluations."""
@@ -56,7 +59,10 @@ class TestBothSections:
         assert given in str(error.value)
 
     def test_a_file_that_is_no_text_or_names_another(self, section, read, tmp_path):
-        for content, message in ((b"\xff\xfe", "cannot be read"), (b"@other\n", "'@other', is its")):
+        for content, message in (
+            (b"\xff\xfe", "cannot be read"),
+            (b"@other\n", "'@other', is its"),
+        ):
             (tmp_path / "sys.txt").write_bytes(content)
             with pytest.raises(UserError, match=message):
                 read(f"{section}.system_prompt=@{tmp_path}/sys.txt")
@@ -86,7 +92,9 @@ class TestBothSections:
     def test_without_turns_there_is_no_system_turn_and_nothing_to_set(self, section, read):
         plain = f"{section}.chat_template=none"
         assert read(plain).chat_template == "none"
-        with pytest.raises(UserError, match=rf"{section}: chat_template=none sends .*template=FILE"):
+        with pytest.raises(
+            UserError, match=rf"{section}: chat_template=none sends .*template=FILE"
+        ):
             read(plain, f"{section}.system_prompt=hello")
         with pytest.raises(UserError, match=rf"{section}: chat_template=none has no variables"):
             read(plain, f"{section}.chat_template_kwargs.a=1")

@@ -27,7 +27,10 @@ ROLES = (
     "{% if add_generation_prompt %}<a>{% endif %}"
 )
 # As Gemma's, as old Mistral's, and as Qwen3's.
-REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+REFUSING = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}"
+)
 IGNORING = "{% for m in messages if m.role != 'system' %}<u>{{ m.content }}</u>{% endfor %}<a>"
 THINKING = ROLES + (
     "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
@@ -107,8 +110,9 @@ def test_a_template_that_takes_no_system_turn_says_what_to_do(tokenizer):
     assert len(sent(chat)) == 1
     refused = "org/gemma fails on problem 'a': TemplateError: System role not supported. It takes "
     remedy = "no system turn: write the text of data.system_prompt before {problem} in a file that"
-    for problem, system in ((SUM, "S"), (Problem("a", "1", "1", turns=(Turn("system", "S"),)), None)):
-        with pytest.raises(UserError, match="data.template names") as error:
+    own = Problem("a", "1", "1", turns=(Turn("system", "S"),))
+    for problem, system in ((SUM, "S"), (own, None)):
+        with pytest.raises(UserError, match=r"data.template names") as error:
             sent(chat, [problem], system_prompt=system)
         assert refused + remedy in str(error.value)
     # what it advises
@@ -126,7 +130,7 @@ def test_a_template_that_fails_for_another_reason_is_not_blamed_on_the_system_tu
 
 def test_a_system_prompt_that_the_template_leaves_out_is_refused(tokenizer):
     chat = with_template(tokenizer, IGNORING)
-    with pytest.raises(UserError, match="leaves system turns out, so that data.system_prompt wo"):
+    with pytest.raises(UserError, match=r"leaves system turns out, so that data.system_prompt wo"):
         sent(chat, system_prompt="S")
     # a template that reads it without printing it: SmolLM3's, for one
     reading = IGNORING + "{% if messages[0].content == '/no_think' %}<u>{% endif %}"
@@ -318,7 +322,7 @@ def test_a_chat_template_without_the_tokenizers_first_token_is_pointed_out():
 def test_a_base_model_is_no_dead_end():
     base = byte_level("<s> $A")
     base.name_or_path = "org/base"
-    with pytest.raises(UserError, match="org/base has no chat template.*data.chat_template=none"):
+    with pytest.raises(UserError, match=r"org/base has no chat template.*data.chat_template=none"):
         build_prompts([SUM], base, NONE, 1000)
     set_chat_template(base, "none")
     assert len(only(base).token_ids) > 1 and notes(base, **PLAIN) == []

@@ -9,7 +9,12 @@ from bandpo.types import Completion, Group, Problem, Prompt
 # (the mark that opens, the mark that closes, the end of a prompt that opens it, that of one in
 # which it is over), as the chat templates of these models write them.
 FAMILIES = {
-    "R1": ("<think>", "</think>", "<｜Assistant｜><think>\n", "<｜Assistant｜><think>\n\n</think>\n"),
+    "R1": (
+        "<think>",
+        "</think>",
+        "<｜Assistant｜><think>\n",
+        "<｜Assistant｜><think>\n\n</think>\n",
+    ),
     "Qwen3": (
         *("<think>", "</think>"),
         *("<|im_start|>assistant\n<think>\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
@@ -94,7 +99,7 @@ def reward():
 @pytest.mark.parametrize("cut", [True, False])
 def test_the_verdict_is_truncated_however_it_ended(family, cut, reward):
     """Also where the model itself stopped: what it would have answered is not known."""
-    opens, closes, asked, _over = family
+    _opens, closes, asked, _over = family
     prompt = Prompt(Problem("a", "What is 4+4?", "8"), asked, (1,))
     texts = (EARLY, f"{EARLY}{closes}{EARLY}")
     ended = "length" if cut else "stop"

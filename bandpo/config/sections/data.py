@@ -60,7 +60,7 @@ class DataConfig(Section):
     )
     system_prompt: SystemPrompt = None
     chat_template: ChatTemplate = None
-    chat_template_kwargs: ChatTemplateKwargs = {}
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
 
     _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 

@@ -16,13 +16,16 @@ PLAIN = "none"
 
 _TEXT_FILES = (".txt", ".md", ".jinja", ".jinja2", ".j2")
 # With a leading slash alone it is a text: some models read "/no_think" as their system prompt.
-_PATH = re.compile(r"~\S*|\S+[/\\]\S+")
+_PATH = re.compile(r"~\S*|\S+/\S+")
 
 # Set by bandpo, arguments of transformers' apply_chat_template, or functions that it provides.
 RESERVED = frozenset(
-    "messages conversation conversations tools documents chat_template add_generation_prompt "
-    "continue_final_message tokenize padding truncation max_length return_tensors return_dict "
-    "return_assistant_tokens_mask tokenizer_kwargs strftime_now raise_exception".split()
+    (
+        *("messages", "conversation", "conversations", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation"),
+        *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        *("tokenizer_kwargs", "strftime_now", "raise_exception"),
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer: which one it is, and the text that it makes of a conversation."""
+"""The chat template of a tokenizer: which one it is, and what it makes of a conversation."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _read(file: str, own: Mapping[str, str]) -> str:
         ) from error
     if not _mentions(text, "messages"):
         raise UserError(
-            f"chat_template={file}: this file is no chat template, since it never reads `messages`; "
-            "a text with {problem} belongs to template=FILE"
+            f"chat_template={file}: this file is no chat template, since it never reads "
+            "`messages`; a text with {problem} belongs to template=FILE"
         )
     return text
 

@@ -59,7 +59,7 @@ class ControlTokens:
         return text.translate(self._spelled)
 
     def parts(self, rendered: str) -> list[tuple[str, bool]]:
-        """What templates rendered around hidden texts, in parts that are a control token or not."""
+        """Texts rendered around hidden ones, in parts, each with whether it is a control token."""
         parts: list[tuple[str, bool]] = []
         start = 0
         for token in self._pattern.finditer(rendered):

@@ -23,11 +23,11 @@ def marked_tokens(
     ids: Sequence[int], pieces: Sequence[str], is_control: Callable[[int], bool]
 ) -> Text:
     """`id:piece` of every token, with a star before control tokens."""
-    words = [
-        (f"*{id}:{_one_line(piece)}", CONTROL) if is_control(id) else (f"{id}:{_one_line(piece)}", "")
-        for id, piece in zip(ids, pieces, strict=True)
-    ]
-    return Text("  ").join(Text(word, style) for word, style in words)
+    words = []
+    for id, piece in zip(ids, pieces, strict=True):
+        word = f"{id}:{_one_line(piece)}"
+        words.append(Text(f"*{word}", CONTROL) if is_control(id) else Text(word))
+    return Text("  ").join(words)
 
 
 def _one_line(piece: str) -> str:

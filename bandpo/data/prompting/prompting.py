@@ -18,8 +18,8 @@ class Prompting:
     """How problems are put to a model.
 
     `template` stands around a problem in its user turn, and `system_prompt` before the turns, where
-    the problem has no system turn of its own. `chat_template` is the user's choice (`set_chat_template`), and
-    `variables` are given to the template.
+    the problem has no system turn of its own. `chat_template` is the user's choice, as
+    `set_chat_template` takes it, and `variables` are given to the template.
     """
 
     template: PromptTemplate = BOXED
