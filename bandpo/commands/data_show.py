@@ -89,8 +89,8 @@ def _show(arguments: argparse.Namespace) -> bool:
     lengths = [len(prompt.token_ids) for prompt in rendering.prompts]
     limit = config.data.max_prompt_tokens
     console.print(Rule(Text("tokens of a prompt"), align="left"))
-    for line in histogram(lengths, limit):
-        console.print(line, soft_wrap=True)
+    for row in histogram(lengths, limit):
+        console.print(row, soft_wrap=True)
     console.print(length_line(lengths, limit, config.data.overlong_prompts), soft_wrap=True)
     settings = ", ".join(f"{key}={value!r}" for key, value in prompting.facts().items())
     for line in [settings, *prompting.notes(tokenizer, rendering.prompts)]:

@@ -36,8 +36,7 @@ def test_the_embedded_task_is_shown_as_it_is_trained_on(capsys):
     for prompt in prompts[:2]:
         assert f"\n{prompt.text}\n" in out
         assert f"answer '{prompt.problem.answer}', {len(prompt.token_ids)} tokens" in out
-    printed = out.split("tokens: ")[1].split("──")[0].split("\n", 1)
-    words = re.sub(r"\s+", " ", " ".join(printed)).split()
+    words = out.split("tokens: ")[1].split("\nproblem ")[0].split()
     ids = [int(re.match(r"\*?(\d+):", word)[1]) for word in words]
     assert tuple(ids) == prompts[0].token_ids
     assert next(word for word in words if word[0] == "*").endswith("<|user|>")
