@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from base_models import FIRST, as_base_model
-from small_runs import few, metrics_of
+from small_runs import few, metrics_of, timeless
 from transformers import AutoTokenizer
 
 from bandpo.cli import main
@@ -24,7 +24,7 @@ CHAT = (
     "<|assistant|>{% if think is defined and think %}<think>{% endif %}"
 )
 SYSTEM = "Answer ${x}, 'well' \\ and\n\"soon\"."
-QUESTION = "<|user|>{problem}<|end|><|assistant|>"
+QUESTION = "{problem}<|end|><|assistant|>"
 
 
 def prompts_of(path):
@@ -85,8 +85,8 @@ def test_its_evaluation_inherits_them_and_says_so(chat_run, tmp_path, capsys):
     assert main(["eval", f"model={run}", *words]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"eval.system_prompt={SYSTEM!r}" in told
-    assert "eval.chat_template_kwargs={'think': True, 'unread': 1}" in told.replace('"', "")
-    assert f"chat template {place}/chat.jinja (in hf/)" in told and "!" not in told
+    assert "eval.chat_template_kwargs={'think': True, 'unread': 1}" in told
+    assert f"chat template {place}/chat.jinja (in hf/)" in told and "! eval" not in told
     ours, theirs = (read_summaries(folder)["few"] for folder in (out, run / "eval/000001"))
     assert ours.settings["prompt_sha256"] == theirs.settings["prompt_sha256"]
     assert ours.settings["system_prompt"] == SYSTEM
@@ -143,34 +143,29 @@ def question(tmp_path):
     return path
 
 
-LEARNING = [
-    *("trainer.steps=6", "rollout.prompts_per_step=16", "rollout.group_size=16"),
-    *("rollout.max_tokens=64", "learner.updates_per_rollout=2", "trainer.eval_every=6", "eval.n=8"),
-    *("learner.lr=1e-3", few(32)),
-]
-
-
-def test_a_base_model_learns(base, question, command, tmp_path, capsys):
-    run = tmp_path / "run"
-    words = [*SMALL, *LEARNING, f"model.path={base}", f"run.dir={run}"]
+def test_a_base_model_trains_as_a_chat_model_with_the_same_tokens(
+    base, question, command, tmp_path, capsys
+):
+    run, chat = tmp_path / "run", tmp_path / "chat"
+    words = [*SMALL, "trainer.steps=2", "rollout.max_tokens=48", "rollout.group_size=8"]
+    assert command("train", *words, f"run.dir={chat}", "data.template=none") == 0
+    words += [f"model.path={base}", f"run.dir={run}"]
     assert command("train", *words) == 2
     assert "has no chat template" in capsys.readouterr().err
-    words += ["data.chat_template=none", f"data.template={question}"]
-    assert command("train", *words) == 0
-    before, *_, after = metrics_of(run)
-    assert after["eval/few/mean@8"] > before["eval/few/mean@8"] + 0.1
-    prompts = prompts_of(run / "samples/step_000001.jsonl")
-    assert all(prompt.startswith(f"{FIRST}<|user|>") for prompt in prompts)
+    assert command("train", *words, "data.chat_template=none", f"data.template={question}") == 0
+    assert timeless(run) == timeless(chat)
+    for file in ("samples/step_000001.jsonl", "eval/000002/few.jsonl"):
+        assert prompts_of(run / file) == prompts_of(chat / file)
+        assert all(prompt.startswith(f"{FIRST}Compute") for prompt in prompts_of(run / file))
     hf = run / "checkpoints/latest/hf"
     assert not list(hf.glob("*.jinja")) and not AutoTokenizer.from_pretrained(hf).chat_template
     card = (hf / "README.md").read_text()
     assert "| chat template | none: prompts are text without turns |" in card
 
-    evaluated = ["rollout=hf", "eval.n=8", few(32).removeprefix("eval.")]
+    evaluated = ["rollout=hf", "eval.n=2", few(2).removeprefix("eval.")]
     assert main(["eval", f"model={run}", *evaluated, f"out={tmp_path}/out"]) == 0
     assert "eval.chat_template=none" in " ".join(capsys.readouterr().out.split())
-    ours = read_summaries(tmp_path / "out")["few"]
-    assert ours.scalars()["eval/few/mean@8"] == pytest.approx(after["eval/few/mean@8"])
+    assert prompts_of(tmp_path / "out/few.jsonl") == prompts_of(run / "eval/000002/few.jsonl")
     # a copy elsewhere is a base model again
     shutil.copytree(hf, tmp_path / "copy")
     assert main(["eval", f"model={tmp_path}/copy", *evaluated, f"out={tmp_path}/2"]) == 2
@@ -178,15 +173,28 @@ def test_a_base_model_learns(base, question, command, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_base_model_trains_with_vllm_on_two_ranks_and_resumes(base, question, bandpo, tmp_path):
+def test_a_base_model_learns_with_vllm(base, question, bandpo, tmp_path):
     run = tmp_path / "run"
     words = [
-        *(*SMALL[1:], f"model.path={base}", f"run.dir={run}", "rollout.engine.enforce_eager=true"),
-        *("data.chat_template=none", f"data.template={question}", "rollout.max_tokens=64"),
+        *("policy=embedded", f"model.path={base}", f"run.dir={run}", "trainer.steps=12"),
+        *("data.chat_template=none", f"data.template={question}", "trainer.eval_every=12"),
+        *("rollout.prompts_per_step=32", "rollout.group_size=16", "eval.n=8", few(64)),
+    ]
+    bandpo("train", *words)
+    first, *_, last = metrics_of(run)
+    assert last["eval/few/mean@8"] > first["eval/few/mean@8"] + 0.1
+
+
+@pytest.mark.slow
+def test_a_base_model_trains_on_two_ranks_and_resumes(base, question, bandpo, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        *(*SMALL, f"model.path={base}", f"run.dir={run}"),
+        *("data.chat_template=none", f"data.template={question}"),
     ]
     for steps in (1, 2):
         bandpo("train", *words, f"trainer.steps={steps}", ranks=2)
     assert [line["step"] for line in metrics_of(run)] == [0, 1, 2]
     assert json.loads((run / "run.json").read_text())["prompting"]["chat_template"] == "none"
     for file in ("samples/step_000002.jsonl", "eval/000002/few.jsonl"):
-        assert all(prompt.startswith(f"{FIRST}<|user|>") for prompt in prompts_of(run / file))
+        assert all(prompt.startswith(FIRST) for prompt in prompts_of(run / file))
