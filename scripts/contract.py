@@ -199,7 +199,8 @@ def texts(sources: Sources, place: str, variable: str) -> list[str]:
     """The texts of a list that a function assigns to `variable`."""
     owner, _ = sources.find(*place.split(":"))  # type: ignore[arg-type]
     for node in ast.walk(owner):
-        if variable in _assigned(node) and isinstance(listed := getattr(node, "value", None), ast.List):
+        listed = getattr(node, "value", None)
+        if variable in _assigned(node) and isinstance(listed, ast.List):
             return sorted(item.value for item in listed.elts if isinstance(item, ast.Constant))
     raise Missing(f"{place} {variable}")
 
