@@ -13,7 +13,13 @@ from bandpo.config.composition import defaults
 from bandpo.config.identity import flat
 from bandpo.config.sections.sampling import AlteredSection
 from bandpo.errors import UserError
-from bandpo.model.generation import FILE, SAMPLING, GenerationSettings, generation_settings, in_words
+from bandpo.model.generation import (
+    FILE,
+    SAMPLING,
+    GenerationSettings,
+    generation_settings,
+    in_words,
+)
 from bandpo.model.source import find_model
 
 # Keys of `bandpo eval`, and those of the run that they are taken from. The limit of prompts is not

@@ -1,4 +1,4 @@
-"""The sampling settings of a model's generation_config.json, which are used only where asked for."""
+"""The sampling settings of generation_config.json, which are used only where asked for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from bandpo.errors import UserError
 FILE = "generation_config.json"
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Its settings that `eval.sampling=model` takes, each under its own name in `eval`."""
-# They say nothing of how tokens are drawn: identity, and tokens that others read.
-_OTHERS = ("_from_model_config", "_name_or_path", "transformers_version", "pad_token_id")
-_OTHERS += ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+# They say nothing of how tokens are drawn: identity, token ids, and forms of a reply.
+_OTHERS = (
+    *("_from_model_config", "_name_or_path", "transformers_version", "pad_token_id"),
+    *("bos_token_id", "eos_token_id", "decoder_start_token_id", "use_cache"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    "return_dict_in_generate",
+)
 
 
 @dataclass(frozen=True)

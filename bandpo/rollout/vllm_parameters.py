@@ -1,4 +1,4 @@
-"""vLLM's sampling parameters for ours: every one that a model's or a server's defaults could set."""
+"""vLLM's sampling parameters for ours: all that a model's or a server's defaults could set."""
 
 from __future__ import annotations
 

@@ -43,14 +43,14 @@ def test_generation_config_is_not_used_and_a_line_says_so(evaluated):
     assert "generation_config.json has temperature=0.6, top_p=0.95, top_k=20: not used" in told
     assert (settings["temperature"], settings["top_p"], settings["top_k"]) == (1.0, 1.0, 0)
     assert "min_p" not in settings and "stop" not in settings
-    again, same = evaluated("eval.stop=[]", "eval.min_p=0")
+    _, same = evaluated("eval.stop=[]", "eval.min_p=0")
     assert same == settings
 
 
 def test_the_models_own_sampling_is_used_where_asked_for_and_printed(evaluated):
     told, settings = evaluated("eval.sampling=model", "eval.top_k=3", "eval.repetition_penalty=1.2")
     assert "from generation_config.json: eval.temperature=0.6, eval.top_p=0.95" in told
-    assert "not used of generation_config.json: top_k=20, do_sample=True, max_new_tokens=7" in told
+    assert "not used of generation_config.json: top_k=20, max_new_tokens=7, do_sample=True" in told
     found = {name: settings[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
     assert found == {"temperature": 0.6, "top_p": 0.95, "top_k": 3, "max_tokens": 4}
     assert settings["repetition_penalty"] == 1.2
@@ -58,7 +58,9 @@ def test_the_models_own_sampling_is_used_where_asked_for_and_printed(evaluated):
 
 def test_a_model_without_sampling_settings_cannot_give_any(evaluated, untrained):
     told, _ = evaluated("eval.sampling=model", f"model={untrained()}", code=2)
-    assert "eval.sampling=model" in told and "has no generation_config.json with temperature" in told
+    assert (
+        "eval.sampling=model" in told and "has no generation_config.json with temperature" in told
+    )
 
 
 def test_stops_and_penalties_are_settings_of_the_samples(evaluated):

@@ -26,7 +26,7 @@ def evaluation(*overrides):
     [
         (r'["\n\nQuestion:", 151643]', ("\n\nQuestion:",), (151643,)),
         ("Question:", ("Question:",), ()),
-        ("[</answer>,'a b']", ("</answer>", "a b"), ()),
+        ('["</answer>","a b"]', ("</answer>", "a b"), ()),
         ("151643", (), (151643,)),
         ("['7']", ("7",), ()),
         (r"'\boxed'", (r"\boxed",), ()),

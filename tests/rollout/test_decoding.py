@@ -148,6 +148,6 @@ def test_a_completion_cut_within_a_character_can_be_scored_and_saved(reward, tmp
 
 def test_ids_beyond_the_tokenizer_have_no_text():
     tokenizer = build_tokenizer()
-    assert Decoder(tokenizer)([[*ids_of(tokenizer, "5"), 262, 299, *ids_of(tokenizer, "6")]], [False]) == [
-        "56"
-    ]
+    assert Decoder(tokenizer)(
+        [[*ids_of(tokenizer, "5"), 262, 299, *ids_of(tokenizer, "6")]], [False]
+    ) == ["56"]

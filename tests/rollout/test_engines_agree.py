@@ -208,8 +208,11 @@ def test_penalties_and_cuts_are_the_same_everywhere(engines, prompts, settings):
         for c in group
     }
     first = [(prompts[i // 8].problem.id, c) for i, c in enumerate(sampled)]
-    both = [(own[key, int(c.token_ids[0])], float(c.logprobs[0])) for key, c in first
-            if (key, int(c.token_ids[0])) in own]
+    both = [
+        (own[key, int(c.token_ids[0])], float(c.logprobs[0]))
+        for key, c in first
+        if (key, int(c.token_ids[0])) in own
+    ]
     assert len(both) > len(sampled) // 2
     assert np.allclose(*zip(*both, strict=True), atol=2e-5)
 

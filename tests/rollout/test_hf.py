@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bandpo.errors import UserError
-from bandpo.rollout.hf import cache as hf_cache
 from bandpo.rollout.engine import EngineSpec, Sampling, start_engine
 from bandpo.rollout.hf import HFGenerate
+from bandpo.rollout.hf import cache as hf_cache
 from bandpo.types import Problem, Prompt
 
 LENGTHS = (3, 7, 3, 12, 1)

@@ -77,6 +77,6 @@ class AlteredSection(Section):
         "completion.",
     )
 
-    def altered(self) -> dict[str, float]:
+    def altered(self) -> dict[str, Any]:
         """These settings by name."""
         return {name: getattr(self, name) for name in AlteredSection.model_fields}

@@ -1,4 +1,4 @@
-"""Draws the next token of each sample: penalties, temperature, then the cuts, as vLLM orders them."""
+"""Draws the next token of each sample: penalties, temperature, cuts, in the order of vLLM."""
 
 from __future__ import annotations
 

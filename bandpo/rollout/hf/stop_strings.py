@@ -26,7 +26,7 @@ class StopStrings:
     def __init__(self, prompts: Sequence[Prompt], sampling: Sampling, tokenizer: Any) -> None:
         """Raises UserError for a tokenizer that cannot decode token by token."""
         self._stop, self._overlap = sampling.stop, max(map(len, sampling.stop), default=1) - 1
-        self._tokenizer = getattr(tokenizer, "backend_tokenizer", None)
+        self._tokenizer: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self._stop and self._tokenizer is None:
             raise UserError(
                 "rollout=hf: stop strings need a tokenizer of the tokenizers library "
