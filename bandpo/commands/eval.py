@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
 from bandpo.evaluation.eval_config import EvalCommand
-from bandpo.evaluation.inheritance import inheritance, model_of
+from bandpo.evaluation.inheritance import inheritance, model_of, model_sampling
 from bandpo.evaluation.standalone import evaluate_model
 from bandpo.tables.recipe import override_of
 
@@ -26,6 +27,8 @@ COMMAND = Composed(
         "data.root",
         "eval.n",
         "eval.temperature",
+        "eval.sampling",
+        "eval.stop",
         "eval.max_tokens",
         "eval.template",
         "eval.max_prompt_tokens",
@@ -45,16 +48,29 @@ COMMAND = Composed(
 def main(argv: Sequence[str]) -> int:
     """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml.
 
-    A run's checkpoint is evaluated as the run was, where the arguments do not say otherwise.
+    A run's checkpoint is evaluated as the run was, where the arguments do not say otherwise; with
+    `eval.sampling=model` the model's own settings go before the run's.
     """
     if (words := COMMAND.words(argv)) is None:
         return 0
     own = inheritance(model_of(words), torch.cuda.is_available())
-    inherited = own.besides(words) if own else {}
-    overrides = [*(override_of(key, value) for key, value in inherited.items()), *words]
-    config = compose("eval", overrides, EvalCommand)
-    if own and os.environ.get("RANK", "0") == "0":
-        now = {f"eval.{key}": value for key, value in config.eval} | {"dtype": config.dtype}
-        print(*own.lines(words, now), sep="\n", flush=True)
+    config = _composed(own.besides(words) if own else {}, words)
+    lines: list[str] = []
+    if config.eval.sampling == "model":
+        sampling = model_sampling(config.model, config.allow_pickle)
+        lines = sampling.lines(words)
+        words = [*(override_of(k, v) for k, v in sampling.besides(words).items()), *words]
+        config = _composed(own.besides(words) if own else {}, words)
+    if own:
+        now = {f"eval.{key}": value for key, value in config.eval.model_dump(mode="json").items()}
+        lines += own.lines(words, now | {"dtype": config.dtype})
+    if lines and os.environ.get("RANK", "0") == "0":
+        print(*lines, sep="\n", flush=True)
     evaluate_model(config)
     return 0
+
+
+def _composed(settings: Mapping[str, Any], words: Sequence[str]) -> EvalCommand:
+    """The configuration with settings that no argument gives, and the arguments."""
+    overrides = [override_of(key, value) for key, value in settings.items()]
+    return compose("eval", [*overrides, *words], EvalCommand)

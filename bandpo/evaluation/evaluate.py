@@ -131,7 +131,7 @@ class Evaluator:
             "origin": task.benchmark.origin,
             "dataset_sha256": task.benchmark.sha256,
             "problems": len(task.prompts),
-            **dataclasses.asdict(self.sampling),
+            **self.sampling.settings(),
             "seed": self.seed,
             "template": task.template.name,
             "prompt_sha256": task.prompt_sha256,

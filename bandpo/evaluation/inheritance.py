@@ -9,7 +9,18 @@ from typing import Any
 
 import yaml
 
+from bandpo.config.composition import defaults
 from bandpo.config.identity import flat
+from bandpo.config.sections.sampling import AlteredSection
+from bandpo.errors import UserError
+from bandpo.model.generation import (
+    FILE,
+    SAMPLING,
+    GenerationSettings,
+    generation_settings,
+    in_words,
+)
+from bandpo.model.source import find_model
 
 # Keys of `bandpo eval`, and those of the run that they are taken from. The limit of prompts is not
 # among them: it changes no number, and other benchmarks may have longer prompts.
@@ -18,8 +29,12 @@ INHERITED = {
     "eval.max_tokens": "eval.max_tokens",
     "eval.temperature": "eval.temperature",
     "eval.top_p": "eval.top_p",
+    "eval.stop": "eval.stop",
+    **{f"eval.{name}": f"eval.{name}" for name in AlteredSection.model_fields},
     "dtype": "model.dtype",
 }
+# Not inherited where they have no effect, nor printed.
+NO_EFFECT = defaults(AlteredSection) | {"stop": []}
 
 
 @dataclass(frozen=True)
@@ -63,10 +78,49 @@ def inheritance(model: str | None, gpu: bool) -> Inheritance | None:
         return None
     place = folder.parent if folder.name == "hf" else folder
     values = _settings(place / "config.yaml")
+    if values.get("eval.stop") is None:
+        values["eval.stop"] = values.get("rollout.stop", [])
     found = {key: values[own] for key, own in INHERITED.items() if own in values}
+    for name, value in NO_EFFECT.items():
+        if found.get(f"eval.{name}") == value:
+            del found[f"eval.{name}"]
     if not gpu and found.get("dtype") == "bfloat16":
         del found["dtype"]
     return Inheritance(place, found) if found else None
+
+
+@dataclass(frozen=True)
+class ModelSampling:
+    """A model's own sampling settings, for `eval.sampling=model`; arguments go before them."""
+
+    settings: GenerationSettings
+
+    def besides(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Those that the overrides do not name, by their key in `bandpo eval`."""
+        named = _named(overrides)
+        own = {f"eval.{name}": value for name, value in self.settings.sampling.items()}
+        return {key: value for key, value in own.items() if key not in named}
+
+    def lines(self, overrides: Sequence[str]) -> list[str]:
+        """Lines for the user: the settings that are taken, and all others of the file."""
+        taken = self.besides(overrides)
+        replaced = {k: v for k, v in self.settings.sampling.items() if f"eval.{k}" not in taken}
+        ignored = replaced | dict(self.settings.others)
+        return [
+            f"from {FILE}: {in_words(taken) or 'nothing'}",
+            *([f"not used of {FILE}: {in_words(ignored)}"] if ignored else []),
+        ]
+
+
+def model_sampling(model: str, allow_pickle: bool = False) -> ModelSampling:
+    """The model's sampling settings; raises UserError where its files hold none."""
+    found = generation_settings(find_model(model, allow_pickle=allow_pickle).path)
+    if not found.sampling:
+        raise UserError(
+            f"eval.sampling=model: {model} has no {FILE} with {', '.join(SAMPLING)}; set "
+            "eval.temperature and the others yourself"
+        )
+    return ModelSampling(found)
 
 
 def model_of(overrides: Sequence[str]) -> str | None:

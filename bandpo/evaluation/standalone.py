@@ -24,8 +24,9 @@ from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.store import Store
 from bandpo.evaluation.summary import Summary
+from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
-from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer, require_known_stops
 from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.ranks.neighbours import Neighbours
 from bandpo.reward import Compared
@@ -58,6 +59,9 @@ def evaluate_model(config: EvalCommand) -> None:
     prompts = chain.from_iterable(task.prompts for task in tasks)
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    require_known_stops(settings.parameters.stop_token_ids, lm_config, "eval.stop")
+    if settings.sampling is None:
+        notes += generation_settings(model.path).unused()
     own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
     dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
     if config.dtype is None and dtype != own:
@@ -86,7 +90,7 @@ def evaluate_model(config: EvalCommand) -> None:
         engine = start_engine(engine_settings, spec)
         parts.callback(engine.close)
         evaluator = Evaluator(
-            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
+            engine, reward, settings.parameters, settings.seed, identity, config.reward, ranks
         )
         on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
         summaries = evaluator.run(tasks, Store(folder, settings.resume), on_progress)

@@ -9,12 +9,14 @@ from typing import Any
 
 from bandpo.config.schema import Config
 from bandpo.config.sections.model import ModelConfig
+from bandpo.config.sections.sampling import stop_ids
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import date_of
 from bandpo.evaluation.evaluate import Task, demands_of
 from bandpo.model.features import examine
+from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
-from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer, require_known_stops
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.context import Demand, context_length, require_context
 from bandpo.run.host import served_length
@@ -63,6 +65,9 @@ def read_inputs(
     )
     shown = chain(prompts.all, *(task.prompts for task in tasks))
     notes += examine_tokenizer(model.path, lm_config, tokenizer, shown)
+    require_known_stops(stop_ids(config.rollout.stop), lm_config, "rollout.stop")
+    require_known_stops(stop_ids(config.eval.stop or ()), lm_config, "eval.stop")
+    notes += generation_settings(model.path).unused()
     trained = Demand.of("data.train", prompts.all, "rollout.max_tokens", config.rollout.max_tokens)
     demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
     limit = context_length(lm_config)

@@ -28,6 +28,7 @@ from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
 from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
+from bandpo.evaluation.eval_config import sampling_in
 from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
@@ -37,7 +38,7 @@ from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
-from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.engine import RolloutEngine
 from bandpo.rollout.exchange import samples_of_rank
 from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
@@ -253,19 +254,12 @@ class Job:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
-        settings = self.config.eval
-        sampling = Sampling(
-            n=settings.n,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=settings.max_tokens,
-        )
         config = self.config
         evaluator = Evaluator(
             self.actor.engine,
             self.actor.reward,
-            sampling,
-            settings.seed,
+            sampling_in(config),
+            config.eval.seed,
             model={"run": config.run.name, "step": step, "dtype": config.model.dtype},
             scoring=config.reward,
             ranks=self.ranks,

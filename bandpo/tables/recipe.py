@@ -28,6 +28,8 @@ from bandpo.errors import UserError
 
 FILE = "recipe.yaml"
 _PLAIN = re.compile(r"[\w./:+-]+")
+# In quotes hydra reads backslashes as themselves, except before a quote and at the end.
+_ESCAPED = re.compile(r"(\\*)('|\Z)")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Seeds = int | tuple[int, ...]
@@ -245,6 +247,6 @@ def _hydra_value(value: Any) -> str:
         case list() | tuple():
             return "[" + ",".join(map(_hydra_value, value)) + "]"
         case str() if not (_PLAIN.fullmatch(value) or "${" in value):
-            return "'" + value.replace("\\", r"\\").replace("'", r"\'") + "'"
+            return "'" + _ESCAPED.sub(lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
         case _:
             return str(value)
