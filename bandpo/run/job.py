@@ -30,7 +30,8 @@ from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
 from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
-from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.learner.updates.result import UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
@@ -112,6 +113,7 @@ class Job:
                 loss,
                 ranks,
                 temperature=config.rollout.temperature,
+                rollouts=config.trainer.steps,
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])

@@ -1,0 +1,1 @@
+"""One optimizer update: its learning rate, statistics of its batch, sums over its passes, result."""
