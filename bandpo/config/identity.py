@@ -102,7 +102,7 @@ def changes(was: Config | Settings, now: Config | Settings) -> Changes:
     before, after = _complete(was), _complete(now)
     found: dict[Effect, list[str]] = {"determining": [], "rounding": [], "harmless": []}
     for key in sorted(before.keys() | after.keys()):
-        old, new = (v.get(key, "not set") for v in (before, after))
+        old, new = (v.get(key, UNCHANGED.get(key, "not set")) for v in (before, after))
         if old != new:
             found[effect_of(key)].append(f"{key}: {old} → {new}")
     return Changes(tuple(found["determining"]), tuple(found["rounding"]))

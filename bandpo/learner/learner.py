@@ -309,7 +309,7 @@ class DeepSpeedLearner:
         found: list[str] = []
         for sample, logp in zip(samples, self.logprobs(samples), strict=True):
             values: list[Any] = [sample.advantage, logp, sample.rollout_logp, sample.old_logp]
-            values += [sample.entropy, sample.ref_logp]
+            values += [sample.entropy, sample.ref_logp, sample.weight, sample.pass_rate, sample.dual]
             if not all(_is_finite(value) for value in values if value is not None):
                 found.append(sample.id)
         return found

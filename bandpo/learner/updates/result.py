@@ -11,7 +11,7 @@ from statistics import fmean
 class UpdateResult:
     """The result of one optimizer update, the same on every rank.
 
-    An update whose loss or gradient is nonfinite is skipped: weights, optimizer state and schedule
+    An update whose loss or gradient is nonfinite is skipped: weights, optimizer state and warm-up
     stay as they are, and `nonfinite` names the samples, of all ranks, with nonfinite values. It may
     be empty: a gradient can overflow without them.
     """
