@@ -106,9 +106,9 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """−Σ w·(correction·objective − β·KL + c·H) over a batch's tokens; a value, so methods compose.
+    """−Σ a·(correction·objective − β·KL + c·H) over a batch's tokens; a value, so methods compose.
 
-    w is the aggregate's weight, times `TokenBatch.weight` where there is one.
+    a is the aggregate's weight, times `TokenBatch.weight` where there is one.
 
     ratio         TokenRatio or SequenceRatio
     surrogate     the objective under the trust region: Clip, Mask, DualClip, TruncatedWeight, …
