@@ -2,9 +2,9 @@
 
     python benchmarks/entropy_floor.py [--steps 30] [--seeds 0 1] [--floor 0.3] [hydra overrides]
 
-Trains it from each seed without an entropy bonus, with the floor, and with a constant bonus as large
-as the floor's limit. Prints the mean entropy [nats] of the first and the last five steps, the steps
-below the floor, the largest coefficient and the mean reward of the last five steps; writes
+Trains it from each seed without an entropy bonus, with the floor, and with a constant bonus as
+large as the floor's limit. Prints the mean entropy [nats] of the first and the last five steps, the
+steps below the floor, the largest coefficient and the mean reward of the last five steps; writes
 results/entropy_floor.json with every step's entropy, coefficient and reward.
 """
 
@@ -78,7 +78,11 @@ def main() -> None:
             common = [f"trainer.steps={arguments.steps}", f"seed={seed}", *own]
             found = curves([*common, *overrides])
             row = {"seed": seed, "bonus": name, **summary(found, arguments.floor)}
-            print(" ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+            print(
+                " ".join(
+                    f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+                )
+            )
             runs.append({**row, "curves": found})
     keep("entropy_floor", {"settings": {**vars(arguments), "overrides": overrides}, "runs": runs})
 

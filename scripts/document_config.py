@@ -14,10 +14,10 @@ from bandpo.config.schema import Config
 
 HEADER = """# Configuration of `bandpo train`
 
-Written from the schema in `bandpo/config/schema.py` and its sections by `scripts/document_config.py`. A key
-without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
-`reward`, `policy`). Override any key on the command line: `bandpo train learner.lr=1e-6`. A list of
-one needs no brackets: `eval.benchmarks=math500`.
+Written from the schema in `bandpo/config/schema.py` and its sections by
+`scripts/document_config.py`. A key without a default gets its value from `configs/train.yaml` or a
+group (`data`, `method`, `rollout`, `reward`, `policy`). Override any key on the command line:
+`bandpo train learner.lr=1e-6`. A list of one needs no brackets: `eval.benchmarks=math500`.
 
 `configs/train.yaml` suits models of 100 M parameters and more: learning rate 1e-6, Adam's usual
 betas, bfloat16 on a GPU and float32 on a CPU, activations recomputed where memory asks for it,

@@ -59,7 +59,7 @@ def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
 
 
 def _schedule(config: Config) -> str:
-    """The rates of a learning rate that does not stay, at the first, the middle and the last step."""
+    """A learning rate that does not stay, at the first, the middle and the last step."""
     learner, steps = config.learner, config.trainer.steps
     if learner.schedule == "constant":
         return ""

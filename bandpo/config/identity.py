@@ -21,8 +21,8 @@ FORMERLY: Mapping[str, Mapping[Any, Any]] = {
     "reward.lowest_form": {"strict": True, "off": False},  # hashes stay those of true and false
     "rollout.engine.gpu_memory_utilization": {0.6: None},  # the default was a fixed share
 }
-# Keys that came later, at the values that mean what was done without them: they are not compared, so
-# that a run's settings and hash stay those of before.
+# Keys that came later, at the values that mean what was done without them: they are neither
+# compared nor hashed, so that a run stays the one it was.
 UNCHANGED: Mapping[str, Any] = {
     "learner.schedule": "constant",
     "learner.min_lr_ratio": 0.0,
@@ -80,8 +80,8 @@ def config_hash(settings: Config | Settings) -> str:
     """A hash of the settings that determine a run: equal hashes, equal rollouts and weights.
 
     It omits harmless settings (names, logging, evaluation, and how many steps are taken, unless
-    learning rates depend on that) and those that only change rounding. Accepts the content of a config.yaml as well, with the schema's
-    defaults for missing keys.
+    learning rates depend on that) and those that only change rounding. Accepts the content of a
+    config.yaml as well, with the schema's defaults for missing keys.
     """
     complete = _complete(settings)
     values = {k: v for k, v in complete.items() if effect_of(k) == "determining"}

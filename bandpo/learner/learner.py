@@ -36,7 +36,6 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
 
-
 FORWARD_SHARE = 1 / 3
 """Of an update's compute: a backward pass has the gradients of activations and of weights."""
 
@@ -309,7 +308,13 @@ class DeepSpeedLearner:
         found: list[str] = []
         for sample, logp in zip(samples, self.logprobs(samples), strict=True):
             values: list[Any] = [sample.advantage, logp, sample.rollout_logp, sample.old_logp]
-            values += [sample.entropy, sample.ref_logp, sample.weight, sample.pass_rate, sample.dual]
+            values += [
+                sample.entropy,
+                sample.ref_logp,
+                sample.weight,
+                sample.pass_rate,
+                sample.dual,
+            ]
             if not all(_is_finite(value) for value in values if value is not None):
                 found.append(sample.id)
         return found

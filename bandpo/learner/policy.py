@@ -150,4 +150,3 @@ def _undo_first_step(optimizer: Any) -> None:
     for master, own in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
         for weight, half in zip(master, own, strict=True):
             weight.data.copy_(half.data)
-

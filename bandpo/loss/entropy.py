@@ -13,7 +13,7 @@ from bandpo.types import TokenBatch
 
 @dataclass(frozen=True)
 class EntropyBonus:
-    """coefficient × the entropy H(π(·|s_t)) of the policy being trained, taken off every token's loss.
+    """coefficient × the entropy H(π(·|s_t)) of the policy being trained, off every token's loss.
 
     H is that of the distribution that was sampled from, at its temperature. A coefficient of 0
     makes it inactive: no gradient of the entropy is computed. With a `floor` [nats] the coefficient

@@ -1,8 +1,7 @@
 """Statistics of a whole optimizer batch that a part of a loss may ask for before the update.
 
-A part sees one micro-batch of one rank. What depends on the others (a quantile, a mean, a threshold
-that leaves a given share) must not be computed from that: loss and gradient would change with the
-split. Such a part has instead
+A part sees one micro-batch of one rank. What depends on the others (a quantile, a mean, a share)
+must not be computed from that: loss and gradient would change with the split. Such a part has
 
     needs_batch_statistic = True
     statistic(batch) -> Statistic          of a micro-batch, under the weights before the update
@@ -10,7 +9,7 @@ split. Such a part has instead
 
 and the learner makes a pass for it over all samples, of all ranks, before those of the update. A
 part whose statistic reads log-probabilities through the differences logp − old_logp alone says so
-with `statistic_of_ratios = True`: samples that are on policy then take no pass, and have 0 for both.
+by `statistic_of_ratios = True`: samples on policy then take no pass, and have 0 for both.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class AsksForStatistic(Protocol):
 
 
 def asking_parts(loss: Any) -> list[AsksForStatistic]:
-    """The parts of a loss, and of parts that are dataclasses, that ask for a statistic, in order."""
+    """The parts of a loss, and of its parts that are dataclasses, that ask for a statistic."""
     return list(_asking(loss))
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from transformers.optimization import get_scheduler, get_wsd_schedule
 
+from bandpo.cli import main
 from bandpo.config.sections.learner import LearnerConfig
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.learner.updates.rates import moved_horizon, planned_rate, scheduled
@@ -23,7 +24,9 @@ def rates(steps: int, **settings) -> list[float]:
 def test_the_closed_forms():
     assert rates(5, schedule="constant", warmup_rollouts=1) == [0.5, 1, 1, 1, 1]
     assert rates(5, schedule="linear") == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
-    assert rates(5, schedule="linear", warmup_rollouts=1) == pytest.approx([0.5, 1, 0.75, 0.5, 0.25])
+    assert rates(5, schedule="linear", warmup_rollouts=1) == pytest.approx(
+        [0.5, 1, 0.75, 0.5, 0.25]
+    )
     assert rates(4, schedule="linear", min_lr_ratio=0.2) == pytest.approx([1, 0.8, 0.6, 0.4])
     half = math.sqrt(2) / 4
     assert rates(4, schedule="cosine") == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half])
@@ -96,6 +99,12 @@ def test_another_horizon_is_said_with_the_rates_that_it_moves():
     assert "of 0.0006" in note and "to be 0.0002" in note
     assert moved_horizon(config, was=10, now=10, step=8) is None
     assert moved_horizon(LearnerConfig(lr=1e-3), was=10, now=20, step=8) is None
+
+
+def test_the_plan_shows_first_middle_and_last_rate(capsys):
+    assert main(["plan", "learner.schedule=linear", "learner.lr=1e-3", "trainer.steps=40"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "linear: 0.001, 0.000525, 2.5e-05 at step(s) 1, 20, 40" in said
 
 
 def test_a_learner_is_told_how_long_the_run_is():

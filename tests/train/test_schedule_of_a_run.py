@@ -32,7 +32,9 @@ def test_more_steps_move_the_end_of_a_schedule_and_are_said_to(trained, capfd):
     capfd.readouterr()
     trained("linear", linear, "trainer.steps=3")
     said = " ".join(capfd.readouterr().out.split())
-    assert "trainer.steps: 2 → 3 moves the end of learner.schedule=linear: step 3 is taken at" in said
+    assert (
+        "trainer.steps: 2 → 3 moves the end of learner.schedule=linear: step 3 is taken at" in said
+    )
     rates = [line["learn/lr"] for line in metrics_of(folder) if "learn/lr" in line]
     assert rates == pytest.approx([1e-3, 1e-3 / 2, 1e-3 / 3])
 

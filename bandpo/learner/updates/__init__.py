@@ -1,1 +1,1 @@
-"""One optimizer update: its learning rate, statistics of its batch, sums over its passes, result."""
+"""One optimizer update: its learning rate, its batch's statistics, sums over passes, result."""

@@ -76,8 +76,8 @@ def moved_horizon(config: LearnerConfig, was: int, now: int, step: int) -> str |
     planned, rate = (planned_rate(config, steps, first) for steps in (was, now))
     return (
         f"trainer.steps: {was} → {now} moves the end of learner.schedule={config.schedule}: step "
-        f"{first} is taken at a learning rate of {rate:.3g}, which was to be {planned:.3g}, and the "
-        f"run is not the one that {now} steps from the start would have been"
+        f"{first} is taken at a learning rate of {rate:.3g}, which was to be {planned:.3g}, and "
+        f"the run is not the one that {now} steps from the start would have been"
     )
 
 
