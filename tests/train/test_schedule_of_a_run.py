@@ -7,7 +7,8 @@ import pytest
 from small_runs import LOW_BYTES, metrics_of, timeless
 
 OVERRIDES = [
-    *("rollout=hf", "method=grpo", "trainer.checkpoint_every=1", "learner.lr=1e-3"),
+    *("policy=embedded", "rollout=hf", "method=grpo", "learner.lr=1e-3"),
+    "trainer.checkpoint_every=1",
     *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=8"),
     *("learner.updates_per_rollout=2", "eval.benchmarks=[]", "method.kl_coef=0"),
     *LOW_BYTES,
