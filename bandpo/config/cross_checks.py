@@ -93,7 +93,8 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
         return None
     value = torch.zeros(1, 1)
     try:
-        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
+        known = {"ref_logp": value, "new_entropy": value}
+        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, **known))
     except Exception as error:  # shown to the user, whose own class may have raised it
         return (
             f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "

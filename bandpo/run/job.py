@@ -31,7 +31,8 @@ from bandpo.errors import RunHalted
 from bandpo.evaluation.eval_config import sampling_in
 from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
-from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.learner.updates.result import UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
@@ -113,6 +114,7 @@ class Job:
                 loss,
                 ranks,
                 temperature=config.rollout.temperature,
+                rollouts=config.trainer.steps,
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])
