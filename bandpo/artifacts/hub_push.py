@@ -69,7 +69,7 @@ class Push:
 
 
 def pushes(config: Config) -> Iterator[Push]:
-    """Yields the last checkpoint of a finished run, and the best one if it is another with `hf/`."""
+    """Yields the last checkpoint of a finished run, then the best if it is another with `hf/`."""
     run, folder = config.run, Path(config.run.dir) / "checkpoints"
     if run.push_to_hub is None:
         return

@@ -79,8 +79,8 @@ class Tracker:
     """Writes the files of one run; on all ranks but the first it does nothing.
 
     metrics.jsonl has one line per step, the first for the policy before training (step 0).
-    accelerate's trackers (wandb, tensorboard, …) receive the same values, and those that show tables
-    the samples of a step.
+    accelerate's trackers (wandb, tensorboard, …) receive the same values, and samples where they
+    show tables.
     """
 
     def __init__(

@@ -219,6 +219,10 @@ class WeightedSum(Closing):
             reward.close()
 
 
+class _Exited(Exception):
+    """A coroutine would have ended the event loop, and with it all others."""
+
+
 class FunctionReward(Closing):
     """A user's `function(problem, completion)`, plain or `async`, which returns a number.
 
@@ -275,6 +279,8 @@ class FunctionReward(Closing):
                 if limit.expired():
                     raise Late from None
                 raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _Exited from error
 
         return asyncio.run_coroutine_threadsafe(run(), self._event_loop())
 
@@ -291,6 +297,8 @@ class FunctionReward(Closing):
         def failed(error: BaseException) -> BaseException:
             if isinstance(error, UserError) or is_death(error):
                 return error
+            if isinstance(error, _Exited) and error.__cause__:
+                error = error.__cause__
             what = f"the reward {name_of(self.function)}"
             if isinstance(error, Late):
                 return UserError(

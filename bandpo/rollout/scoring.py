@@ -175,7 +175,7 @@ def _some_done(
     """Those that are done, at least one; a long wait is reported."""
     while not (done := wait(waiting, PATIENCE_S, FIRST_COMPLETED).done):
         logger.warning(
-            "the reward %s has scored nothing for %.0f minutes: the run waits for the samples of %s",
+            "the reward %s has scored nothing for %.0f minutes; it is still waited for, on %s",
             *(name_of(reward), PATIENCE_S / 60),
             listed([group.problem.id for group in waiting.values()]),
         )

@@ -1,4 +1,4 @@
-"""A run's policy goes to a hub: whether it may is found at the start, and a failure does no harm."""
+"""A run's policy goes to a hub: whether it may shows at the start, and a failure does no harm."""
 
 import json
 import shlex

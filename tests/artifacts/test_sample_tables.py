@@ -97,7 +97,9 @@ def test_wandb_gets_a_table_per_step(logged):
     folder = logged("wandb", steps=steps)
     tables = [json.loads(p.read_text()) for p in folder.rglob("samples_*.table.json")]
     assert len(tables) == 2
-    rows = [dict(zip(table["columns"], row, strict=True)) for table in tables for row in table["data"]]
+    rows = [
+        dict(zip(table["columns"], row, strict=True)) for table in tables for row in table["data"]
+    ]
     first = next(row for row in rows if row["step"] == 1)
     assert first["completion"] == VISIBLE and first["prompt"] == "<|user|>a?"
     assert (first["reward"], first["verdict"], first["tokens"]) == (1.0, "wrong (unparsed)", 2)

@@ -136,7 +136,9 @@ def test_gdpo_is_the_papers(weights, masked):
 
 def test_gdpo_tells_apart_what_a_sum_does_not():
     """Two binary rewards: GRPO gives (1, 0) and (0, 1) the same advantage."""
-    values = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]])
+    values = torch.tensor(
+        [[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]]
+    )
     summed = group_advantages(values.sum(-1))[0]
     decoupled = gdpo_advantages(RewardParts(("a", "b"), values, torch.ones(2)))[0]
     assert summed[0] == summed[1] and decoupled[0] > decoupled[1] > decoupled[2]

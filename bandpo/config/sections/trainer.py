@@ -18,8 +18,8 @@ class RunConfig(Section):
     push_to_hub: str | None = Field(
         None,
         pattern=r"^[\w.-]+/[\w.-]+$",
-        description="Hub repository, `user/name`, that gets the last checkpoint's `hf/` after the last "
-        "step, and the best one's as its branch `best`; checked at the start.",
+        description="Hub repository, `user/name`, that gets the last checkpoint's `hf/` after the "
+        "last step, and the best one's as its branch `best`; checked at the start.",
     )
     hub_private: bool = Field(
         True, description="Whether a repository that is made is private, and must be."
