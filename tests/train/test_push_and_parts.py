@@ -1,6 +1,5 @@
 """Whole runs that push their policy to a hub, and learn from the parts of a reward by GDPO."""
 
-import json
 import shlex
 
 import hub_server
@@ -76,22 +75,25 @@ def test_a_run_that_could_not_push_ends_before_anything_is_loaded(
     assert "x" * 30 not in told and not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_two_ranks_learn_the_same_from_the_parts_and_the_first_pushes_the_merged_adapter(
-    bandpo, untrained, tmp_path
-):
+def test_an_adapter_is_pushed_merged(hub, train, tmp_path):
     pytest.importorskip("peft")
-    settings = [*SMALL, f"model.path={untrained()}", "learner.lora.rank=2"]
-    bandpo("train", *settings, cwd=tmp_path)
+    assert train("learner.lora.rank=2") == 0
+    assert (tmp_path / "run/checkpoints/latest/adapter/adapter_model.safetensors").exists()
+    assert hub.files("me/mine") == exported(tmp_path / "run")
+    assert "adapter_config.json" not in hub.files("me/mine")
+
+
+def test_two_ranks_learn_the_same_from_the_parts_and_the_first_pushes(
+    bandpo, train, untrained, tmp_path
+):
+    assert train("run.dir=one", "run.push_to_hub=null") == 0
     with hub_server.served() as hub:
-        two = ["run.dir=two", "run.push_to_hub=me/mine"]
-        environment = hub_server.environment(hub)
-        done = bandpo("train", *settings, *two, ranks=2, cwd=tmp_path, **environment)
+        settings = [*SMALL, f"model.path={untrained()}", "run.push_to_hub=me/mine"]
+        done = bandpo("train", *settings, ranks=2, cwd=tmp_path, **hub_server.environment(hub))
     assert done.stdout.count("pushed step 2: ") == 1 and len(hub.commits) == 1
-    assert hub.files("me/mine") == exported(tmp_path / "two")
-    assert "adapter_model.safetensors" not in hub.files("me/mine")
-    assert json.loads(hub.files("me/mine")["config.json"])["architectures"]
-    one, other = (metrics_of(tmp_path / run) for run in ("run", "two"))
-    assert one[1].keys() >= PARTS
-    for name in PARTS:  # of the first step: the weights differ by rounding after it
-        assert one[1][name] == pytest.approx(other[1][name], abs=1e-6), name
-    assert one[1]["grad/norm"] == pytest.approx(other[1]["grad/norm"], rel=1e-3)
+    assert hub.files("me/mine") == exported(tmp_path / "run")
+    one, two = (metrics_of(tmp_path / run)[1] for run in ("one", "run"))
+    assert one.keys() >= PARTS
+    for name in PARTS:
+        assert one[name] == pytest.approx(two[name], abs=1e-6), name
+    assert one["grad/norm"] == pytest.approx(two["grad/norm"], rel=1e-3)
