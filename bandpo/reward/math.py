@@ -205,6 +205,8 @@ class MathReward(Closing):
     reported once per problem and must be kept out of the gradient.
     """
 
+    name = "math"
+
     def __init__(self, verifier: MathVerifier | None = None) -> None:
         self.verifier = MathVerifier() if verifier is None else verifier
         self._reported: set[str] = set()

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -41,7 +40,7 @@ from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import RolloutEngine
 from bandpo.rollout.exchange import samples_of_rank
-from bandpo.rollout.scoring import GroupSummary
+from bandpo.rollout.scoring import GroupSummary, advantages_of
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
 from bandpo.run.host import Host, fitted_here
@@ -95,7 +94,10 @@ class Job:
             )
             stack.callback(reward.close)
             answer = reference_answer(inputs.prompts.all[0], tokenizer)
-            notes = preflight(config, model, tokenizer, reward.current, answer, command, ranks)
+            notes = preflight(
+                *(config, model, tokenizer, reward.current, answer, command, ranks),
+                resumed=self.start > 0,
+            )
             kept = start.prepare_folder() if ranks.is_first else None
             notes = [*start.notes, *([kept] if kept else []), *inputs.notes, *notes]
             ranks.barrier()  # what is in the folder from before is set aside
@@ -201,7 +203,6 @@ class Job:
         """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
-        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
         shares = schedule(
             [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
@@ -210,7 +211,8 @@ class Job:
             seed=f"{self.config.seed}/{step}",
             ranks=self.ranks.size,
         )
-        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
+        advantages = advantages_of(self._advantages, usable, rollout.group_size)
+        batches = samples_of_rank(usable, advantages, shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
