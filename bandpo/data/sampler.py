@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from bandpo.data.prompts import prompt_fingerprint
+from bandpo.data.sampling.history import History
+from bandpo.data.sampling.streams import shuffled
 from bandpo.errors import UserError
 from bandpo.types import Prompt
 
@@ -16,14 +18,6 @@ _SAME = {
     "tokens": "tokens of the prompts",
     "seed": "seed",
 }
-
-
-def shuffled(ids: Iterable[str], seed: str) -> list[str]:
-    """The ids in the order of sha256(seed/id).
-
-    It depends on nothing else: not on their order, the library or the machine.
-    """
-    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest())
 
 
 class Sampler(ABC):
@@ -69,6 +63,10 @@ class Sampler(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state` was saved; raises `UserError` if data or seed have changed."""
+
+    def state(self, history: History, id: str) -> str:
+        """The state of a problem in the step after a history."""
+        return "active"
 
     def take_notes(self) -> list[str]:
         """Messages for the user about the draws since the last call."""

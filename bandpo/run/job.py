@@ -39,6 +39,7 @@ from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.groups.truncation import Truncation
 from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
@@ -174,6 +175,7 @@ class Job:
             self.learner,
             inputs.tokenizer,
             loop_state=self._loop_state,
+            problems=self._prompts.problems_after,
             sample=sample,
             tolerance=tolerance,
             facts={"train problems": len(inputs.prompts)},
@@ -198,6 +200,7 @@ class Job:
         """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
+        truncation = Truncation.of(rollout)
         rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
         shares = schedule(
             [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
@@ -206,8 +209,10 @@ class Job:
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
             ranks=self.ranks.size,
+            masked=truncation.masked_places(usable),
         )
-        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
+        advantages = truncation.estimator(self._advantages, usable)(rewards)
+        batches = samples_of_rank(usable, advantages.tolist(), shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:

@@ -10,8 +10,10 @@ from typing import Any
 
 from bandpo.errors import UserError
 
-# Pass rates that are kept of each problem.
+PROBLEMS = "problems.jsonl"
+"""The file of a run, and of each of its checkpoints."""
 RECENT = 16
+"""Pass rates that are kept of each problem."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ UNSEEN = Results()
 
 
 class History:
-    """The results of every problem, of all steps up to and including `step`.
+    """The results of every problem, of all steps up to and including `step`, the last one.
 
     The prompts of a step are drawn from those of the steps before it, whatever `rollout.lag`: a
     step's groups are recorded when the last one is scored, and the next step is drawn afterwards.
@@ -103,8 +105,8 @@ class History:
         )
 
     @classmethod
-    def read(cls, path: Path, step: int) -> History:
-        """The history of a step from a file of `lines`; empty where there is no such file.
+    def read(cls, path: Path) -> History:
+        """The history that a file of `lines` holds; an empty one where there is no such file.
 
         Checkpoints of earlier versions have none. Raises UserError for a line that is not one of
         `lines`.
@@ -123,7 +125,7 @@ class History:
                     f"{path}, line {number}: not a problem's results ({type(error).__name__}: "
                     f"{error}); resume from another checkpoint (trainer.resume=<folder>)"
                 ) from None
-        return cls(results, step)
+        return cls(results, max((found.step for found in results.values()), default=0))
 
 
 def _row(id: str, results: Results, more: Mapping[str, Any]) -> dict[str, Any]:

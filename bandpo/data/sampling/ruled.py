@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,12 @@ class RuledSampler(Sampler):
         self._sources = {id: prompt.problem.source for id, prompt in self._by_id.items()}
         self._streams = Streams(self._pool, seed)
         self._returned: set[str] = set()
+
+    def require(self, n: int) -> None:
+        """As `Sampler.require`, for each source too where they have weights."""
+        super().require(n)
+        if isinstance(self.rule, BySource):
+            self.rule.require(n, Counter(self._sources.values()))
 
     def next(self, n: int, without: Collection[str] = ()) -> list[Prompt]:
         """As `Sampler.next`."""
@@ -58,12 +65,12 @@ class RuledSampler(Sampler):
         """How many problems the next step has in each state."""
         counts = dict.fromkeys(self.rule.states, 0)
         for id in self._pool:
-            counts[self.state(id)] += 1
+            counts[self.state(self._history, id)] += 1
         return counts
 
-    def state(self, id: str) -> str:
-        """The state of a problem in the next step."""
-        return self.rule.state(self._history.of(id), self._history.step + 1)
+    def state(self, history: History, id: str) -> str:
+        """As `Sampler.state`, by the rule."""
+        return self.rule.state(history.of(id), history.step + 1)
 
     def had_rested(self, ids: Iterable[str]) -> int:
         """How many of these problems were put to rest after their last group."""

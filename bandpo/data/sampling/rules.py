@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from bandpo.data.sampling.history import History, Results
 from bandpo.data.sampling.streams import Streams
+from bandpo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ class BySource:
 
     weights: Mapping[str, float]
     inner: Rule = field(default_factory=Epochs)
+
+    def require(self, n: int, sizes: Mapping[str, int]) -> None:
+        """Raises UserError where a source of this size has too few problems for its share of n."""
+        total = sum(self.weights.values())
+        for source, weight in self.weights.items():
+            wanted, has = math.ceil(n * weight / total - 1e-9), sizes.get(source, 0)
+            if has < wanted:
+                raise UserError(
+                    f"data.train: {source} has {has} problems that fit, and its weight asks for "
+                    f"{wanted} different ones of the {n} prompts per step: lower its weight or "
+                    "rollout.prompts_per_step, or give it more problems"
+                )
 
     def __call__(self, n: int, pool: Sequence[str], request: Request) -> list[str]:
         parts: dict[str, list[str]] = {source: [] for source in self.weights}

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from bandpo.data.sampler import shuffled
+
+def shuffled(ids: Iterable[str], seed: str) -> list[str]:
+    """The ids in the order of sha256(seed/id).
+
+    It depends on nothing else: not on their order, the library or the machine.
+    """
+    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest())
 
 
 class Streams:
