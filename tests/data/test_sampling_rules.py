@@ -197,6 +197,12 @@ def test_no_draw_by_weight_holds_a_problem_twice():
     assert all(len(set(run.step())) == 7 for _ in range(50))
 
 
+def test_a_refill_prefers_problems_that_the_step_has_not_drawn():
+    sampler = Run(ByPassRate(), prompts_of(10)).sampler
+    first, second, third = (set(ids(sampler.next(4))) for _ in range(3))
+    assert not first & second and len(third - first - second) == 2 and len(third) == 4
+
+
 # --- Shares ------------------------------------------------------------------------------------
 
 

@@ -131,8 +131,9 @@ class ByPassRate:
     def __call__(self, n: int, pool: Sequence[str], request: Request) -> list[str]:
         lots = request.streams.lots(request.name, pool)
 
-        def rank(id: str) -> tuple[float, str]:
-            return -math.log(lots[id]) / self.weight(request.history.of(id)), id
+        def rank(id: str) -> tuple[bool, float]:
+            again = id in request.drawn  # a refill prefers others
+            return again, -math.log(lots[id]) / self.weight(request.history.of(id))
 
         return sorted(pool, key=rank)[:n]
 

@@ -30,6 +30,7 @@ class RuledSampler(Sampler):
         self._sources = {id: prompt.problem.source for id, prompt in self._by_id.items()}
         self._streams = Streams(self._pool, seed)
         self._returned: set[str] = set()
+        self._drawn_for, self._drawn = 0, set[str]()
 
     def require(self, n: int) -> None:
         """As `Sampler.require`, for each source too where they have weights."""
@@ -42,14 +43,20 @@ class RuledSampler(Sampler):
         self.require(n)
         excluded = set(without)
         pool = [id for id in self._pool if id not in excluded]
+        step = self._history.step + 1
+        if self._drawn_for != step:
+            self._drawn_for, self._drawn = step, set()
         request = Request(
-            self._history.step + 1,
+            step,
             self._history,
             self._streams,
             self._sources,
+            drawn=frozenset(self._drawn),
             returned=self._returned,
         )
-        return [self._by_id[id] for id in self.rule(n, pool, request)]
+        drawn = self.rule(n, pool, request)
+        self._drawn.update(drawn)
+        return [self._by_id[id] for id in drawn]
 
     def take_notes(self) -> list[str]:
         """A line on problems that returned early."""

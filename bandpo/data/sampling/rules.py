@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ class Request:
     step      the step that they are for; the history has the steps before it
     sources   the source of each problem
     name      of the streams that a rule may use: rules inside others have their own
+    drawn     the problems that were drawn for this step before
     returned  gathers the problems that rules called back early, since too few were left
     """
 
@@ -27,6 +28,7 @@ class Request:
     streams: Streams
     sources: Mapping[str, str]
     name: str = ""
+    drawn: Collection[str] = ()
     returned: set[str] = field(default_factory=set)
 
     def within(self, part: str) -> Request:
