@@ -53,7 +53,11 @@ def measure(host: Host, rule: str | None, seed: int, steps: int, more: list[str]
         run(compose("train", [*settings, f"run.dir={folder}", *more], Config), host)
         rows = (Path(folder) / "problems.jsonl").read_text().splitlines()
         seen = [json.loads(row)["seen"] for row in rows]
-        return {**figures(read_metrics(Path(folder))), "most_seen": max(seen), "problems": len(seen)}
+        return {
+            **figures(read_metrics(Path(folder))),
+            "most_seen": max(seen),
+            "problems": len(seen),
+        }
 
 
 def main() -> None:

@@ -136,7 +136,10 @@ def _baseline_is_of_what_is_masked(rollout: RolloutConfig, method: MethodConfig)
     if rollout.truncated_in_baseline:
         return None
     if rollout.truncated != "mask":
-        return f"rollout.truncated_in_baseline=false needs rollout.truncated=mask, not {rollout.truncated}"
+        return (
+            "rollout.truncated_in_baseline=false needs rollout.truncated=mask, not "
+            f"{rollout.truncated}"
+        )
     if why_not_built(method.advantage):
         return None
     group = torch.tensor([[0.0, 1.0]])

@@ -284,7 +284,7 @@ def load_problems(spec: Any, columns: Mapping[str, Any] | None = None) -> list[P
     mixture = mixture_of(spec)
     if mixture and columns:
         raise UserError(
-            f"data.columns.{next(iter(columns))}: data.train has several sources; name the columns of "
-            "each in data.train.sources (columns: {…})"
+            f"data.columns.{next(iter(columns))}: data.train has several sources; name the columns "
+            "of each in data.train.sources (columns: {…})"
         )
     return (mixture or with_columns(spec, columns or {})).problems()

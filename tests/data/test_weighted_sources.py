@@ -110,7 +110,9 @@ def test_a_source_too_small_for_its_share_is_refused(tmp_path):
     few, many = rows(tmp_path / "few.jsonl", 3), rows(tmp_path / "many.jsonl", 40)
     spec = {"sources": [{"path": few, "weight": 1}, {"path": many, "weight": 1}]}
     sampler(spec).require(6)
-    with pytest.raises(UserError, match=r"few has 3 problems that fit, .* 4 different ones of the 8"):
+    with pytest.raises(
+        UserError, match=r"few has 3 problems that fit, .* 4 different ones of the 8"
+    ):
         sampler(spec).require(8)
 
 

@@ -1,4 +1,4 @@
-"""Masked samples are out of loss and gradient, whatever the split: against the formula, written out."""
+"""Masked samples are out of loss and gradient, whatever the split: the formula, written out."""
 
 from pathlib import Path
 from statistics import fmean, stdev

@@ -69,7 +69,9 @@ def test_masked_samples_are_in_no_minibatch():
     assert masked == APART.masked_places(summaries) == {(0, 3), (1, 0), (1, 2)}
     lengths = [item.lengths for item in summaries]
     for ranks in (1, 2, 3):
-        batches = schedule(lengths, float, updates=2, epochs=2, seed="1", ranks=ranks, masked=masked)
+        batches = schedule(
+            lengths, float, updates=2, epochs=2, seed="1", ranks=ranks, masked=masked
+        )
         for epoch in (batches[:2], batches[2:]):
             places = [place for batch in epoch for share in batch for place in share]
             assert sorted(places) == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3)]

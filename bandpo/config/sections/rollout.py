@@ -67,8 +67,8 @@ class RolloutConfig(Section):
     )
     truncated: Literal["keep", "mask", "penalise"] = Field(
         "keep",
-        description="Completions that max_tokens cut off: trained on as they are (keep), out of the "
-        "loss (mask), or with truncated_penalty off their reward (penalise) (docs/data.md).",
+        description="Completions that max_tokens cut off: trained on as they are (keep), out of "
+        "the loss (mask), or with truncated_penalty off their reward (penalise) (docs/data.md).",
     )
     truncated_in_baseline: bool = Field(
         True,

@@ -116,10 +116,9 @@ class History:
         for number, line in enumerate(text.splitlines(), start=1):
             try:
                 row = json.loads(line)
-                results[str(row["id"])] = Results(
-                    *(int(row[name]) for name in ("seen", "samples", "correct", "step")),
-                    tuple(map(float, row["recent"])),
-                )
+                counts = {name: int(row[name]) for name in ("seen", "samples", "correct", "step")}
+                recent = tuple(map(float, row["recent"]))
+                results[str(row["id"])] = Results(**counts, recent=recent)
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}, line {number}: not a problem's results ({type(error).__name__}: "

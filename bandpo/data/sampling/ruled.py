@@ -85,7 +85,7 @@ class RuledSampler(Sampler):
         return sum(self.rule.state(r, r.step + 1) in RESTING for r in found)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rule remembers, beside what identifies the data."""
+        """The memory of the rule, beside what identifies the data."""
         return {"streams": self._streams.state_dict(), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What rules remember of earlier draws: epochs, shares and draws of lots, by name."""
+"""The memory of rules: epochs, shares and draws of lots, by name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Streams:
         return self._epochs.get(name, (0, 0))
 
     def _order(self, name: str, epoch: int) -> list[str]:
-        """The order of all problems in an epoch; that of the unnamed stream is `PromptSampler`'s."""
+        """The order of all problems in an epoch; the unnamed stream has `PromptSampler`'s."""
         if self._orders.get(name, (None,))[0] != epoch:
             seed = f"{self._seed}{name}/{epoch}"
             self._orders[name] = epoch, shuffled(self._ids, seed)

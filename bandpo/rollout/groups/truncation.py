@@ -92,7 +92,9 @@ class Truncation:
         """`rollout/masked_…` of the groups that a step trains on; none where nothing is masked."""
         if not self.masked:
             return {}
-        cut = [length for i in groups for length, c in zip(i.lengths, i.truncated, strict=True) if c]
+        cut = [
+            length for i in groups for length, c in zip(i.lengths, i.truncated, strict=True) if c
+        ]
         return {
             "rollout/masked_samples": float(len(cut)),
             "rollout/masked_tokens": float(sum(cut)),
