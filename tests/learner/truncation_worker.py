@@ -98,8 +98,7 @@ def all_masked():
 
 results = {
     (stage, budget, aggregate, in_baseline): update(stage, budget, aggregate, in_baseline)
-    for stage in (0, 2)
-    for budget in (32, 4096)
+    for stage, budget in ((0, 32), (2, 4096))
     for aggregate in AGGREGATES
     for in_baseline in (True, False)
 }
