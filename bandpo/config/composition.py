@@ -37,7 +37,7 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # Folders of configs/ that are no groups of a command.
 GROUPS_OF_OTHERS = {
     "train": ("benchmark",),
-    "eval": ("benchmark", "data", "method", "policy", "protocol"),
+    "eval": ("benchmark", "data", "method", "policy", "protocol", "sampler"),
 }
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 

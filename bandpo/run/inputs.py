@@ -58,7 +58,7 @@ def read_inputs(
     date = ranks.gather(date_of(tokenizer, start.state.get("prompt_date")))[0]
     prompts = TrainingPrompts(problems, tokenizer, data, config.rollout, config.seed, date)
     if start.checkpoint:
-        prompts.resume(start.state["sampler"])
+        prompts.resume(start.state["sampler"], start.checkpoint.folder)
     tasks = tuple(
         Task.prepare(benchmark, tokenizer, data.template, data.max_prompt_tokens, date)
         for benchmark in benchmarks

@@ -40,6 +40,7 @@ from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import RolloutEngine
 from bandpo.rollout.exchange import samples_of_rank
+from bandpo.rollout.groups.truncation import Truncation
 from bandpo.rollout.scoring import GroupSummary, advantages_of
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
@@ -179,6 +180,7 @@ class Job:
             self.learner,
             inputs.tokenizer,
             loop_state=self._loop_state,
+            problems=self._prompts.problems_after,
             sample=sample,
             tolerance=tolerance,
             facts={"train problems": len(inputs.prompts)},
@@ -203,6 +205,7 @@ class Job:
         """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
+        truncation = Truncation.of(rollout)
         shares = schedule(
             [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
@@ -210,8 +213,10 @@ class Job:
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
             ranks=self.ranks.size,
+            masked=truncation.masked_places(usable),
         )
-        advantages = advantages_of(self._advantages, usable, rollout.group_size)
+        estimator = truncation.estimator(self._advantages, usable)
+        advantages = advantages_of(estimator, usable, rollout.group_size)
         batches = samples_of_rank(usable, advantages, shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):

@@ -37,7 +37,7 @@ class DataConfig(Section):
 
     train: str | dict[str, Any] = Field(
         description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
-        "`_target_` and their settings (`bandpo.data.sources`).",
+        "`_target_` and their settings, or `sources` with weights (docs/data.md).",
     )
     columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
@@ -51,6 +51,11 @@ class DataConfig(Section):
         "drop",
         description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
+    )
+    sampler: dict[str, Any] | None = Field(
+        None,
+        description="hydra `_target_` of a rule by which prompts are drawn; null: shuffled epochs "
+        "(docs/data.md).",
     )
 
     @field_validator("train")
