@@ -10,6 +10,7 @@ import torch
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
+from bandpo.config.overrides import verbatim
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.inheritance import inheritance, model_of, model_sampling
 from bandpo.evaluation.standalone import evaluate_model
@@ -31,6 +32,8 @@ COMMAND = Composed(
         "eval.stop",
         "eval.max_tokens",
         "eval.template",
+        "eval.system_prompt",
+        "eval.chat_template",
         "eval.max_prompt_tokens",
         "eval.limit",
         "eval.seed",
@@ -72,5 +75,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _composed(settings: Mapping[str, Any], words: Sequence[str]) -> EvalCommand:
     """The configuration with settings that no argument gives, and the arguments."""
-    overrides = [override_of(key, value) for key, value in settings.items()]
+    overrides = [_override(key, value) for key, value in settings.items()]
     return compose("eval", [*overrides, *words], EvalCommand)
+
+
+def _override(key: str, value: Any) -> str:
+    """An override that sets a run's value, whatever is in a text."""
+    return verbatim(key, value) if isinstance(value, str) else override_of(key, value)

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bandpo.config.schema import MAX_SEED, Config
 from bandpo.config.section import Section
 from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
 from bandpo.config.sections.sampling import (
     STOP_DESCRIPTION,
@@ -64,6 +70,12 @@ class EvalSection(AlteredSection):
         description="model: temperature, top_p, top_k, min_p and repetition_penalty come from the "
         "model's generation_config.json where no argument sets them; null: from eval alone.",
     )
+
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("temperature")
     @classmethod

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
-from bandpo.data.prompts import (
-    PromptTemplate,
-    build_prompts,
-    date_of,
-    prompt_fingerprint,
-    prompt_template,
-)
+from bandpo.data.prompts import Prompting, build_prompts, date_of, prompt_fingerprint
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.samples import samples_of
@@ -44,7 +38,7 @@ class Task:
 
     benchmark: Benchmark
     prompts: tuple[Prompt, ...]
-    template: PromptTemplate
+    prompting: Prompting
     prompt_sha256: str
     prompt_date: str | None = None
 
@@ -53,7 +47,7 @@ class Task:
         cls,
         benchmark: Benchmark,
         tokenizer: Any,
-        template: str,
+        prompting: Prompting | str,
         max_prompt_tokens: int,
         date: str | None = None,
     ) -> Task:
@@ -61,12 +55,12 @@ class Task:
 
         `date` is the date that the prompts of an interrupted evaluation show.
         """
-        text = prompt_template(template)
+        how = Prompting.of(prompting) if isinstance(prompting, str) else prompting
         prompts, _ = build_prompts(
-            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error", date=date
+            benchmark.problems, tokenizer, how, max_prompt_tokens, overlong="error", date=date
         )
         shown = date_of(tokenizer, date)
-        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(prompts), shown)
+        return cls(benchmark, tuple(prompts), how, prompt_fingerprint(prompts), shown)
 
     def seeded(self, seeds: Seeds) -> list[Prompt]:
         """The prompts, each with a sampling seed of its own."""
@@ -133,7 +127,7 @@ class Evaluator:
             "problems": len(task.prompts),
             **self.sampling.settings(),
             "seed": self.seed,
-            "template": task.template.name,
+            **task.prompting.facts(),
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,

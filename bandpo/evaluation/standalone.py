@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import reference_answer
+from bandpo.data.prompts import Prompting, reference_answer, set_chat_template
 from bandpo.disk.space import require_folder
 from bandpo.evaluation.eval_config import EvalCommand, dtype_on
 from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
@@ -47,21 +47,21 @@ def evaluate_model(config: EvalCommand) -> None:
     model = find_model(config.model, allow_pickle=config.allow_pickle)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
-    settings = config.eval
+    settings, prompting = config.eval, Prompting.of(config.eval)
+    set_chat_template(tokenizer, prompting.chat_template)
     folder = config.out or Path("outputs") / "eval" / model.slug
     date = prompt_date(folder) if settings.resume else None
     tasks = [
-        Task.prepare(
-            b.head(settings.limit), tokenizer, settings.template, settings.max_prompt_tokens, date
-        )
+        Task.prepare(b.head(settings.limit), tokenizer, prompting, settings.max_prompt_tokens, date)
         for b in benchmarks
     ]
-    prompts = chain.from_iterable(task.prompts for task in tasks)
+    prompts = list(chain.from_iterable(task.prompts for task in tasks))
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
     require_known_stops(settings.parameters.stop_token_ids, lm_config, "eval.stop")
     if settings.sampling is None:
         notes += generation_settings(model.path).unused()
+    notes += prompting.notes(tokenizer, prompts)
     own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
     dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
     if config.dtype is None and dtype != own:

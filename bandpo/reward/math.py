@@ -37,7 +37,7 @@ _STATUS: dict[str, Status] = {
 _HUGE = re.compile(r"\^.{0,40}\^|\^\s*\{?\s*-?\d{4,}|\d{4,}\s*\)?\s*!|!.{0,3}!|\d\s*[eE]\s*\d{3,}")
 
 # Raised by whatever changes a verdict: scores saved under another number are of another verifier.
-COMPARISON = 2
+COMPARISON = 3
 
 
 def verifier_version() -> dict[str, str]:

@@ -363,6 +363,7 @@ def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in lm.parameters()),
         "train_problems": len(inputs.prompts),
         "dropped_prompts": inputs.prompts.dropped,
+        "prompting": inputs.prompts.prompting.facts(),
         "resumed_from_step": inputs.start.step,
         "prompt_date": inputs.prompt_date,
     }

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bandpo.config.section import HARMLESS, Section
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 
 
 class ColumnsConfig(Section):
@@ -57,6 +63,12 @@ class DataConfig(Section):
         description="hydra `_target_` of a rule by which prompts are drawn; null: shuffled epochs "
         "(docs/data.md).",
     )
+
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("train")
     @classmethod
