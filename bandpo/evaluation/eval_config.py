@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -14,6 +14,9 @@ from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEM
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
+
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class EvalDataSection(Section):
@@ -46,6 +49,15 @@ class EvalSection(Section):
         "off", description="Which answers equal to the reference count: see docs/verifier.md."
     )
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
+    preset: str | None = Field(
+        None, description="Protocol of configs/preset, whose settings are used unless named here."
+    )
+    choice_template: str = Field(
+        "choice", description="`template` of multiple-choice benchmarks, answered by a letter."
+    )
+    seeds: tuple[Seed, ...] = Field(
+        (), description="Repeats everything with each; empty: once, with `seed`."
+    )
 
     @field_validator("temperature")
     @classmethod
@@ -60,6 +72,13 @@ class EvalSection(Section):
         if info.data.get("temperature") == 0.0 and n > 1:
             raise ValueError("temperature=0 draws the same sample every time; use n=1")
         return n
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice would draw the same samples twice")
+        return seeds
 
     @property
     def sampling(self) -> Sampling:
@@ -83,7 +102,8 @@ class EvalCommand(Section):
         description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
-        min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
+        min_length=1,
+        description="Names of configs/benchmark, `math`, `all`, file:…, or a mapping.",
     )
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] | None = Field(

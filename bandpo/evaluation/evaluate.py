@@ -20,6 +20,7 @@ from bandpo.data.prompts import (
 )
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
+from bandpo.evaluation.measures.consensus import Equal
 from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
@@ -56,12 +57,14 @@ class Task:
         template: str,
         max_prompt_tokens: int,
         date: str | None = None,
+        choice_template: str = "choice",
     ) -> Task:
         """Renders every problem; one that does not fit raises `UserError`, none is dropped.
 
-        `date` is the date that the prompts of an interrupted evaluation show.
+        `date` is the date that the prompts of an interrupted evaluation show. Multiple-choice
+        problems have `choice_template`, which asks for a letter.
         """
-        text = prompt_template(template)
+        text = prompt_template(choice_template if benchmark.multiple_choice else template)
         prompts, _ = build_prompts(
             benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error", date=date
         )
@@ -98,7 +101,8 @@ class Evaluator:
     """Samples `sampling.n` completions per problem, scores them and summarizes; collective.
 
     `model` and `scoring` identify weights and reward in the settings of the samples. Every rank
-    evaluates a share of the problems; the first gathers and summarizes them.
+    evaluates a share of the problems; the first gathers and summarizes them. `equal` compares
+    answers for cons@k; `protocol` names the preset and what departs from it.
     """
 
     engine: RolloutEngine
@@ -108,6 +112,8 @@ class Evaluator:
     model: Mapping[str, Any]
     scoring: Mapping[str, Any]
     ranks: Ranks = field(default_factory=Alone)
+    equal: Equal | None = None
+    protocol: Mapping[str, Any] | None = None
 
     def run(
         self, tasks: Sequence[Task], store: Store, on_progress: Progress = _silent
@@ -159,7 +165,8 @@ class Evaluator:
         if self.ranks.rank > 0:
             return None
         ordered = [groups[prompt.problem.id] for prompt in task.prompts]
-        return summarize(name, settings, ordered, task.benchmark.warnings)
+        warnings = task.benchmark.warnings
+        return summarize(name, settings, ordered, warnings, self.equal, self.protocol)
 
     def _sample(
         self, prompts: Sequence[Prompt], log: SampleLog, on_progress: Callable[[int, int], None]
