@@ -41,7 +41,9 @@ class EvalSection(Section):
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
     )
-    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    template: str = Field(
+        "boxed", description="`boxed`, `answer_line`, `none`, one of configs/template, or a file."
+    )
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,37 @@ def test_a_crash_ends_both_ranks_and_nothing_is_lost(start, tmp_path):
     for job in (*start("two", ranks=2), *start("one", ranks=1)):
         assert job.wait(120) == 0, job.log.read_text()
     assert found(tmp_path / "two") == found(tmp_path / "one")
+
+
+def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(untrained, tmp_path):
+    """What launch.sh starts on two ranks, one rank finishes, with the numbers of one alone."""
+    what = [*WHAT, f"model={untrained()}"]
+    launched = ["bash", str(ROOT / "scripts/launch.sh"), "--nproc", "2", "eval", *what]
+    alone = [sys.executable, "-m", "bandpo.cli", "eval", *what]
+    venv = {"BANDPO_VENV": str(Path(sys.executable).parents[1])}
+
+    def started(command: list[str], out: str) -> str:
+        done = subprocess.run(
+            [*command, f"out={tmp_path / out}"],
+            env={**os.environ, **venv},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    output = started(launched, "both")
+    assert output.count("mean@8") == 1  # one table
+    started(alone, "one")
+    assert found(tmp_path / "both") == found(tmp_path / "one")
+    for before, command in (("both", alone), ("one", launched)):
+        path = tmp_path / before / "arithmetic.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[: 3 * 8]))
+        (tmp_path / before / "summary.json").unlink()
+        started(command, before)
+    assert found(tmp_path / "both") == found(tmp_path / "one")
 
 
 def lines_in(folder: Path, name: str) -> int:

@@ -116,7 +116,7 @@ def test_the_page_fits_a_phone_and_the_dark_and_says_of_what_it_is_percent(tmp_p
         '<div class="wide"><table>'
     )
     rows = re.findall(r"<tr><td>([^<]*?)\s*<td>", page)
-    assert rows[:3] == ["mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
+    assert rows[:3] == ["mean@4, avg@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
     assert "tokens" in rows and "tokens [%]" not in rows and "no answer [%]" in rows
 
 
