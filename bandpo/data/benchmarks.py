@@ -122,8 +122,9 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
     """The benchmark that a name, `file:` path or mapping means.
 
     A local copy under `root` comes before the spec's source. A size or content other than
-    expected becomes a warning. Raises `UserError` for duplicated problems, answers of the wrong
-    type and unreadable data.
+    expected becomes a warning, and so do problems that a set of the hub repeats: it is evaluated as
+    published. Raises `UserError` for duplicates in other data, answers of the wrong type and
+    unreadable data.
     """
     wanted = benchmark_spec(spec)
     local = _local_copy(wanted, root)
@@ -135,10 +136,13 @@ def load_benchmark(spec: str | Mapping[str, Any], root: Path | None = None) -> B
         problems = _lettered(problems, wanted.choices, wanted.name)
     if wanted.answer_type == "integer":
         problems = _integer_answers(problems, wanted.name)
-    _refuse_duplicates(problems, wanted.name)
+    repeated = _duplicates(problems)
+    if repeated and not isinstance(sources[0], HubSource):
+        raise UserError.join(f"benchmark {wanted.name}: duplicated problems", repeated[:20])
     digest = content_sha256(problems)
     origin = " + ".join(map(_origin, sources))
     warnings = _tolerances(problems, wanted.tolerance) if wanted.tolerance else []
+    warnings += [f"{origin}: {fault}" for fault in repeated[:20]]
     if wanted.size is not None and len(problems) != wanted.size:
         warnings.append(f"{origin} has {len(problems)} problems, expected {wanted.size}")
     if wanted.sha256 is not None and digest != wanted.sha256:
@@ -388,10 +392,9 @@ def _integer_answers(problems: Sequence[Problem], name: str) -> list[Problem]:
     return plain
 
 
-def _refuse_duplicates(problems: Sequence[Problem], name: str) -> None:
+def _duplicates(problems: Sequence[Problem]) -> list[str]:
+    """The problems that occur more than once, by their ids."""
     same: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
         same[_canonical(problem.problem).casefold()].append(problem.id)
-    faults = [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]
-    if faults:
-        raise UserError.join(f"benchmark {name}: duplicated problems", faults[:20])
+    return [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]

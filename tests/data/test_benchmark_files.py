@@ -145,6 +145,14 @@ def test_olympiadbench_puts_the_context_first_and_names_tolerances(hub):
     assert benchmark.warnings[0].endswith("1607")
 
 
+def test_a_published_set_that_repeats_a_problem_is_evaluated_as_it_is(monkeypatch):
+    twice = [Problem("a", "Q?", "1"), Problem("b", "q?", "1")]
+    monkeypatch.setattr(HubSource, "problems", lambda self: twice)
+    benchmark = load_benchmark("brumo25")
+    assert len(benchmark.problems) == 2
+    assert "the same problem under ids a, b" in " ".join(benchmark.warnings)
+
+
 def test_choices_have_letters_in_an_order_that_follows_from_the_id(hub, tmp_path):
     benchmark = load_benchmark("gpqa_diamond")
     assert benchmark.multiple_choice and len(benchmark.problems) == 40

@@ -60,9 +60,10 @@ def test_a_crash_ends_both_ranks_and_nothing_is_lost(start, tmp_path):
     assert found(tmp_path / "two") == found(tmp_path / "one")
 
 
-def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(untrained, tmp_path):
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm_local", marks=pytest.mark.slow)])
+def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(engine, untrained, tmp_path):
     """What launch.sh starts on two ranks, one rank finishes, with the numbers of one alone."""
-    what = [*WHAT, f"model={untrained()}"]
+    what = [*WHAT[:-1], f"rollout={engine}", f"model={untrained()}"]
     launched = ["bash", str(ROOT / "scripts/launch.sh"), "--nproc", "2", "eval", *what]
     alone = [sys.executable, "-m", "bandpo.cli", "eval", *what]
     venv = {"BANDPO_VENV": str(Path(sys.executable).parents[1])}
