@@ -324,9 +324,7 @@ def _origin(source: Any) -> str:
     return str(source.name)
 
 
-def _read(
-    sources: Sequence[Source], spec: BenchmarkSpec, root: Path | None
-) -> Sequence[Problem]:
+def _read(sources: Sequence[Source], spec: BenchmarkSpec, root: Path | None) -> Sequence[Problem]:
     """The problems of all sources; ids of more than one have their source's name before them."""
     problems: list[Problem] = []
     for source in sources:

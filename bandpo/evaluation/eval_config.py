@@ -15,7 +15,6 @@ from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 
-
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation protocols by name: the sampling and prompts of a publication, and what departs from them.
+"""Evaluation protocols by name: sampling and prompts of a publication, and deviations from them.
 
 `eval.preset=r1` stands for the settings in `configs/preset/r1.yaml`, each of which an argument may
 still replace; the summary names the protocol and every such deviation.

@@ -53,6 +53,8 @@ def title(metric: str) -> str:
         return "tokens"
     if metric.startswith("mean@"):
         return f"{metric}, avg@{metric.partition('@')[2]}, pass@1 [%]"
+    if metric.startswith("g-pass@"):
+        return f"{metric.replace('_', ', τ = ')} [%]"
     name = metric.removesuffix("_frac").replace("_", " ")
     return f"{'at the token limit' if name == 'length/truncated' else name} [%]"
 

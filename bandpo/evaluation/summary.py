@@ -22,7 +22,6 @@ from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.samples import Sample
 from bandpo.reward.score import VERDICTS
 
-
 THRESHOLDS = (0.5, 0.75, 1.0)
 """The τ of G-Pass@k_τ that are reported."""
 LOGGED = ("mean", "pass", "best", "maj")
@@ -66,7 +65,7 @@ class Summary:
     metrics: Mapping[str, Estimate]
     problems: Sequence[ProblemResult]
     warnings: Sequence[str] = ()
-    standard_error: StandardError = StandardError()
+    standard_error: StandardError = field(default_factory=StandardError)
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -102,8 +101,7 @@ def summarize(
     if equal:
         votes = votes_by_equality(groups, equal)
         per_problem |= {
-            f"cons@{k}": metrics.majority_per_problem(correct, k, votes)
-            for k in powers_of_two(n)
+            f"cons@{k}": metrics.majority_per_problem(correct, k, votes) for k in powers_of_two(n)
         }
     agreed = per_problem[f"cons@{n}"].tolist() if equal else [None] * len(groups)
     results = [

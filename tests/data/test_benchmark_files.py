@@ -20,7 +20,12 @@ def arena(*answers):
     """Rows as MathArena's sets have them."""
     rows = enumerate(answers, 1)
     return [
-        {"problem_idx": i, "problem": f"Question {i}?", "answer": answer, "problem_type": ["Algebra"]}
+        {
+            "problem_idx": i,
+            "problem": f"Question {i}?",
+            "answer": answer,
+            "problem_type": ["Algebra"],
+        }
         for i, answer in rows
     ]
 
@@ -141,7 +146,9 @@ def test_olympiadbench_puts_the_context_first_and_names_tolerances(hub):
         "Find all $x$.",
         "Let $T=1$.\n\nCompute $T$.",
     ]
-    assert "1 problems have a tolerance (column error), which is not applied" in benchmark.warnings[0]
+    assert (
+        "1 problems have a tolerance (column error), which is not applied" in benchmark.warnings[0]
+    )
     assert benchmark.warnings[0].endswith("1607")
 
 

@@ -120,7 +120,10 @@ def test_the_verifiers_equality_and_what_it_takes():
 
 
 def test_a_summary_has_it_and_so_does_the_file(tmp_path):
-    groups = [samples("1", "1", "a", "b", "b", problem="p"), samples("1", "2", "3", "4", "5", problem="q")]
+    groups = [
+        samples("1", "1", "a", "b", "b", problem="p"),
+        samples("1", "2", "3", "4", "5", problem="q"),
+    ]
     equal = Equality(("a", "b"))
     summary = summarize("toy", {"n": 5}, groups, equal=equal)
     assert per_problem_values(summary, "cons@5") == {"p": 0.0, "q": pytest.approx(1 / 5)}

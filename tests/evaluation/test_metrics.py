@@ -54,7 +54,9 @@ def test_pass_best_and_mean_by_enumeration(table, data):
 @settings(max_examples=60, deadline=None)
 def test_stable_pass_by_enumeration(table, data):
     k = data.draw(st.integers(1, len(table[0])))
-    threshold = data.draw(st.sampled_from([Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1)]))
+    threshold = data.draw(
+        st.sampled_from([Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1)])
+    )
     draws = [list(itertools.combinations(row, k)) for row in table]
 
     def passes(share):

@@ -64,7 +64,7 @@ def test_without_a_preset_nothing_changes():
 
 
 def test_an_unknown_preset_is_named_with_the_others():
-    with pytest.raises(UserError, match="eval.preset=r2: no such preset.*qwen3-thinking, r1"):
+    with pytest.raises(UserError, match=r"eval\.preset=r2: no such preset.*qwen3-thinking, r1"):
         with_preset(["eval.preset=r2"])
 
 

@@ -155,9 +155,16 @@ def test_benchmarks_of_different_n_share_an_order_of_rows(tmp_path):
     summaries = [run(tmp_path / str(n), sampling=replace(SAMPLING, n=n)) for n in (2, 4)]
     rows = shown(summary_table(summaries)).splitlines()[4:-1]
     names = [row.split("│")[1].strip() for row in rows]
-    assert names[:7] == [
-        *("mean@2, pass@1 [%]", "mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
-        *("best@4 [%]", "maj@2 [%]"),
+    assert names[:10] == [
+        *("mean@2, avg@2, pass@1 [%]", "mean@4, avg@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"),
+        *(
+            "best@2 [%]",
+            "best@4 [%]",
+            "g-pass@2, τ = 0.5 [%]",
+            "g-pass@2, τ = 1.0 [%]",
+            "mg-pass@2 [%]",
+        ),
+        "maj@2 [%]",
     ]
 
 

@@ -15,7 +15,7 @@ class StandardError:
 
     `total` is that over other problems and other samples of them, `samples` that over other
     samples of the same problems, and `problems` what other problems add: total² = problems² +
-    samples².
+    samples², unless chance makes `samples` the larger one; then `problems` is 0.
     """
 
     total: float | None = None
