@@ -190,7 +190,7 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
     if not spec.startswith("file:") and Path(spec).suffix.lower() not in READERS:
         raise UserError(
             f"no benchmark {spec!r}; there are {', '.join(registered())}, "
-            "and file:my.jsonl (or .parquet, .csv) for your own"
+            "the groups math and all, and file:my.jsonl (or .parquet, .csv) for your own"
         )
     source = parse_source(spec)
     return _validated({"name": source.name, "source": source}, spec)

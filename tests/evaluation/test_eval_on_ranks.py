@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def test_a_crash_ends_both_ranks_and_nothing_is_lost(start, tmp_path):
 
 @pytest.mark.parametrize("engine", ["hf", pytest.param("vllm_local", marks=pytest.mark.slow)])
 def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(engine, untrained, tmp_path):
-    """What launch.sh starts on two ranks, one rank finishes, with the numbers of one alone."""
+    """What one process began, launch.sh ends on two ranks, and the reverse, with equal numbers."""
     what = [*WHAT[:-1], f"rollout={engine}", f"model={untrained()}"]
     launched = ["bash", str(ROOT / "scripts/launch.sh"), "--nproc", "2", "eval", *what]
     alone = [sys.executable, "-m", "bandpo.cli", "eval", *what]
@@ -79,17 +80,17 @@ def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(engine, untrai
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
-    output = started(launched, "both")
-    assert output.count("mean@8") == 1  # one table
+    def interrupt(out: str) -> None:
+        path = tmp_path / out / "arithmetic.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 3 * 8]))
+        (tmp_path / out / "summary.json").unlink()
+
     started(alone, "one")
-    assert found(tmp_path / "both") == found(tmp_path / "one")
-    for before, command in (("both", alone), ("one", launched)):
-        path = tmp_path / before / "arithmetic.jsonl"
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[: 3 * 8]))
-        (tmp_path / before / "summary.json").unlink()
-        started(command, before)
-    assert found(tmp_path / "both") == found(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "both")
+    for command in (launched, alone):  # begun by one and by two, ended by two and by one
+        interrupt("both")
+        assert started(command, "both").count("mean@8") == 1  # one table
+        assert found(tmp_path / "both") == found(tmp_path / "one")
 
 
 def lines_in(folder: Path, name: str) -> int:

@@ -197,7 +197,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     a = evaluated(tmp_path / "a")
     b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
     rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
-    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "maj@4"}
+    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "mg-pass@4", "maj@4"}
     mean = rows["mean@4"]
     counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
     assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
@@ -205,7 +205,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
     assert main(["compare", str(a), str(b)]) == 0
     output = capsys.readouterr().out
-    (row,) = (line for line in output.splitlines() if "mean@4, pass@1" in line)
+    (row,) = (line for line in output.splitlines() if "mean@4, avg@4, pass@1" in line)
     assert row.split("│")[-2].strip() == "B"
     told = " ".join(output.split())
     assert f"A: {a} B: {b} B − A: positive where B is better. Its interval is paired" in told
