@@ -38,7 +38,8 @@ def main(argv: Sequence[str]) -> int:
         "overlap", help="contamination: training problems that occur in a benchmark"
     )
     overlapping.add_argument("train", help=place)
-    overlapping.add_argument("benchmarks", nargs="+", help=place)
+    several = f"{place}; all or math; a .txt file with one of these per line"
+    overlapping.add_argument("benchmarks", nargs="+", help=several)
     overlapping.add_argument("--root", type=Path, help="folder with local copies of benchmarks")
     overlapping.add_argument("--n", type=int, default=10, help="tokens of an n-gram")
     overlapping.add_argument("--threshold", type=float, default=0.5, help="least share of n-grams")

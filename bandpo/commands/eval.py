@@ -13,6 +13,7 @@ from bandpo.config.composition import compose
 from bandpo.config.overrides import verbatim
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.inheritance import inheritance, model_of, model_sampling
+from bandpo.evaluation.presets import with_preset
 from bandpo.evaluation.standalone import evaluate_model
 from bandpo.tables.recipe import override_of
 
@@ -26,6 +27,7 @@ COMMAND = Composed(
         "out",
         "dtype",
         "data.root",
+        "eval.preset",
         "eval.n",
         "eval.temperature",
         "eval.sampling",
@@ -43,7 +45,9 @@ COMMAND = Composed(
         "bandpo eval model=outputs/my-run benchmarks=[amc23,math500]",
         "bandpo eval model=Qwen/Qwen2.5-0.5B-Instruct benchmarks=[file:my.jsonl] eval.n=4",
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
+        "bandpo eval model=Qwen/Qwen3-8B benchmarks=[math] eval.preset=qwen3-thinking",
         "bandpo eval model=outputs/my-run rollout=hf eval.limit=20   # without vLLM, a quick look",
+        "bash scripts/launch.sh --nproc 8 eval model=outputs/my-run benchmarks=[math500]",
     ),
 )
 
@@ -51,10 +55,11 @@ COMMAND = Composed(
 def main(argv: Sequence[str]) -> int:
     """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml.
 
-    A run's checkpoint is evaluated as the run was, where the arguments do not say otherwise; with
-    `eval.sampling=model` the model's own settings go before the run's.
+    A preset stands for its settings. A run's checkpoint is evaluated as the run was, where the
+    arguments do not say otherwise; with `eval.sampling=model` the model's own settings go before
+    the run's.
     """
-    if (words := COMMAND.words(argv)) is None:
+    if (words := COMMAND.words(with_preset(argv))) is None:
         return 0
     own = inheritance(model_of(words), torch.cuda.is_available())
     config = _composed(own.besides(words) if own else {}, words)

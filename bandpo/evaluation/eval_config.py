@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -32,6 +32,7 @@ from bandpo.rollout.engine import Sampling
 
 SHARED = ("temperature", "top_p", "top_k", "max_tokens", "stop", *AlteredSection.model_fields)
 """Keys that rollout and eval both have."""
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class EvalDataSection(Section):
@@ -56,7 +57,9 @@ class EvalSection(AlteredSection):
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
     )
-    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    template: str = Field(
+        "boxed", description="`boxed`, `answer_line`, `none`, one of configs/template, or a file."
+    )
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
@@ -70,10 +73,18 @@ class EvalSection(AlteredSection):
         description="model: temperature, top_p, top_k, min_p and repetition_penalty come from the "
         "model's generation_config.json where no argument sets them; null: from eval alone.",
     )
-
     system_prompt: SystemPrompt = None
     chat_template: ChatTemplate = None
     chat_template_kwargs: ChatTemplateKwargs = Field({})
+    preset: str | None = Field(
+        None, description="Protocol of configs/preset, whose settings are used unless named here."
+    )
+    choice_template: str = Field(
+        "choice", description="`template` of multiple-choice benchmarks, answered by a letter."
+    )
+    seeds: tuple[Seed, ...] = Field(
+        (), description="Repeats everything with each; empty: once, with `seed`."
+    )
 
     _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
@@ -90,6 +101,13 @@ class EvalSection(AlteredSection):
         if info.data.get("temperature") == 0.0 and n > 1:
             raise ValueError("temperature=0 draws the same sample every time; use n=1")
         return n
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice would draw the same samples twice")
+        return seeds
 
     @property
     def parameters(self) -> Sampling:
@@ -134,7 +152,8 @@ class EvalCommand(Section):
         description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
-        min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
+        min_length=1,
+        description="Names of configs/benchmark, `math`, `all`, file:…, or a mapping.",
     )
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] | None = Field(

@@ -138,6 +138,14 @@ class MathVerifier(Closing):
         request = Request(found.answer or "", attempt.gold, found.free, self.lowest_form)
         return then(self._reply(request), lambda reply: self._score(attempt, found, reply))
 
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether each answer equals the other one, taken as its reference; unevaluated ones too.
+
+        Both are answers as extracted: nothing is searched for in them.
+        """
+        replies = [self._reply(Request(answer, gold, False, "off")) for answer, gold in pairs]
+        return [reply.verdict == "equal" for reply in gather(replies).result()]
+
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
