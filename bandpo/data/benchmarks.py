@@ -20,12 +20,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
-from bandpo.data.readers import READERS
+from bandpo.data.conversations import spoken
+from bandpo.data.readers import is_data_file
 from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
+
+LOCAL = (".jsonl", ".parquet", ".csv")
+"""Extensions of local copies under `data.root`."""
 
 
 class BenchmarkSpec(BaseModel):
@@ -137,7 +141,7 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
     if config.is_file():
         content = {"name": spec, **yaml.safe_load(config.read_text(encoding="utf-8"))}
         return _validated(content, str(config))
-    if not spec.startswith("file:") and Path(spec).suffix.lower() not in READERS:
+    if not spec.startswith("file:") and not is_data_file(spec):
         raise UserError(
             f"no benchmark {spec!r}; there are {', '.join(registered())}, "
             "and file:my.jsonl (or .parquet, .csv) for your own"
@@ -159,11 +163,12 @@ def registered() -> list[str]:
 def content_sha256(problems: Sequence[Problem]) -> str:
     """A hash of the problems and their reference answers.
 
-    sha256 over the sorted (problem, answer) pairs in Unicode NFC with white space collapsed;
+    sha256 over the sorted (turns before, problem, answer) in Unicode NFC with white space collapsed;
     ids, other columns and the order of rows do not matter.
     """
-    pairs = sorted(f"{_canonical(p.problem)}\0{_canonical(p.answer)}\n" for p in problems)
-    return hashlib.sha256("".join(pairs).encode()).hexdigest()
+    rows = ((*spoken(p.turns), p.problem, p.answer) for p in problems)
+    lines = sorted("\0".join(map(_canonical, row)) + "\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _canonical(text: str) -> str:
@@ -198,7 +203,7 @@ def _local_copy(spec: BenchmarkSpec, root: Path | None) -> FileSource | None:
 def local_names(spec: BenchmarkSpec) -> list[str]:
     """The names under which a local copy of a benchmark is looked for in `data.root`."""
     stems = dict.fromkeys((spec.file or spec.name, spec.name))
-    return [f"{stem}{extension}" for stem in stems for extension in READERS]
+    return [f"{stem}{extension}" for stem in stems for extension in LOCAL]
 
 
 def _where(spec: BenchmarkSpec, root: Path | None) -> str:
@@ -239,7 +244,7 @@ def _integer_answers(problems: Sequence[Problem], name: str) -> list[Problem]:
 def _refuse_duplicates(problems: Sequence[Problem], name: str) -> None:
     same: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        same[_canonical(problem.problem).casefold()].append(problem.id)
+        same[_canonical(problem.conversation).casefold()].append(problem.id)
     faults = [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]
     if faults:
         raise UserError.join(f"benchmark {name}: duplicated problems", faults[:20])

@@ -36,7 +36,7 @@ class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
 
     train: str | dict[str, Any] = Field(
-        description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
+        description="A data file, a folder of them, a pattern or a hub id; or a mapping with `path`, `hub` or "
         "`_target_` and their settings (`bandpo.data.sources`).",
     )
     columns: ColumnsConfig = NO_COLUMNS
