@@ -101,7 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("Llama 2 and 3, R1-Distill-Llama, SmolLM2", {}),
     "mistral": Architecture("Mistral 7B", {}),
     "ministral3": Architecture("Ministral 3", {}),
-    "gemma2": Architecture("Gemma 2", {"query_pre_attn_scalar": 32}),
+    "gemma2": Architecture("Gemma 2", {"query_pre_attn_scalar": 1, "attn_logit_softcapping": 1.0}),
     "gemma3_text": Architecture("Gemma 3 (text)", {"query_pre_attn_scalar": 32}),
     "phi": Architecture("Phi-1.5, Phi-2", {}),
     "phi3": Architecture("Phi-3, Phi-4", {"num_key_value_heads": 2}),
@@ -303,16 +303,19 @@ class Trial:
         return Verdict(True)
 
     def _learner(self, way: Mapping[str, Any], rank: int = 0, dtype: str = "float32") -> Any:
-        from bandpo.learner.learner import DeepSpeedLearner
+        from transformers import AutoConfig
 
+        from bandpo.learner.learner import DeepSpeedLearner
+        from bandpo.model.features import refuse_softcap
+
+        attention = way.get("model.attention", "sdpa")
+        refuse_softcap(AutoConfig.from_pretrained(self.folder), attention)  # as a run begins
         config = LearnerConfig(
             lr=1e-2,
             lora=LoraConfig(rank=rank, alpha=16, targets="all-linear"),
             packing=way.get("learner.packing", True),
         )
-        model = ModelConfig(
-            path=str(self.folder), dtype=dtype, attention=way.get("model.attention", "sdpa")
-        )
+        model = ModelConfig(path=str(self.folder), dtype=dtype, attention=attention)
         loss = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())
         return DeepSpeedLearner(config, model, self.folder, loss, self.ranks)
 

@@ -113,7 +113,13 @@ def _columns(rows: Sequence[Row]) -> list[str]:
             if messages_in(value) is not None:
                 found[name] = None
             found |= dict.fromkeys(islice(paths(value, name), 2 * MOST_TRIED))
-    return [path for path in found if not _NEITHER.search(path)]
+    return [path for path in found if not _NEITHER.search(path) and _differs(rows, path)]
+
+
+def _differs(rows: Sequence[Row], path: str) -> bool:
+    """Whether a column has not one text throughout, as a system turn or a label has."""
+    texts = _texts(rows, path)
+    return len(texts) < 2 or len(set(texts)) > 1
 
 
 def _asks(rows: Sequence[Row], path: str) -> bool:
@@ -142,15 +148,20 @@ def _candidates(
 
     def rank(path: str) -> tuple[Any, ...]:
         place = names.index(path) if path in names else len(names)
-        fits = bool(likely.search(path)) or (sign > 0 and any(map(last_box, texts[path])))
+        fits = likely.search(path) or (sign > 0 and any(map(_ends, texts[path])))
         return (place, not fits, sign * fmean(map(len, texts[path] or [""])))
 
     return sorted(texts, key=rank)[:MOST_TRIED]
 
 
+def _ends(text: str) -> bool:
+    """Whether a text looks like a worked solution with its answer at the end."""
+    return last_box(text) is not None or any(re.search(ending, text) for ending in ENDINGS)
+
+
 def _forms(texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The ways in which an answer may stand in a column's texts."""
-    if is_alone(texts):
+    """The ways in which an answer may stand in a column's texts, the likeliest first."""
+    if is_alone(texts) and not all(map(_ends, texts)):
         yield {}
     if any(map(last_box, texts)):
         yield {"answer_in_box": True}

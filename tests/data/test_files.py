@@ -114,7 +114,7 @@ def test_the_command_that_makes_utf_8_of_it_names_a_new_file(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES.encode("utf-16"))
     with pytest.raises(UserError) as told:
         load_problems(tmp_path / "a.jsonl")
-    words = str(told.value).splitlines()[-1].split()
+    words = str(told.value).split(": ")[-1].split()
     assert words[0] == "iconv" and words[-3:] == [
         str(tmp_path / "a.jsonl"), ">", str(tmp_path / "a_utf8.jsonl")
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from bandpo.errors import UserError
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """pyarrow's codecs by the extension behind that of the format."""
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-_LOOKED_AT = 64  # bytes; text of ASCII in UTF-16 has a NUL in every two
+_LOOKED_AT = 64  # bytes; of Latin text in UTF-16 every other one is a NUL
 
 
 @contextmanager
@@ -40,11 +40,12 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 def _checked(file: io.BufferedReader, path: Path) -> io.BufferedReader:
     head = file.peek(_LOOKED_AT)[:_LOOKED_AT]
-    if head.startswith(_WIDE) or b"\0" in head:
-        target = path.with_name(f"{path.name.split('.')[0]}_utf8{''.join(path.suffixes[:1])}")
+    if head.startswith(_WIDE) or 4 * head.count(0) > len(head):
+        target = path.with_name(f"{path.stem}_utf8{path.suffix}")
+        way = f": iconv -f UTF-16 -t UTF-8 {path} > {target}"
         raise UserError(
-            f"{path}: not UTF-8 (UTF-16, it seems); save it as UTF-8, such as with\n"
-            f"iconv -f UTF-16 -t UTF-8 {path} > {target}"
+            f"{path}: not UTF-8 (UTF-16, it seems); save it as UTF-8"
+            + (way if path.suffix.lower() not in COMPRESSED else "")
         )
     if head.startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
