@@ -32,6 +32,7 @@ from bandpo.environment import versions  # noqa: E402
 from bandpo.errors import UserError  # noqa: E402
 from bandpo.loss import Clip, Fixed, PolicyLoss, TokenMean, TokenRatio  # noqa: E402
 from bandpo.model.agreement import TOLERANCE, gap_between, own_logprobs  # noqa: E402
+from bandpo.model.naming import named_tensors  # noqa: E402
 from bandpo.types import Completion, Problem, Prompt  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "models.json"
@@ -106,7 +107,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi": Architecture("Phi-1.5, Phi-2", {}),
     "phi3": Architecture("Phi-3, Phi-4", {"num_key_value_heads": 2}),
     "granite": Architecture(
-        "Granite 3", {"logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1}
+        "Granite 3",
+        {"logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1},
     ),
     "granitemoehybrid": Architecture(
         "Granite 4",
@@ -178,6 +180,9 @@ def make(kind: str, folder: Path) -> Path:
         lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).float()
         for parameter in lm.parameters():
             parameter.mul_(3 if parameter.dim() > 1 else 1)
+        for _, tensor in named_tensors(lm):
+            if not isinstance(tensor, torch.nn.Parameter):
+                tensor.normal_(std=0.1)  # a router's bias, which is 0 in a fresh model
     lm.save_pretrained(folder)
     embedded.build_tokenizer().save_pretrained(folder)
     return folder
@@ -230,7 +235,7 @@ class Trial:
         return Verdict(True)
 
     def learns(self, dtype: str) -> Verdict:
-        """The learner's log-probabilities are those of transformers, in the first way that is taken."""
+        """The learner's log-probabilities are those of transformers, in the first way taken."""
         wanted = transformers_logprobs(self.folder, dtype)
         refused = ""
         for way in WAYS:

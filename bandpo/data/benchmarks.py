@@ -163,8 +163,8 @@ def registered() -> list[str]:
 def content_sha256(problems: Sequence[Problem]) -> str:
     """A hash of the problems and their reference answers.
 
-    sha256 over the sorted (turns before, problem, answer) in Unicode NFC with white space collapsed;
-    ids, other columns and the order of rows do not matter.
+    sha256 over the sorted (turns, problem, answer) in Unicode NFC with white space collapsed; ids,
+    other columns and the order of rows do not matter.
     """
     rows = ((*spoken(p.turns), p.problem, p.answer) for p in problems)
     lines = sorted("\0".join(map(_canonical, row)) + "\n" for row in rows)

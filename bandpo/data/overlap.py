@@ -75,10 +75,10 @@ class BenchmarkIndex:
     def match(self, problem: Problem) -> Overlap | None:
         """The benchmark problem that this one contains in any of its turns, or None."""
         tokens = normalised(problem.conversation)
-        alone = (normalised(text) for text in (problem.problem, *(t.content for t in problem.turns)))
-        for text in (tokens, *alone):
-            if text in self._whole:
-                benchmark, problem_id, _ = self._entries[self._whole[text]]
+        said = (problem.problem, *(turn.content for turn in problem.turns))
+        for whole in (tokens, *map(normalised, said)):
+            if whole in self._whole:
+                benchmark, problem_id, _ = self._entries[self._whole[whole]]
                 return Overlap(problem.id, benchmark, problem_id, 1.0, True)
         shared = Counter(
             owner for gram in ngrams(tokens, self.n) for owner in self._owners.get(gram, ())

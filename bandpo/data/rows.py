@@ -187,7 +187,7 @@ def _digits(number: int | float | Decimal) -> str:
 
 
 def content_id(problem: str, answer: str, turns: Sequence[Turn] = ()) -> str:
-    """An id that follows from the content: sha256 of all turns and answer, white space collapsed."""
+    """An id that follows from the content: sha256 of turns and answer, white space collapsed."""
     parts = (*spoken(turns), problem, answer)
     canonical = "\0".join(" ".join(text.split()) for text in parts)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

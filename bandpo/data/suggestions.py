@@ -100,9 +100,11 @@ def _mappings(rows: Sequence[Row], columns: Columns) -> Iterator[dict[str, Any]]
     for answer in _candidates(columns, "answer", texts, ANSWERS, _ANSWERING, 1):
         for problem in _candidates(columns, "problem", asking, PROBLEMS, _ASKING, -1):
             if problem != answer:
-                named = {"problem": problem, "answer": answer}
-                kept = {role: name for role, name in named.items() if name != getattr(columns, role)}
-                yield from (kept | form for form in _forms(texts.get(answer, [])))
+                pair = {"problem": problem, "answer": answer}
+                named = {
+                    role: name for role, name in pair.items() if name != getattr(columns, role)
+                }
+                yield from (named | form for form in _forms(texts.get(answer, [])))
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

@@ -45,7 +45,8 @@ TURNS = (Turn("system", "Be brief."), Turn("user", "Let x = 2."), Turn("assistan
 
 
 def parsed(*rows, **columns):
-    return parse_rows([(f"row {i}", row) for i, row in enumerate(rows)], Columns(**columns), "f", "f")
+    numbered = [(f"row {i}", row) for i, row in enumerate(rows)]
+    return parse_rows(numbered, Columns(**columns), "f", "f")
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,7 @@ LAYOUTS = {
         for n in (1, 2)
     ],
     "ShareGPT and an answer": [
-        {"conversations": [{"from": "human", "value": f"{n}+{n}"}], "answer": 2 * n}
-        for n in (1, 2)
+        {"conversations": [{"from": "human", "value": f"{n}+{n}"}], "answer": 2 * n} for n in (1, 2)
     ],
     "prompt and ground_truth": [
         {"prompt": "1+1", "ground_truth": 2},

@@ -1,5 +1,6 @@
 """docs/models.md says what was measured, and what was measured is so."""
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,15 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.models import ARCHITECTURES, RESULTS, measured, synced  # noqa: E402
 from document_models import COLUMNS, document  # noqa: E402
+
+from benchmarks.models import ARCHITECTURES, RESULTS, measured  # noqa: E402
 
 FEW = ("qwen3", "gemma2", "phi")  # all works; settings are needed; refused
 
 
 def recorded():
-    import json
-
     return json.loads(RESULTS.read_text(encoding="utf-8"))["models"]
 
 
@@ -27,9 +27,8 @@ def test_the_page_is_what_was_recorded():
 
 
 def test_every_architecture_was_tried_in_every_column():
-    assert {kind: set(found) for kind, found in recorded().items()} == dict.fromkeys(
-        ARCHITECTURES, set(COLUMNS)
-    )
+    tried = {kind: set(found) for kind, found in recorded().items()}
+    assert tried == {kind: set(COLUMNS) for kind in ARCHITECTURES}
     for kind, found in recorded().items():
         for column, verdict in found.items():
             assert verdict["works"] or verdict["reason"], (kind, column)

@@ -1,4 +1,4 @@
-"""Files, folders and hub datasets become rows, each with its place, so that an error can name it."""
+"""Files, folders and hub datasets become rows, each with its place for error messages."""
 
 from bandpo.data.readers.faults import RowFault, Rows
 from bandpo.data.readers.files import file_rows, is_data_file, name_of
