@@ -221,6 +221,16 @@ class Trial:
         self.folder, self.ranks = folder, ranks
         self.way: Mapping[str, Any] = {}
 
+    def tried(self, attempt: Callable[[], Verdict]) -> Verdict:
+        """The attempt's verdict, or the product's reason why it refuses the model."""
+        try:
+            return attempt()
+        except UserError as error:
+            return self._refused(str(error))
+
+    def _refused(self, reason: str) -> Verdict:
+        return Verdict(False, reason=reason.replace(str(self.folder), "MODEL"))
+
     def generates(self) -> Verdict:
         """`rollout=hf` samples it, with the log-probabilities of transformers."""
         from bandpo.rollout.engine import EngineSpec, Sampling
@@ -248,7 +258,7 @@ class Trial:
             if dtype == "float32":
                 self.way = way
             return Verdict(True, _spelled(way))
-        return Verdict(False, reason=refused)
+        return self._refused(refused)
 
     def packs(self) -> Verdict:
         """Sequences share a row, and those of a prompt its tokens, without another result."""
@@ -280,12 +290,21 @@ class Trial:
 
     def syncs(self) -> Verdict:
         """vLLM's log-probabilities are the learner's, before and after an update and a sync."""
-        from bandpo.rollout.engine import EngineSpec, Sampling
+        from bandpo.rollout.engine import EngineSpec
         from bandpo.rollout.vllm_local import VLLMLocal
 
         learner = self._learner(self.way)
         spec = EngineSpec(str(self.folder), max_model_len=128, ranks=self.ranks)
         engine = VLLMLocal(spec, max_num_seqs=8, enforce_eager=True)
+        try:
+            self._follows(learner, engine)
+        finally:
+            engine.close()
+        return Verdict(True)
+
+    def _follows(self, learner: Any, engine: Any) -> None:
+        from bandpo.rollout.engine import Sampling
+
         prompt = Prompt(Problem("p", "", ""), "", samples()[0].prompt_ids, seed=1)
         (group,) = engine.generate([prompt], Sampling(n=3, max_tokens=20))
         drawn = [Sample.of(group, index, 0.0) for index in range(3)]
@@ -305,7 +324,6 @@ class Trial:
             for sample in samples()
         ]
         self._agree(learner.logprobs(samples()), theirs)
-        return Verdict(True)
 
     def _learner(self, way: Mapping[str, Any], rank: int = 0, dtype: str = "float32") -> Any:
         from transformers import AutoConfig
@@ -336,14 +354,14 @@ def measured(kind: str, folder: Path, ranks: Any) -> dict[str, Verdict]:
     """Every column but vLLM's; what crashes raises."""
     trial = Trial(make(kind, folder), ranks)
     found = {
-        "generates": _tried(trial.generates),
+        "generates": trial.tried(trial.generates),
         "float32": trial.learns("float32"),
         "bfloat16": trial.learns("bfloat16"),
-        "packs": _tried(trial.packs),
+        "packs": trial.tried(trial.packs),
     }
     learns = found["float32"]
     for name, rank in (("exports", 0), ("lora", 2)):
-        found[name] = _tried(partial(trial.exports, rank)) if learns.works else learns
+        found[name] = trial.tried(partial(trial.exports, rank)) if learns.works else learns
     return found
 
 
@@ -351,14 +369,7 @@ def synced(kind: str, folder: Path, ranks: Any) -> dict[str, Verdict]:
     """The column of vLLM."""
     trial = Trial(make(kind, folder), ranks)
     learns = trial.learns("float32")
-    return {"vllm": _tried(trial.syncs) if learns.works else learns}
-
-
-def _tried(attempt: Callable[[], Verdict]) -> Verdict:
-    try:
-        return attempt()
-    except UserError as error:
-        return Verdict(False, reason=str(error))
+    return {"vllm": trial.tried(trial.syncs) if learns.works else learns}
 
 
 def _spelled(way: Mapping[str, Any]) -> str:
