@@ -22,13 +22,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
-from bandpo.data.readers import READERS
+from bandpo.data.conversations import spoken
+from bandpo.data.readers import is_data_file
 from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
 
+LOCAL = (".jsonl", ".parquet", ".csv")
+"""Extensions of local copies under `data.root`."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -187,7 +190,7 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
     if config.is_file():
         content = {"name": spec, **yaml.safe_load(config.read_text(encoding="utf-8"))}
         return _validated(content, str(config))
-    if not spec.startswith("file:") and Path(spec).suffix.lower() not in READERS:
+    if not spec.startswith("file:") and not is_data_file(spec):
         raise UserError(
             f"no benchmark {spec!r}; there are {', '.join(registered())}, "
             "the groups math and all, and file:my.jsonl (or .parquet, .csv) for your own"
@@ -251,11 +254,12 @@ def _members(spec: str) -> Sequence[str] | None:
 def content_sha256(problems: Sequence[Problem]) -> str:
     """A hash of the problems and their reference answers.
 
-    sha256 over the sorted (problem, answer) pairs in Unicode NFC with white space collapsed;
-    ids, other columns and the order of rows do not matter.
+    sha256 over the sorted (turns, problem, answer) in Unicode NFC with white space collapsed; ids,
+    other columns and the order of rows do not matter.
     """
-    pairs = sorted(f"{_canonical(p.problem)}\0{_canonical(p.answer)}\n" for p in problems)
-    return hashlib.sha256("".join(pairs).encode()).hexdigest()
+    rows = ((*spoken(p.turns), p.problem, p.answer) for p in problems)
+    lines = sorted("\0".join(map(_canonical, row)) + "\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _canonical(text: str) -> str:
@@ -292,7 +296,7 @@ def _local_copy(spec: BenchmarkSpec, root: Path | None) -> FileSource | None:
 def local_names(spec: BenchmarkSpec) -> list[str]:
     """The names under which a local copy of a benchmark is looked for in `data.root`."""
     stems = dict.fromkeys((spec.file or spec.name, spec.name))
-    return [f"{stem}{extension}" for stem in stems for extension in READERS]
+    return [f"{stem}{extension}" for stem in stems for extension in LOCAL]
 
 
 def _where(spec: BenchmarkSpec, root: Path | None) -> str:
@@ -394,5 +398,5 @@ def _duplicates(problems: Sequence[Problem]) -> list[str]:
     """The problems that occur more than once, by their ids."""
     same: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        same[_canonical(problem.problem).casefold()].append(problem.id)
+        same[_canonical(problem.conversation).casefold()].append(problem.id)
     return [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]

@@ -224,7 +224,7 @@ class MathReward(Closing):
         """Starts verifying the group's completions; call it as soon as the group is complete."""
         problem = group.problem
         attempts = [
-            Attempt(completion.text, problem.answer, problem.problem, group.prompt.text)
+            Attempt(completion.text, problem.answer, problem.conversation, group.prompt.text)
             for completion in group.completions
         ]
         scores = gather([self.verifier.submit(attempt) for attempt in attempts])

@@ -152,6 +152,8 @@ def test_ids_beyond_the_tokenizer_have_no_text():
     assert Decoder(tokenizer)(
         [[*ids_of(tokenizer, "5"), 262, 299, *ids_of(tokenizer, "6")]], [False]
     ) == ["56"]
+
+
 # As R1's, Qwen3's, Magistral's and gpt-oss's write them; the last frames its turns with tokens that
 # also stand within a completion.
 R1 = TURN + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
