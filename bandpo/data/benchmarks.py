@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import random
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
+from bandpo.data.choices import Choices
 from bandpo.data.conversations import spoken
 from bandpo.data.readers import is_data_file
 from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
@@ -32,30 +32,6 @@ logger = logging.getLogger(__name__)
 
 LOCAL = (".jsonl", ".parquet", ".csv")
 """Extensions of local copies under `data.root`."""
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-class Choices(BaseModel):
-    """The choices of multiple-choice problems, whose right one is in the source's answer column."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    wrong: tuple[str, ...] = Field(
-        min_length=1, max_length=25, description="the columns of the wrong choices"
-    )
-    seed: int = Field(default=0, description="the order follows from it and the problem's id")
-
-    def lettered(self, problem: Problem) -> Problem:
-        """The problem with its shuffled choices as lines `A) …`, and a letter as its answer.
-
-        Raises KeyError with the column that the problem lacks.
-        """
-        choices = [problem.answer, *(str(problem.meta[column]).strip() for column in self.wrong)]
-        order = list(range(len(choices)))
-        random.Random(f"{self.seed}/{problem.id}").shuffle(order)
-        lines = (f"{letter}) {choices[i]}" for letter, i in zip(LETTERS, order, strict=False))
-        text = "\n".join([f"{problem.problem}\n", *lines])
-        return dataclasses.replace(problem, problem=text, answer=LETTERS[order.index(0)])
 
 
 class BenchmarkSpec(BaseModel):

@@ -141,9 +141,9 @@ def _has_head(model: torch.nn.Module) -> bool:
 
 
 def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM pack the next weights of experts, which on a CPU it does for the first ones alone."""
+    """Has vLLM pack the next experts too, which on a CPU it does for the first ones alone."""
     for module in model.modules():
-        method = getattr(module, "quant_method", None)
+        method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
 
