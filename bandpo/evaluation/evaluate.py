@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
+from bandpo.data.prompting.template import prompt_template
 from bandpo.data.prompts import Prompting, build_prompts, date_of, prompt_fingerprint
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
+from bandpo.evaluation.measures.consensus import Equal
 from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
@@ -50,12 +52,16 @@ class Task:
         prompting: Prompting | str,
         max_prompt_tokens: int,
         date: str | None = None,
+        choice_template: str = "choice",
     ) -> Task:
         """Renders every problem; one that does not fit raises `UserError`, none is dropped.
 
-        `date` is the date that the prompts of an interrupted evaluation show.
+        `date` is the date that the prompts of an interrupted evaluation show. Multiple-choice
+        problems have `choice_template`, which asks for a letter.
         """
-        how = Prompting.of(prompting) if isinstance(prompting, str) else prompting
+        how = prompting if isinstance(prompting, Prompting) else Prompting.of(prompting)
+        if benchmark.multiple_choice:
+            how = dataclasses.replace(how, template=prompt_template(choice_template))
         prompts, _ = build_prompts(
             benchmark.problems, tokenizer, how, max_prompt_tokens, overlong="error", date=date
         )
@@ -92,7 +98,8 @@ class Evaluator:
     """Samples `sampling.n` completions per problem, scores them and summarizes; collective.
 
     `model` and `scoring` identify weights and reward in the settings of the samples. Every rank
-    evaluates a share of the problems; the first gathers and summarizes them.
+    evaluates a share of the problems; the first gathers and summarizes them. `equal` compares
+    answers for cons@k; `protocol` names the preset and what departs from it.
     """
 
     engine: RolloutEngine
@@ -102,6 +109,8 @@ class Evaluator:
     model: Mapping[str, Any]
     scoring: Mapping[str, Any]
     ranks: Ranks = field(default_factory=Alone)
+    equal: Equal | None = None
+    protocol: Mapping[str, Any] | None = None
 
     def run(
         self, tasks: Sequence[Task], store: Store, on_progress: Progress = _silent
@@ -125,7 +134,7 @@ class Evaluator:
             "origin": task.benchmark.origin,
             "dataset_sha256": task.benchmark.sha256,
             "problems": len(task.prompts),
-            **dataclasses.asdict(self.sampling),
+            **self.sampling.settings(),
             "seed": self.seed,
             **task.prompting.facts(),
             "prompt_sha256": task.prompt_sha256,
@@ -153,7 +162,8 @@ class Evaluator:
         if self.ranks.rank > 0:
             return None
         ordered = [groups[prompt.problem.id] for prompt in task.prompts]
-        return summarize(name, settings, ordered, task.benchmark.warnings)
+        warnings = task.benchmark.warnings
+        return summarize(name, settings, ordered, warnings, self.equal, self.protocol)
 
     def _sample(
         self, prompts: Sequence[Prompt], log: SampleLog, on_progress: Callable[[int, int], None]

@@ -9,7 +9,18 @@ from typing import Any
 
 import yaml
 
+from bandpo.config.composition import defaults
 from bandpo.config.sections.prompting import PLAIN
+from bandpo.config.sections.sampling import AlteredSection
+from bandpo.errors import UserError
+from bandpo.model.generation import (
+    FILE,
+    SAMPLING,
+    GenerationSettings,
+    generation_settings,
+    in_words,
+)
+from bandpo.model.source import find_model
 
 # Keys of `bandpo eval`, and those of the run that they are taken from. The limit of prompts is not
 # among them: it changes no number, and other benchmarks may have longer prompts.
@@ -18,11 +29,15 @@ INHERITED = {
     "eval.max_tokens": "eval.max_tokens",
     "eval.temperature": "eval.temperature",
     "eval.top_p": "eval.top_p",
+    "eval.stop": "eval.stop",
+    **{f"eval.{name}": f"eval.{name}" for name in AlteredSection.model_fields},
     "dtype": "model.dtype",
     "eval.system_prompt": "data.system_prompt",
     "eval.chat_template": "data.chat_template",
     "eval.chat_template_kwargs": "data.chat_template_kwargs",
 }
+# Not inherited where they have no effect, nor printed.
+NO_EFFECT = defaults(AlteredSection) | {"stop": []}
 _LONGEST = 60
 """Characters of a value that are printed."""
 
@@ -81,12 +96,51 @@ def inheritance(model: str | None, gpu: bool) -> Inheritance | None:
         for section, _, name in [own.partition(".")]
         if name in (tree.get(section) or {})
     }
+    if found.get("eval.stop") is None:
+        found["eval.stop"] = (tree.get("rollout") or {}).get("stop", [])
+    for name, value in NO_EFFECT.items():
+        if found.get(f"eval.{name}") == value:
+            del found[f"eval.{name}"]
     if not gpu and found.get("dtype") == "bfloat16":
         del found["dtype"]
     carried = None
     if found.get("eval.chat_template") not in (None, PLAIN):
         carried, found["eval.chat_template"] = found["eval.chat_template"], None
     return Inheritance(place, found, carried) if found else None
+
+
+@dataclass(frozen=True)
+class ModelSampling:
+    """A model's own sampling settings, for `eval.sampling=model`; arguments go before them."""
+
+    settings: GenerationSettings
+
+    def besides(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Those that the overrides do not name, by their key in `bandpo eval`."""
+        named = _named(overrides)
+        own = {f"eval.{name}": value for name, value in self.settings.sampling.items()}
+        return {key: value for key, value in own.items() if key not in named}
+
+    def lines(self, overrides: Sequence[str]) -> list[str]:
+        """Lines for the user: the settings that are taken, and all others of the file."""
+        taken = self.besides(overrides)
+        replaced = {k: v for k, v in self.settings.sampling.items() if f"eval.{k}" not in taken}
+        ignored = replaced | dict(self.settings.others)
+        return [
+            f"from {FILE}: {in_words(taken) or 'nothing'}",
+            *([f"not used of {FILE}: {in_words(ignored)}"] if ignored else []),
+        ]
+
+
+def model_sampling(model: str, allow_pickle: bool = False) -> ModelSampling:
+    """The model's sampling settings; raises UserError where its files hold none."""
+    found = generation_settings(find_model(model, allow_pickle=allow_pickle).path)
+    if not found.sampling:
+        raise UserError(
+            f"eval.sampling=model: {model} has no {FILE} with {', '.join(SAMPLING)}; set "
+            "eval.temperature and the others yourself"
+        )
+    return ModelSampling(found)
 
 
 def model_of(overrides: Sequence[str]) -> str | None:

@@ -126,6 +126,34 @@ def test_every_engine_shows_the_verifier_where_reasoning_ends(engine, group_of, 
         assert (score.status, score.extracted) == (status, answer)
 
 
+def test_a_completion_cut_within_a_character_can_be_scored_and_saved(reward, tmp_path):
+    """Byte-level tokens: the text has U+FFFD where the rest of the character is missing."""
+    from bandpo.evaluation.samples import samples_of
+    from bandpo.evaluation.store import SampleLog
+
+    tokenizer = build_tokenizer()
+    tokens = ids_of(tokenizer, r"\boxed{9}½")[:-1]
+    group = Decoder(tokenizer).group(
+        Prompt(Problem("a", "4+5", "9"), "4+5", (1,)), [(tokens, [-0.5] * len(tokens), False)], 0
+    )
+    (completion,) = group.completions
+    assert completion.text == "\\boxed{9}\ufffd" and completion.token_ids.tolist() == tokens
+    scores = reward.submit(group).result()
+    assert scores[0].status == "correct"
+    log = SampleLog(tmp_path / "few.jsonl")
+    log.restart({})
+    log.append(samples_of(group, scores))
+    (kept,) = log.resume({}, 1)["a"]
+    assert kept.completion == completion.text
+
+
+def test_ids_beyond_the_tokenizer_have_no_text():
+    tokenizer = build_tokenizer()
+    assert Decoder(tokenizer)(
+        [[*ids_of(tokenizer, "5"), 262, 299, *ids_of(tokenizer, "6")]], [False]
+    ) == ["56"]
+
+
 # As R1's, Qwen3's, Magistral's and gpt-oss's write them; the last frames its turns with tokens that
 # also stand within a completion.
 R1 = TURN + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bandpo.config.composition import config_dir
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
@@ -51,15 +52,18 @@ TEMPLATES = {template.name: template for template in (BOXED, ANSWER_LINE, NONE)}
 def prompt_template(name_or_file: str) -> PromptTemplate:
     """A template by its name, or the user's own from a text file that contains `{problem}`.
 
-    Raises `UserError` if it is neither, or the file has not exactly one `{problem}`.
+    Names are those of `TEMPLATES` and of the files in `configs/template/`. Raises `UserError` if
+    it is neither, or the file has not exactly one `{problem}`.
     """
     if name_or_file in TEMPLATES:
         return TEMPLATES[name_or_file]
-    path = Path(name_or_file)
+    shipped = {path.stem: path for path in sorted((config_dir() / "template").glob("*.txt"))}
+    path = shipped.get(name_or_file, Path(name_or_file))
+    name = path.stem if name_or_file in shipped else str(path)
     try:
-        return PromptTemplate(str(path), path.read_text(encoding="utf-8").rstrip("\n"))
+        return PromptTemplate(name, path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"prompt template {name_or_file!r} is none of {', '.join(TEMPLATES)} "
+            f"prompt template {name_or_file!r} is none of {', '.join([*TEMPLATES, *shipped])} "
             f"and no readable text file: {error}"
         ) from error
