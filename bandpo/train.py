@@ -15,7 +15,7 @@ from bandpo.artifacts.hub_push import push_policies
 from bandpo.artifacts.profiling import traced
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
-from bandpo.learner.learner import update_metrics
+from bandpo.learner.updates.result import update_metrics
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
 from bandpo.run.console import RunLog, protect_output

@@ -154,6 +154,11 @@ class Tracker:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
+    def write(self, name: str, text: str) -> None:
+        """Makes a file of the run's folder, in place of one that may be there."""
+        if self._active:
+            self._journal.write(self.folder / name, text)
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step's headline metrics."""
         if not self._active:

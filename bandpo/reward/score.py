@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Complex, Real
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
@@ -67,6 +67,11 @@ class Score:
     def correct(self) -> bool:
         """Whether the answer equals the reference answer."""
         return self.status == "correct"
+
+    def plus(self, name: str, amount: float) -> Score:
+        """The score with an amount added to its value as one more part."""
+        parts = (*(self.parts or (Part("reward", self.value),)), Part(name, amount))
+        return replace(self, value=self.value + amount, parts=parts)
 
     @property
     def reason(self) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from bandpo.config.section import HARMLESS, Section
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
+from bandpo.config.sections.sampling import LISTED, AlteredSection
 
 
 class RunConfig(Section):
@@ -71,7 +72,7 @@ class TrainerConfig(Section):
     )
 
 
-class EvalConfig(Section):
+class EvalConfig(AlteredSection):
     """Evaluation inside training; with no `benchmarks`, nothing is evaluated."""
 
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
@@ -84,6 +85,9 @@ class EvalConfig(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(ge=1)
     seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
+    stop: Annotated[tuple[str | int, ...] | None, LISTED] = Field(
+        None, description="Texts and token ids that end a completion; null: those of rollout.stop."
+    )
 
 
 class TrackingConfig(Section):
