@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 from typing import TypeVar
@@ -89,14 +89,18 @@ def schedule(
     epochs: int,
     seed: str,
     ranks: int = 1,
+    masked: Collection[Place] = (),
 ) -> list[list[list[Place]]]:
     """Each rank's places in each minibatch of a step: `updates` minibatches for each of `epochs`.
 
     `lengths` [P, G] are the tokens of prompt and completion together, `cost` that of a sequence by
     its tokens. The minibatches are the same whatever the number of ranks; each is shared out so
-    that the ranks finish together. The same on every rank.
+    that the ranks finish together. `masked` completions are in none. The same on every rank.
     """
-    places = [[(i, j) for j in range(len(group))] for i, group in enumerate(lengths)]
+    places = [
+        [(i, j) for j in range(len(group)) if (i, j) not in masked]
+        for i, group in enumerate(lengths)
+    ]
     batches = []
     for epoch in range(epochs):
         for members in minibatches(places, updates, f"{seed}/{epoch}"):

@@ -46,6 +46,11 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
 
+    @property
+    def conversation(self) -> str:
+        """The text of all turns, `problem` the last of them, with a blank line between two."""
+        return "\n\n".join([*(turn.content for turn in self.turns), self.problem])
+
 
 @dataclass(frozen=True)
 class Prompt:
