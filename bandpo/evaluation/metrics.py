@@ -98,12 +98,14 @@ def _tails(correct: ArrayLike, k: int) -> Values:
     table = _table(correct)
     n = table.shape[1]
     _check_k(k, n)
-    total = comb(n, k)
-    rows = []
-    for c in table.sum(axis=1).tolist():
-        ways = [comb(c, j) * comb(n - c, k - j) for j in range(k + 1)]
-        rows.append([sum(ways[j:]) / total for j in range(k + 1)])
-    return np.array(rows)
+    return np.array([_tail(n, c, k) for c in table.sum(axis=1).tolist()])
+
+
+@lru_cache(maxsize=4096)
+def _tail(n: int, c: int, k: int) -> tuple[float, ...]:
+    """The row of `_tails` for c right samples of n."""
+    ways = [comb(c, j) * comb(n - c, k - j) for j in range(k + 1)]
+    return tuple(sum(ways[j:]) / comb(n, k) for j in range(k + 1))
 
 
 def majority_per_problem(

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bandpo.config.composition import compose
 from bandpo.data.prompts import prompt_template
 from bandpo.errors import UserError
 from bandpo.evaluation.eval_config import EvalCommand, EvalSection
+from bandpo.evaluation.inheritance import inheritance
 from bandpo.evaluation.presets import preset_names, read_preset, with_preset
 from bandpo.types import Problem
 
@@ -61,6 +63,16 @@ def test_without_a_preset_nothing_changes():
     assert with_preset(["model=a", "eval.n=2"]) == ["model=a", "eval.n=2"]
     assert with_preset(["eval.preset=null"]) == ["eval.preset=null"]
     assert with_preset(["--help"]) == ["--help"]
+
+
+def test_a_runs_own_settings_do_not_replace_a_presets(tmp_path):
+    own = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 64}
+    run = {"data": {"template": "none"}, "eval": own, "rollout": {}, "learner": {}}
+    run["model"] = {"dtype": "float32"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    inherited = inheritance(str(tmp_path), gpu=False)
+    assert inherited.besides(["eval.n=4"]).keys() > {"eval.template", "eval.max_tokens"}
+    assert inherited.besides(with_preset(["eval.preset=r1"])) == {"dtype": "float32"}
 
 
 def test_an_unknown_preset_is_named_with_the_others():
