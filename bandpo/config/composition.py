@@ -37,7 +37,9 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # Folders of configs/ that are no groups of a command.
 GROUPS_OF_OTHERS = {
     "train": ("benchmark", "preset", "template"),
-    "eval": ("benchmark", "data", "method", "policy", "preset", "protocol", "template"),
+    "eval": (
+        *("benchmark", "data", "method", "policy", "preset", "protocol", "sampler", "template"),
+    ),
 }
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import random
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,37 +21,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bandpo.config.composition import config_dir
-from bandpo.data.readers import READERS
+from bandpo.data.choices import Choices
+from bandpo.data.conversations import spoken
+from bandpo.data.readers import is_data_file
 from bandpo.data.sources import FileSource, HubSource, Source, parse_source, with_columns
 from bandpo.errors import UserError
 from bandpo.types import Problem
 
 logger = logging.getLogger(__name__)
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-class Choices(BaseModel):
-    """The choices of multiple-choice problems, whose right one is in the source's answer column."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    wrong: tuple[str, ...] = Field(
-        min_length=1, max_length=25, description="the columns of the wrong choices"
-    )
-    seed: int = Field(default=0, description="the order follows from it and the problem's id")
-
-    def lettered(self, problem: Problem) -> Problem:
-        """The problem with its shuffled choices as lines `A) …`, and a letter as its answer.
-
-        Raises KeyError with the column that the problem lacks.
-        """
-        choices = [problem.answer, *(str(problem.meta[column]).strip() for column in self.wrong)]
-        order = list(range(len(choices)))
-        random.Random(f"{self.seed}/{problem.id}").shuffle(order)
-        lines = (f"{letter}) {choices[i]}" for letter, i in zip(LETTERS, order, strict=False))
-        text = "\n".join([f"{problem.problem}\n", *lines])
-        return dataclasses.replace(problem, problem=text, answer=LETTERS[order.index(0)])
+LOCAL = (".jsonl", ".parquet", ".csv")
+"""Extensions of local copies under `data.root`."""
 
 
 class BenchmarkSpec(BaseModel):
@@ -187,7 +166,7 @@ def benchmark_spec(spec: str | Mapping[str, Any]) -> BenchmarkSpec:
     if config.is_file():
         content = {"name": spec, **yaml.safe_load(config.read_text(encoding="utf-8"))}
         return _validated(content, str(config))
-    if not spec.startswith("file:") and Path(spec).suffix.lower() not in READERS:
+    if not spec.startswith("file:") and not is_data_file(spec):
         raise UserError(
             f"no benchmark {spec!r}; there are {', '.join(registered())}, "
             "the groups math and all, and file:my.jsonl (or .parquet, .csv) for your own"
@@ -251,11 +230,12 @@ def _members(spec: str) -> Sequence[str] | None:
 def content_sha256(problems: Sequence[Problem]) -> str:
     """A hash of the problems and their reference answers.
 
-    sha256 over the sorted (problem, answer) pairs in Unicode NFC with white space collapsed;
-    ids, other columns and the order of rows do not matter.
+    sha256 over the sorted (turns, problem, answer) in Unicode NFC with white space collapsed; ids,
+    other columns and the order of rows do not matter.
     """
-    pairs = sorted(f"{_canonical(p.problem)}\0{_canonical(p.answer)}\n" for p in problems)
-    return hashlib.sha256("".join(pairs).encode()).hexdigest()
+    rows = ((*spoken(p.turns), p.problem, p.answer) for p in problems)
+    lines = sorted("\0".join(map(_canonical, row)) + "\n" for row in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _canonical(text: str) -> str:
@@ -292,7 +272,7 @@ def _local_copy(spec: BenchmarkSpec, root: Path | None) -> FileSource | None:
 def local_names(spec: BenchmarkSpec) -> list[str]:
     """The names under which a local copy of a benchmark is looked for in `data.root`."""
     stems = dict.fromkeys((spec.file or spec.name, spec.name))
-    return [f"{stem}{extension}" for stem in stems for extension in READERS]
+    return [f"{stem}{extension}" for stem in stems for extension in LOCAL]
 
 
 def _where(spec: BenchmarkSpec, root: Path | None) -> str:
@@ -394,5 +374,5 @@ def _duplicates(problems: Sequence[Problem]) -> list[str]:
     """The problems that occur more than once, by their ids."""
     same: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
-        same[_canonical(problem.problem).casefold()].append(problem.id)
+        same[_canonical(problem.conversation).casefold()].append(problem.id)
     return [f"the same problem under ids {', '.join(ids)}" for ids in same.values() if ids[1:]]

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from bandpo.config.schema import MAX_SEED
+from bandpo.config.schema import MAX_SEED, Config
 from bandpo.config.section import Section
 from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
+from bandpo.config.sections.sampling import (
+    STOP_DESCRIPTION,
+    AlteredSection,
+    Stops,
+    stop_ids,
+    stop_texts,
+)
+from bandpo.config.sections.trainer import EvalConfig
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
 
+SHARED = ("temperature", "top_p", "top_k", "max_tokens", "stop", *AlteredSection.model_fields)
+"""Keys that rollout and eval both have."""
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
@@ -27,7 +44,7 @@ class EvalDataSection(Section):
     columns: ColumnsConfig = NO_COLUMNS
 
 
-class EvalSection(Section):
+class EvalSection(AlteredSection):
     """How completions are sampled and reported."""
 
     temperature: float = Field(
@@ -50,6 +67,15 @@ class EvalSection(Section):
         "off", description="Which answers equal to the reference count: see docs/verifier.md."
     )
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
+    stop: Stops = Field((), description=STOP_DESCRIPTION)
+    sampling: Literal["model"] | None = Field(
+        None,
+        description="model: temperature, top_p, top_k, min_p and repetition_penalty come from the "
+        "model's generation_config.json where no argument sets them; null: from eval alone.",
+    )
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
     preset: str | None = Field(
         None, description="Protocol of configs/preset, whose settings are used unless named here."
     )
@@ -59,6 +85,8 @@ class EvalSection(Section):
     seeds: tuple[Seed, ...] = Field(
         (), description="Repeats everything with each; empty: once, with `seed`."
     )
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("temperature")
     @classmethod
@@ -82,9 +110,30 @@ class EvalSection(Section):
         return seeds
 
     @property
-    def sampling(self) -> Sampling:
+    def parameters(self) -> Sampling:
         """The engine's sampling parameters."""
-        return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens)
+        return _sampling(self, self.stop, top_k=self.top_k)
+
+
+def sampling_in(config: Config) -> Sampling:
+    """The sampling parameters of the evaluations inside a run."""
+    section = config.eval
+    return _sampling(section, config.rollout.stop if section.stop is None else section.stop)
+
+
+def _sampling(
+    section: EvalSection | EvalConfig, stops: Sequence[str | int], **settings: Any
+) -> Sampling:
+    return Sampling(
+        n=section.n,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        max_tokens=section.max_tokens,
+        stop=stop_texts(stops),
+        stop_token_ids=stop_ids(stops),
+        **section.altered(),
+        **settings,
+    )
 
 
 def dtype_on(own: str, gpu: bool) -> str:
@@ -139,10 +188,8 @@ class EvalCommand(Section):
 
         Raises `UserError` if the rollout group sets how to sample, which has no effect here.
         """
-        same = {"group_size": self.eval.n} | {
-            name: getattr(self.eval, name)
-            for name in ("temperature", "top_p", "top_k", "max_tokens")
-        }
+        own = self.eval.model_dump(mode="json")
+        same = {"group_size": own["n"]} | {name: own[name] for name in SHARED}
         faults = [
             f"rollout.{name}={self.rollout[name]}; it is {value} by eval."
             f"{'n' if name == 'group_size' else name}"

@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
-from bandpo.data.prompts import (
-    PromptTemplate,
-    build_prompts,
-    date_of,
-    prompt_fingerprint,
-    prompt_template,
-)
+from bandpo.data.prompting.template import prompt_template
+from bandpo.data.prompts import Prompting, build_prompts, date_of, prompt_fingerprint
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
 from bandpo.evaluation.measures.consensus import Equal
@@ -45,7 +40,7 @@ class Task:
 
     benchmark: Benchmark
     prompts: tuple[Prompt, ...]
-    template: PromptTemplate
+    prompting: Prompting
     prompt_sha256: str
     prompt_date: str | None = None
 
@@ -54,7 +49,7 @@ class Task:
         cls,
         benchmark: Benchmark,
         tokenizer: Any,
-        template: str,
+        prompting: Prompting | str,
         max_prompt_tokens: int,
         date: str | None = None,
         choice_template: str = "choice",
@@ -64,12 +59,14 @@ class Task:
         `date` is the date that the prompts of an interrupted evaluation show. Multiple-choice
         problems have `choice_template`, which asks for a letter.
         """
-        text = prompt_template(choice_template if benchmark.multiple_choice else template)
+        how = prompting if isinstance(prompting, Prompting) else Prompting.of(prompting)
+        if benchmark.multiple_choice:
+            how = dataclasses.replace(how, template=prompt_template(choice_template))
         prompts, _ = build_prompts(
-            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error", date=date
+            benchmark.problems, tokenizer, how, max_prompt_tokens, overlong="error", date=date
         )
         shown = date_of(tokenizer, date)
-        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(prompts), shown)
+        return cls(benchmark, tuple(prompts), how, prompt_fingerprint(prompts), shown)
 
     def seeded(self, seeds: Seeds) -> list[Prompt]:
         """The prompts, each with a sampling seed of its own."""
@@ -137,9 +134,9 @@ class Evaluator:
             "origin": task.benchmark.origin,
             "dataset_sha256": task.benchmark.sha256,
             "problems": len(task.prompts),
-            **dataclasses.asdict(self.sampling),
+            **self.sampling.settings(),
             "seed": self.seed,
-            "template": task.template.name,
+            **task.prompting.facts(),
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bandpo.cpu import usable_cores
 from bandpo.data.benchmarks import load_benchmarks
-from bandpo.data.prompts import reference_answer
+from bandpo.data.prompts import Prompting, reference_answer, set_chat_template
 from bandpo.disk.space import require_folder
 from bandpo.evaluation.eval_config import EvalCommand, EvalSection, dtype_on
 from bandpo.evaluation.evaluate import Evaluator, Task, demands_of
@@ -27,8 +27,9 @@ from bandpo.evaluation.report import protocol_lines, summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.store import Store
 from bandpo.evaluation.summary import Summary
+from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
-from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer, require_known_stops
 from bandpo.ranks.collectives import Alone, Ranks
 from bandpo.ranks.neighbours import Neighbours
 from bandpo.reward import Compared, MathVerifier
@@ -49,7 +50,8 @@ def evaluate_model(config: EvalCommand) -> None:
     model = find_model(config.model, allow_pickle=config.allow_pickle)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
-    settings = config.eval
+    settings, prompting = config.eval, Prompting.of(config.eval)
+    set_chat_template(tokenizer, prompting.chat_template)
     folder = config.out or Path("outputs") / "eval" / model.slug
     folders = {seed: folder / f"seed{seed}" for seed in settings.seeds} or {settings.seed: folder}
     date = prompt_date(next(iter(folders.values()))) if settings.resume else None
@@ -57,16 +59,20 @@ def evaluate_model(config: EvalCommand) -> None:
         Task.prepare(
             b.head(settings.limit),
             tokenizer,
-            settings.template,
+            prompting,
             settings.max_prompt_tokens,
             date,
             settings.choice_template,
         )
         for b in benchmarks
     ]
-    prompts = chain.from_iterable(task.prompts for task in tasks)
+    prompts = list(chain.from_iterable(task.prompts for task in tasks))
     lm_config = model.config(config.trust_remote_code)
     notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    require_known_stops(settings.parameters.stop_token_ids, lm_config, "eval.stop")
+    if settings.sampling is None:
+        notes += generation_settings(model.path).unused()
+    notes += prompting.notes(tokenizer, prompts)
     own = str(getattr(lm_config, "dtype", None) or "float32").removeprefix("torch.")
     dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
     if config.dtype is None and dtype != own:
@@ -99,7 +105,7 @@ def evaluate_model(config: EvalCommand) -> None:
         evaluator = Evaluator(
             engine,
             reward,
-            settings.sampling,
+            settings.parameters,
             settings.seed,
             identity,
             config.reward,

@@ -37,7 +37,7 @@ _STATUS: dict[str, Status] = {
 _HUGE = re.compile(r"\^.{0,40}\^|\^\s*\{?\s*-?\d{4,}|\d{4,}\s*\)?\s*!|!.{0,3}!|\d\s*[eE]\s*\d{3,}")
 
 # Raised by whatever changes a verdict: scores saved under another number are of another verifier.
-COMPARISON = 2
+COMPARISON = 3
 
 
 def verifier_version() -> dict[str, str]:
@@ -213,6 +213,8 @@ class MathReward(Closing):
     reported once per problem and must be kept out of the gradient.
     """
 
+    name = "math"
+
     def __init__(self, verifier: MathVerifier | None = None) -> None:
         self.verifier = MathVerifier() if verifier is None else verifier
         self._reported: set[str] = set()
@@ -222,7 +224,7 @@ class MathReward(Closing):
         """Starts verifying the group's completions; call it as soon as the group is complete."""
         problem = group.problem
         attempts = [
-            Attempt(completion.text, problem.answer, problem.problem, group.prompt.text)
+            Attempt(completion.text, problem.answer, problem.conversation, group.prompt.text)
             for completion in group.completions
         ]
         scores = gather([self.verifier.submit(attempt) for attempt in attempts])
