@@ -49,7 +49,7 @@ class Preset(BaseModel):
         """
         changed = [
             f"eval.{key}={_in_words(getattr(section, key))} instead of {_in_words(value)}"
-            for key, value in (_DEFAULTS | self.eval).items()
+            for key, value in {**_DEFAULTS, **self.eval}.items()
             if getattr(section, key) != value
         ]
         limit = section.limit
