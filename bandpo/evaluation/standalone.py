@@ -134,7 +134,7 @@ def _protocol(settings: EvalSection) -> dict[str, Any] | None:
     if settings.preset is None:
         return None
     preset = read_preset(settings.preset)
-    deviations = preset.deviations(settings.model_dump())
+    deviations = preset.deviations(settings)
     return {"name": preset.name, "source": preset.source, "deviations": deviations}
 
 
