@@ -10,8 +10,10 @@ import torch
 
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
+from bandpo.config.overrides import verbatim
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.inheritance import inheritance, model_of, model_sampling
+from bandpo.evaluation.presets import with_preset
 from bandpo.evaluation.standalone import evaluate_model
 from bandpo.tables.recipe import override_of
 
@@ -25,12 +27,15 @@ COMMAND = Composed(
         "out",
         "dtype",
         "data.root",
+        "eval.preset",
         "eval.n",
         "eval.temperature",
         "eval.sampling",
         "eval.stop",
         "eval.max_tokens",
         "eval.template",
+        "eval.system_prompt",
+        "eval.chat_template",
         "eval.max_prompt_tokens",
         "eval.limit",
         "eval.seed",
@@ -40,7 +45,9 @@ COMMAND = Composed(
         "bandpo eval model=outputs/my-run benchmarks=[amc23,math500]",
         "bandpo eval model=Qwen/Qwen2.5-0.5B-Instruct benchmarks=[file:my.jsonl] eval.n=4",
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
+        "bandpo eval model=Qwen/Qwen3-8B benchmarks=[math] eval.preset=qwen3-thinking",
         "bandpo eval model=outputs/my-run rollout=hf eval.limit=20   # without vLLM, a quick look",
+        "bash scripts/launch.sh --nproc 8 eval model=outputs/my-run benchmarks=[math500]",
     ),
 )
 
@@ -48,10 +55,11 @@ COMMAND = Composed(
 def main(argv: Sequence[str]) -> int:
     """Runs one evaluation; arguments are hydra overrides of configs/eval.yaml.
 
-    A run's checkpoint is evaluated as the run was, where the arguments do not say otherwise; with
-    `eval.sampling=model` the model's own settings go before the run's.
+    A preset stands for its settings. A run's checkpoint is evaluated as the run was, where the
+    arguments do not say otherwise; with `eval.sampling=model` the model's own settings go before
+    the run's.
     """
-    if (words := COMMAND.words(argv)) is None:
+    if (words := COMMAND.words(with_preset(argv))) is None:
         return 0
     own = inheritance(model_of(words), torch.cuda.is_available())
     config = _composed(own.besides(words) if own else {}, words)
@@ -72,5 +80,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _composed(settings: Mapping[str, Any], words: Sequence[str]) -> EvalCommand:
     """The configuration with settings that no argument gives, and the arguments."""
-    overrides = [override_of(key, value) for key, value in settings.items()]
+    overrides = [_override(key, value) for key, value in settings.items()]
     return compose("eval", [*overrides, *words], EvalCommand)
+
+
+def _override(key: str, value: Any) -> str:
+    """An override that sets a run's value, whatever is in a text."""
+    return verbatim(key, value) if isinstance(value, str) else override_of(key, value)

@@ -12,6 +12,7 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bandpo.config.schema import MethodConfig
+from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
@@ -93,7 +94,8 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
         return None
     value = torch.zeros(1, 1)
     try:
-        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
+        known = {"ref_logp": value, "new_entropy": value}
+        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, **known))
     except Exception as error:  # shown to the user, whose own class may have raised it
         return (
             f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "
@@ -128,6 +130,32 @@ def _contract_broken(method: MethodConfig) -> str | None:
             check()
     except UserError as error:
         return str(error)
+    return None
+
+
+def _sampler_instantiates(data: DataConfig) -> str | None:
+    problem = why_not_built(data.sampler) if data.sampler else None
+    return problem and f"data.sampler cannot be built: {problem}"
+
+
+def _baseline_is_of_what_is_masked(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.truncated_in_baseline:
+        return None
+    if rollout.truncated != "mask":
+        return (
+            "rollout.truncated_in_baseline=false needs rollout.truncated=mask, not "
+            f"{rollout.truncated}"
+        )
+    if why_not_built(method.advantage):
+        return None
+    group = torch.tensor([[0.0, 1.0]])
+    try:
+        instantiate(method.advantage)(group, valid=group > 0)
+    except Exception as error:  # shown to the user, whose own function may have raised it
+        return (
+            "rollout.truncated_in_baseline=false needs an advantage that takes the valid samples "
+            f"(valid=…, as bandpo.advantage.group_advantages does): {error}"
+        )
     return None
 
 
@@ -172,6 +200,8 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _method_instantiates,
     _reward_instantiates,
     _alarms_instantiate,
+    _sampler_instantiates,
+    _baseline_is_of_what_is_masked,
     _resume_exists,
     _best_is_measured,
     _dtype_fits_model,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bandpo.config.schema import MAX_SEED, Config
 from bandpo.config.section import Section
 from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
 from bandpo.config.sections.sampling import (
     STOP_DESCRIPTION,
@@ -26,6 +32,7 @@ from bandpo.rollout.engine import Sampling
 
 SHARED = ("temperature", "top_p", "top_k", "max_tokens", "stop", *AlteredSection.model_fields)
 """Keys that rollout and eval both have."""
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class EvalDataSection(Section):
@@ -50,7 +57,9 @@ class EvalSection(AlteredSection):
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
     )
-    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    template: str = Field(
+        "boxed", description="`boxed`, `answer_line`, `none`, one of configs/template, or a file."
+    )
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
@@ -64,6 +73,20 @@ class EvalSection(AlteredSection):
         description="model: temperature, top_p, top_k, min_p and repetition_penalty come from the "
         "model's generation_config.json where no argument sets them; null: from eval alone.",
     )
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
+    preset: str | None = Field(
+        None, description="Protocol of configs/preset, whose settings are used unless named here."
+    )
+    choice_template: str = Field(
+        "choice", description="`template` of multiple-choice benchmarks, answered by a letter."
+    )
+    seeds: tuple[Seed, ...] = Field(
+        (), description="Repeats everything with each; empty: once, with `seed`."
+    )
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("temperature")
     @classmethod
@@ -78,6 +101,13 @@ class EvalSection(AlteredSection):
         if info.data.get("temperature") == 0.0 and n > 1:
             raise ValueError("temperature=0 draws the same sample every time; use n=1")
         return n
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice would draw the same samples twice")
+        return seeds
 
     @property
     def parameters(self) -> Sampling:
@@ -122,7 +152,8 @@ class EvalCommand(Section):
         description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
-        min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
+        min_length=1,
+        description="Names of configs/benchmark, `math`, `all`, file:…, or a mapping.",
     )
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] | None = Field(

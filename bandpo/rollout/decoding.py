@@ -16,7 +16,7 @@ Sampled = tuple[NDArray[np.int32], ArrayLike, bool]
 
 _NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _TAG = re.compile(r"<(/?)([A-Za-z]\w*)>")
-_REASONING = re.compile("think|thought|reason", re.IGNORECASE)
+_REASONING = re.compile("think|thought|reason|channel", re.IGNORECASE)
 _SYSTEM = {"role": "system", "content": "s"}
 # The assistant turn is not the last: templates keep the reasoning of the last one, if of any.
 _TURNS = [
@@ -31,8 +31,8 @@ class Decoder:
 
     Dropped are the tokenizer's named special tokens (end, padding, …), those that its chat template
     writes around turns, and the special token that ended a completion. Tags, `<x>` with `</x>`, and
-    tokens named after thinking or reasoning are kept: the verifier must see where reasoning ends.
-    Ids that the tokenizer does not have stand for no text.
+    tokens named after thinking, reasoning or channels are kept: the verifier must see where
+    reasoning ends. Ids that the tokenizer does not have stand for no text.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -140,6 +140,14 @@ def _has_head(model: torch.nn.Module) -> bool:
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
+def _forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Has vLLM pack the next experts too, which on a CPU it does for the first ones alone."""
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
+
+
 def cache_tokens(spec: EngineSpec, max_num_seqs: int, parts: int) -> int:
     """Tokens of a cache with blocks for all sequences that an engine of `parts` ranks has at once.
 
@@ -320,6 +328,8 @@ class VLLMLocal(RolloutEngine):
                 seen.add(name)
                 yield name, tensor
 
+        if not torch.cuda.is_available():
+            self._llm.apply_model(_forget_expert_kernels)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
         if self._weight_names is not None and seen != self._weight_names:
             difference = sorted(seen ^ self._weight_names)[:5]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,8 +29,6 @@ from bandpo.errors import UserError
 
 FILE = "recipe.yaml"
 _PLAIN = re.compile(r"[\w./:+-]+")
-# In quotes hydra reads backslashes as themselves, except before a quote and at the end.
-_ESCAPED = re.compile(r"(\\*)('|\Z)")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Seeds = int | tuple[int, ...]
@@ -247,6 +246,6 @@ def _hydra_value(value: Any) -> str:
         case list() | tuple():
             return "[" + ",".join(map(_hydra_value, value)) + "]"
         case str() if not (_PLAIN.fullmatch(value) or "${" in value):
-            return "'" + _ESCAPED.sub(lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value) + "'"
+            return QuotedString(value, Quote.single).with_quotes()
         case _:
             return str(value)

@@ -67,6 +67,19 @@ class RolloutConfig(AlteredSection):
         json_schema_extra=HARMLESS,
     )
     stop: Stops = Field((), description=STOP_DESCRIPTION)
+    truncated: Literal["keep", "mask", "penalise"] = Field(
+        "keep",
+        description="Completions that max_tokens cut off: trained on as they are (keep), out of "
+        "the loss (mask), or with truncated_penalty off their reward (penalise) (docs/data.md).",
+    )
+    truncated_in_baseline: bool = Field(
+        True,
+        description="truncated=mask: whether the rewards of masked completions count in the mean "
+        "and deviation of their group.",
+    )
+    truncated_penalty: float = Field(
+        1.0, gt=0.0, description="What truncated=penalise takes off a reward; unused otherwise."
+    )
 
     @field_validator("filter_groups", mode="before")
     @classmethod

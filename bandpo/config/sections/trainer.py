@@ -16,6 +16,15 @@ class RunConfig(Section):
 
     name: str = Field(min_length=1, description="Name of the run, also in trackers.")
     dir: str = Field(min_length=1, description="Folder of the run; see docs/run-folder.md.")
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Hub repository, `user/name`, that gets the last checkpoint's `hf/` after the "
+        "last step, and the best one's as its branch `best`; checked at the start.",
+    )
+    hub_private: bool = Field(
+        True, description="Whether a repository that is made is private, and must be."
+    )
 
 
 class TrainerConfig(Section):
@@ -86,3 +95,10 @@ class TrackingConfig(Section):
 
     trackers: tuple[str, ...] = Field((), description="accelerate's: wandb, tensorboard, …")
     project: str = Field("bandpo", description="Project name in the trackers.")
+    samples: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="Completions in the table that wandb, tensorboard and trackio get every "
+        "`trainer.sample_every` steps; 0: none.",
+    )

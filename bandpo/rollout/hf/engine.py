@@ -20,6 +20,7 @@ from bandpo.model.architecture import token_bytes
 from bandpo.model.features import likely_settings, softcap_of
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
+from bandpo.model.naming import load_from_files
 from bandpo.model.vocabulary import end_tokens
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
@@ -165,16 +166,9 @@ class HFGenerate(RolloutEngine):
             found.append(logits.log_softmax(-1).gather(-1, chosen).squeeze(-1).tolist())
         return found
 
-    @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies the stream into the model; raises RuntimeError when it is not complete."""
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = set(own)
-        for name, tensor in weights:
-            own[name].copy_(tensor)
-            missing.discard(name)
-        if missing:
-            raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
+        load_from_files(self._model, weights)
         self.weight_version = version
 
     def close(self) -> None:
