@@ -36,7 +36,7 @@ def test_the_presets_are_these():
 @pytest.mark.parametrize("name", SAMPLING)
 def test_a_preset_sets_everything_that_it_stands_for(name):
     found = composed(f"eval.preset={name}")
-    sampling = found.sampling
+    sampling = found.parameters
     got = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.n, sampling.max_tokens)
     assert got == SAMPLING[name] and found.preset == name
     preset = read_preset(name)
