@@ -21,7 +21,7 @@ class Truncation:
                  tokens nor as sequences of the loss: DAPO's overlong filtering (section 3.4), with
                  the normalisation of verl's `agg_loss`, which excludes sequences without a token
     in_baseline  masked samples count in the mean and deviation of their group's rewards, as they do
-                 in TRL (`mask_truncated_completions`), verl and NeMo-RL
+                 in TRL (`mask_truncated_completions`) and NeMo-RL
     penalty      subtracted from their rewards, beside the terms of the reward itself: what
                  `bandpo.reward.Overlong` becomes at the limit as its buffer shrinks to nothing
     """
