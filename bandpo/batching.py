@@ -27,7 +27,8 @@ class Sample:
     `id` names it in messages: the problem's id and the completion's place in its group. The
     learner fills in `old_logp`, `entropy` and `ref_logp`. A sample without `old_logp` is on policy:
     the update's own forward pass gives it. A sample of an older `weight_version` has the engine's
-    log-probabilities as `old_logp`.
+    log-probabilities as `old_logp`. `weight`, `pass_rate` and `dual` are those of `TokenBatch`, of
+    one sample; a weight of None is 1.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,6 +40,9 @@ class Sample:
     ref_logp: Tensor | None = None
     weight_version: int = 0
     id: str = ""
+    weight: float | None = None
+    pass_rate: float | None = None
+    dual: float | None = None
 
     def __post_init__(self) -> None:
         self.completion_ids = token_array(self.completion_ids)

@@ -16,6 +16,7 @@ from typing import Any
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
+from bandpo.data.conversations import as_column
 from bandpo.data.sources import distinct, load_problems, parse_source
 from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
@@ -137,7 +138,7 @@ def _make(
 def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> None:
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for p in problems:
-            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
+            row = {"id": p.id, "problem": as_column(p), "answer": p.answer, "source": p.source}
             file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
     text = json.dumps(stamp, indent=2, default=str) + "\n"
     (folder / "dataset.json").write_text(text, encoding="utf-8")

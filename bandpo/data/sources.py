@@ -30,7 +30,7 @@ from pydantic import (
 
 from bandpo.config.targets import reason, why_not_imported
 from bandpo.data.columns import Columns
-from bandpo.data.readers import READERS, hub_rows
+from bandpo.data.readers import Rows, file_rows, hub_rows, name_of
 from bandpo.data.rows import BadRows, parse_rows, unusable
 from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
@@ -40,32 +40,31 @@ logger = logging.getLogger(__name__)
 
 
 class FileSource(BaseModel):
-    """A local JSONL, parquet or CSV file, one problem per row."""
+    """A local file with a problem per row, a folder of such files, or a pattern that they match."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path = Field(description="the file; its extension tells the format")
+    path: Path = Field(description="file, folder or pattern; extensions tell the format")
     columns: Columns = Columns()
     bad_rows: BadRows = Field(default="error", description="drop: skip and log them")
 
     @property
     def name(self) -> str:
         """The name of the dataset in summaries."""
-        return self.path.stem
+        return name_of(self.path)
+
+    @property
+    def place(self) -> str:
+        """The source in messages."""
+        return str(self.path)
+
+    def rows(self) -> Rows:
+        """Every row as it is in the file; raises `UserError` for files that cannot be read."""
+        return file_rows(self.path)
 
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises one `UserError` that names each bad line."""
-        read = READERS.get(self.path.suffix.lower())
-        if not self.path.exists():
-            raise UserError(f"{self.path}: no such file")
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder; name a file in it")
-        if read is None:
-            raise UserError(
-                f"{self.path}: unknown extension {self.path.suffix!r}; "
-                f"use one of {', '.join(sorted(READERS))}"
-            )
-        return parse_rows(read(self.path), self.columns, str(self.path), self.name, self.bad_rows)
+        return parse_rows(self.rows(), self.columns, self.place, self.name, self.bad_rows)
 
 
 class HubSource(BaseModel):
@@ -89,11 +88,18 @@ class HubSource(BaseModel):
         """The name of the dataset in summaries."""
         return self.hub
 
+    @property
+    def place(self) -> str:
+        """The source in messages."""
+        return f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
+
+    def rows(self) -> Rows:
+        """Every row as the hub has it; raises `UserError` if it has no such data."""
+        return hub_rows(self.hub, self.subset, self.split, self.revision, self.place)
+
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises `UserError` if the hub has no such data."""
-        place = f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
-        rows = hub_rows(self.hub, self.subset, self.split, self.revision, place)
-        return parse_rows(rows, self.columns, place, self.hub, self.bad_rows)
+        return parse_rows(self.rows(), self.columns, self.place, self.name, self.bad_rows)
 
 
 class GeneratedSource(BaseModel):

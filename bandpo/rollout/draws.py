@@ -10,7 +10,7 @@ from typing import Any
 from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.data.sampler import Sampler
 from bandpo.ranks.collectives import Ranks
-from bandpo.reward import verifier_counts
+from bandpo.reward import part_metrics, verifier_counts
 from bandpo.rollout.groups.truncation import Truncation
 from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 from bandpo.rollout.seeds import Seeds
@@ -168,6 +168,7 @@ def _rewards_and_lengths(scored: Sequence[GroupSummary]) -> dict[str, float]:
         "reward/std": pstdev(rewards),
         "reward/correct_frac": fmean(score.correct for score in scores),
         "reward/zero_std_groups": float(sum(not item.has_spread for item in scored)),
+        **part_metrics(scores),
         "length/mean": fmean(lengths),
         "length/max": float(max(lengths)),
         "length/tokens": float(sum(lengths)),

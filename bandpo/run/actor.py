@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from bandpo.config.sections.rollout import RolloutConfig
+from bandpo.config.sections.sampling import stop_ids, stop_texts
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward
@@ -100,6 +101,8 @@ class Actor:
             top_p=config.top_p,
             top_k=config.top_k,
             max_tokens=config.max_tokens,
+            stop=stop_texts(config.stop),
+            stop_token_ids=stop_ids(config.stop),
         )
 
     @property

@@ -15,6 +15,7 @@ from bandpo.config.schema import Config
 from bandpo.data.sampling.history import PROBLEMS
 from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
+from bandpo.learner.updates.rates import moved_horizon
 from bandpo.ranks.collectives import Ranks
 
 
@@ -86,7 +87,8 @@ def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
         fresh = {"step": 0, "weight_version": 1, "ranks": ranks.size, "trackers": {}}
         return StartPoint(config, None, fresh, tuple(notes))
     state = checkpoint.state()
-    changed = changes(checkpoint.settings(), config)
+    before = checkpoint.settings()
+    changed = changes(before, config)
     if changed.determining:
         raise UserError.join(
             f"{config.run.dir} cannot resume from {checkpoint.folder.name}: changed settings "
@@ -103,4 +105,7 @@ def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
             f"changed since the checkpoint: {', '.join(rounding)}; floating-point rounding "
             "differs, so the run is no longer bitwise the same"
         )
+    steps = before["trainer"]["steps"], config.trainer.steps
+    if note := moved_horizon(config.learner, *steps, step=int(state["step"])):
+        notes.append(note)
     return StartPoint(config, checkpoint, state, tuple(notes))

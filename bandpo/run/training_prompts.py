@@ -9,7 +9,7 @@ from typing import Any
 
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.rollout import RolloutConfig
-from bandpo.data.prompts import build_prompts
+from bandpo.data.prompts import Prompting, build_prompts
 from bandpo.data.sampling.history import PROBLEMS, History
 from bandpo.data.sampling.ruled import RuledSampler, sampler_of
 from bandpo.data.sources import weights_of
@@ -40,8 +40,9 @@ class TrainingPrompts:
 
         Raises UserError where fewer are short enough than a step needs.
         """
+        self.prompting = how = Prompting.of(data)
         prompts, dropped = build_prompts(
-            problems, tokenizer, data.template, data.max_prompt_tokens, data.overlong_prompts, date
+            problems, tokenizer, how, data.max_prompt_tokens, data.overlong_prompts, date
         )
         self.dropped = len(dropped)
         self._weights = weights_of(data.train)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from bandpo.config.section import HARMLESS, Section
+from bandpo.config.section import HARMLESS
+from bandpo.config.sections.sampling import STOP_DESCRIPTION, AlteredSection, Stops
 
 # vLLM refuses higher temperatures, and silently raises lower ones to this.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
@@ -16,7 +17,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 MAX_SAMPLES = 4096
 
 
-class RolloutConfig(Section):
+class RolloutConfig(AlteredSection):
     """Sampling groups of completions."""
 
     engine: dict[str, Any] = Field(
@@ -65,6 +66,7 @@ class RolloutConfig(Section):
         "faults.md).",
         json_schema_extra=HARMLESS,
     )
+    stop: Stops = Field((), description=STOP_DESCRIPTION)
     truncated: Literal["keep", "mask", "penalise"] = Field(
         "keep",
         description="Completions that max_tokens cut off: trained on as they are (keep), out of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,11 +42,11 @@ class Truncation:
         )
 
     def penalised(self, item: ScoredGroup) -> ScoredGroup:
-        """The group with the penalty in its rewards; verdicts stay as they are."""
+        """The group with the penalty as a part of its rewards; verdicts stay as they are."""
         if not self.penalty:
             return item
         scores = [
-            replace(score, value=score.value - self.penalty) if completion.truncated else score
+            score.plus("truncated", -self.penalty if completion.truncated else 0.0)
             for score, completion in zip(item.scores, item.group.completions, strict=True)
         ]
         return replace(item, scores=tuple(scores))
@@ -78,15 +79,15 @@ class Truncation:
 
     def estimator(
         self, estimate: Callable[..., Tensor], groups: Sequence[GroupSummary]
-    ) -> Callable[[Tensor], Tensor]:
-        """Rewards [P, G] of these groups → advantages [P, G], by a method's `estimate`.
+    ) -> Callable[..., Tensor]:
+        """A method's `estimate` of advantages [P, G] for the rewards, or their parts, of groups.
 
         Samples that are not in the baseline are its invalid ones.
         """
         if not self.masked or self.in_baseline:
             return estimate
         valid = torch.tensor([self.learned(item) for item in groups], dtype=torch.bool)
-        return lambda rewards: estimate(rewards, valid=valid.reshape(rewards.shape))
+        return partial(estimate, valid=valid.reshape(len(groups), -1))
 
     def metrics(self, groups: Sequence[GroupSummary]) -> dict[str, float]:
         """`rollout/masked_…` of the groups that a step trains on; none where nothing is masked."""
