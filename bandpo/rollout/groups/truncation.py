@@ -84,7 +84,7 @@ class Truncation:
 
         Samples that are not in the baseline are its invalid ones.
         """
-        if not self.masked or self.in_baseline:
+        if not groups or not self.masked or self.in_baseline:
             return estimate
         valid = torch.tensor([self.learned(item) for item in groups], dtype=torch.bool)
         return partial(estimate, valid=valid.reshape(len(groups), -1))
