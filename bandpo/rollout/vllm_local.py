@@ -35,6 +35,7 @@ OLDEST_VLLM = (0, 27, 1)
 BLOCK = 128
 MOST_CACHE = 2**30
 HEAD = "lm_head.weight"
+LONGEST_REASON = 500  # characters of a message of vLLM
 
 T = TypeVar("T")
 
@@ -132,6 +133,20 @@ def _shared_memory_of_its_own(ranks: Ranks) -> Iterator[None]:
         Shared._init_cpu_shm = opened
 
 
+@contextmanager
+def _refusing(model_path: str) -> Iterator[None]:
+    """Makes a UserError of whatever ends the start of vLLM, with the end of its traceback."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        raise UserError.caused(
+            f"vLLM {vllm_version()} does not start with {model_path}: {reason}", error
+        ) from error
+
+
 def _has_head(model: torch.nn.Module) -> bool:
     """Whether a model of vLLM has a head module, even if it shares the embedding's weight."""
     names = (name for name, _ in model.named_modules(remove_duplicate=False))
@@ -139,7 +154,7 @@ def _has_head(model: torch.nn.Module) -> bool:
 
 
 def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM pack the next weights of experts, which on a CPU it does for the first ones alone."""
+    """Has vLLM pack the experts of the next weights, as it does on a CPU with the first alone."""
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
@@ -213,7 +228,7 @@ class VLLMLocal(RolloutEngine):
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         parted = tensor_parallel_size > 1 and not on_gpu
         naming = _shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
-        with _untouched_random_state(), naming:
+        with _untouched_random_state(), naming, _refusing(spec.model_path):
             self._llm = LLM(
                 model=spec.model_path,
                 dtype=spec.dtype,
