@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any, TypeVar
@@ -24,8 +23,12 @@ from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
-from bandpo.ranks.collectives import Ranks
-from bandpo.ranks.shared_memory import SEGMENTS
+from bandpo.rollout.colocation.guards import (
+    process_group_kept,
+    shared_memory_of_its_own,
+    start_in_words,
+    untouched_random_state,
+)
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.types import Completion, Group, Prompt, token_array
@@ -35,7 +38,6 @@ OLDEST_VLLM = (0, 27, 1)
 BLOCK = 128
 MOST_CACHE = 2**30
 HEAD = "lm_head.weight"
-LONGEST_REASON = 500  # characters of a message of vLLM
 
 T = TypeVar("T")
 
@@ -79,72 +81,6 @@ def _prepare_environment(threads: int) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     # Where it is not set, vLLM leaves torch one thread, the learner's offloaded optimizer too.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-
-
-@contextmanager
-def _untouched_random_state() -> Iterator[None]:
-    """Restores torch's global generator, which vLLM reseeds when it starts and then draws from."""
-    # Of this rank's device alone: asking another one for its state would make a context there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-@contextmanager
-def _process_group_kept() -> Iterator[None]:
-    """Keeps torch's default process group, the learner's, which vLLM destroys with its engine."""
-    destroy = dist.destroy_process_group
-
-    def destroy_own(group: dist.ProcessGroup | None = None) -> None:
-        if group is not None:
-            destroy(group)
-
-    dist.destroy_process_group = destroy_own
-    try:
-        yield
-    finally:
-        dist.destroy_process_group = destroy
-
-
-@contextmanager
-def _shared_memory_of_its_own(ranks: Ranks) -> Iterator[None]:
-    """Names the memory that the parts of an engine share on a CPU after this engine alone.
-
-    vLLM's name is the same in every job of a machine: two would meet in one segment, and what a
-    killed one leaves would keep every later one from starting. Once all parts have opened it the
-    name goes, so that nothing is left. Collective over the ranks.
-    """
-    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as Shared
-
-    engine = ranks.gather(uuid.uuid4().hex)[0]
-    opened = Shared._init_cpu_shm
-
-    def open_own(shared: Any) -> int:
-        shared.group_name = f"{shared.group_name}-{engine}"
-        handle = opened(shared)
-        for segment in SEGMENTS.glob(f"*{engine}_*"):
-            segment.unlink(missing_ok=True)
-        return handle
-
-    Shared._init_cpu_shm = open_own
-    try:
-        yield
-    finally:
-        Shared._init_cpu_shm = opened
-
-
-@contextmanager
-def _refusing(model_path: str) -> Iterator[None]:
-    """Makes a UserError of whatever ends the start of vLLM, with the end of its traceback."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
-        raise UserError.caused(
-            f"vLLM {vllm_version()} does not start with {model_path}: {reason}", error
-        ) from error
 
 
 def _has_head(model: torch.nn.Module) -> bool:
@@ -227,8 +163,8 @@ class VLLMLocal(RolloutEngine):
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         parted = tensor_parallel_size > 1 and not on_gpu
-        naming = _shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
-        with _untouched_random_state(), naming, _refusing(spec.model_path):
+        naming = shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
+        with untouched_random_state(), naming, start_in_words(spec.model_path, vllm_version()):
             self._llm = LLM(
                 model=spec.model_path,
                 dtype=spec.dtype,
@@ -280,7 +216,7 @@ class VLLMLocal(RolloutEngine):
             )
         try:
             while waiting:
-                with _untouched_random_state():
+                with untouched_random_state():
                     outputs = engine.step()
                 for output in outputs:
                     if not output.finished:
@@ -311,7 +247,7 @@ class VLLMLocal(RolloutEngine):
         asked = self._parts.gather(
             [[*prompt.token_ids, *c.token_ids.tolist()] for c in completions]
         )
-        with _untouched_random_state():
+        with untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
                 SamplingParams(
@@ -378,7 +314,7 @@ class VLLMLocal(RolloutEngine):
         """
         llm, self._llm = self._llm, None
         try:
-            with _process_group_kept():
+            with process_group_kept():
                 llm.llm_engine.engine_core.shutdown()
         finally:
             del llm

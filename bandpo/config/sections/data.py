@@ -36,8 +36,8 @@ class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
 
     train: str | dict[str, Any] = Field(
-        description="A data file, a folder of them, a pattern or a hub id; or a mapping with `path`, "
-        "`hub` or `_target_` and their settings (`bandpo.data.sources`).",
+        description="A data file, a folder of them, a pattern or a hub id; or a mapping with "
+        "`path`, `hub` or `_target_` and their settings (`bandpo.data.sources`).",
     )
     columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
