@@ -48,7 +48,7 @@ def weight_stream(lm: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _merged(lm: Any, name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """A tensor under its name without adapters, with its layer's LoRA; the layer is not changed."""
+    """A tensor under its name without adapters, its layer's LoRA added; the layer stays."""
     path, _, kind = name.rpartition(".")
     weight = tensor.detach()
     owner = path.replace(".base_layer", "")

@@ -1,4 +1,4 @@
-"""`bandpo data check | overlap | build`: what is in a dataset, and whether it may be trained on."""
+"""`bandpo data check | overlap | build | show`: what is in a dataset, and how a model sees it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
+from bandpo.commands import data_show
 from bandpo.config.composition import compose
 from bandpo.config.sections.data import DataConfig
 from bandpo.data.audit import audit, contamination
@@ -24,7 +25,7 @@ from bandpo.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one of the three subcommands."""
+    """Runs one of the subcommands."""
     parser = argparse.ArgumentParser(prog="bandpo data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     place = "a benchmark's name, a file or folder, a hub id, or a YAML mapping"
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         "overlap", help="contamination: training problems that occur in a benchmark"
     )
     overlapping.add_argument("train", help=place)
-    overlapping.add_argument("benchmarks", nargs="+", help=place)
+    several = f"{place}; all or math; a .txt file with one of these per line"
+    overlapping.add_argument("benchmarks", nargs="+", help=several)
     overlapping.add_argument("--root", type=Path, help="folder with local copies of benchmarks")
     overlapping.add_argument("--n", type=int, default=10, help="tokens of an n-gram")
     overlapping.add_argument("--threshold", type=float, default=0.5, help="least share of n-grams")
@@ -51,7 +53,13 @@ def main(argv: Sequence[str]) -> int:
     built.add_argument("overrides", nargs="*", help="hydra overrides, such as data=dapo_math")
     built.set_defaults(run=_build)
 
-    arguments = parser.parse_args(list(argv))
+    data_show.add_to(commands)
+
+    arguments, rest = parser.parse_known_args(list(argv))
+    if unknown := [word for word in rest if word.startswith("-") or "words" not in arguments]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:  # argparse takes words of one kind only where they stand together
+        arguments.words += rest
     return int(arguments.run(arguments))
 
 

@@ -38,6 +38,10 @@ class Columns(BaseModel):
         default=False, description=r"the answer is the content of the column's last \boxed{}"
     )
 
+    join_answers: bool = Field(
+        default=False, description="a list is one answer, its parts joined by commas"
+    )
+
     def but(self, named: Mapping[str, Any]) -> Columns:
         """These columns with others named; raises pydantic's `ValidationError` for bad names."""
         return Columns.model_validate({**self.model_dump(exclude_unset=True), **named})

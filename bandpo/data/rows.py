@@ -136,7 +136,11 @@ def _scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _answer(row: Mapping[str, Any], columns: Columns) -> str:
     """The reference answer as text."""
-    value = _single(lookup(row, columns.answer), columns.answer)
+    value = lookup(row, columns.answer)
+    if columns.join_answers and isinstance(value, list | tuple | np.ndarray) and len(value):
+        item = columns.model_copy(update={"answer": "0", "join_answers": False})
+        return ", ".join(_answer({"0": part}, item) for part in value)
+    value = _single(value, columns.answer)
     if isinstance(value, np.generic):
         value = float(str(value)) if isinstance(value, np.floating) else value.item()
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)

@@ -1,7 +1,8 @@
 """Where problems come from: local files, hub datasets and generators.
 
 A source is a value that a config can spell: `{path: my.jsonl}`, `{hub: org/name, split: test}`,
-`{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`.
+`{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`. Several with
+weights are `{sources: [{path: my.jsonl, weight: 3}, {hub: org/name, weight: 1}]}`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from bandpo.config.targets import reason, why_not_imported
 from bandpo.data.columns import Columns
@@ -173,11 +184,15 @@ def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
     try:
         return _SOURCE.validate_python(spec)
     except ValidationError as error:
-        faults = [
-            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
-            for e in error.errors(include_url=False)
-        ]
-        raise UserError.join(f"data source {spec!r}:", faults) from error
+        raise _not_a_source(spec, error) from error
+
+
+def _not_a_source(spec: Any, error: ValidationError) -> UserError:
+    faults = [
+        ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
+        for e in error.errors(include_url=False)
+    ]
+    return UserError.join(f"data source {spec!r}:", faults)
 
 
 def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
@@ -193,10 +208,89 @@ def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
     return source.model_copy(update={"columns": source.columns.but(columns)})
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, repeated ones with a number: `a/train.jsonl`, `b/train.jsonl`: train, train-2."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        free = (other for other in numbered if other not in names and other not in taken)
+        taken.append(next(free) if name in taken else name)
+    return taken
+
+
+class WeightedSource(BaseModel):
+    """A source with its weight among others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Source
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_its_keys(cls, spec: Any) -> Any:
+        """`{path: a.jsonl, weight: 3}`, or a source without a weight."""
+        if isinstance(spec, cls):
+            return spec
+        if not isinstance(spec, Mapping):
+            return {"source": spec}
+        weight = {"weight": spec["weight"]} if "weight" in spec else {}
+        return {"source": {k: v for k, v in spec.items() if k != "weight"}, **weight}
+
+
+def _named(specs: Any) -> Any:
+    """The mapping by name that a list of sources means."""
+    if isinstance(specs, Mapping) or not isinstance(specs, Sequence) or isinstance(specs, str):
+        return specs
+    sources = [WeightedSource.model_validate(spec) for spec in specs]
+    names = distinct([item.source.name for item in sources])
+    return dict(zip(names, sources, strict=True))
+
+
+class MixtureSource(BaseModel):
+    """Sources of which prompts are drawn in shares by their weights (`bandpo.data.sampling`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: Annotated[dict[str, WeightedSource], BeforeValidator(_named)] = Field(
+        min_length=1, description="by name, or a list; each with a `weight` beside its own keys"
+    )
+
+    def problems(self) -> list[Problem]:
+        """Those of all sources; ids begin with the source's name, which is their `source`."""
+        return [
+            replace(problem, id=f"{name}/{problem.id}", source=name)
+            for name, item in self.sources.items()
+            for problem in item.source.problems()
+        ]
+
+
+def mixture_of(spec: Any) -> MixtureSource | None:
+    """The mixture that `{sources: …}` means, None for another source; raises `UserError`."""
+    if not isinstance(spec, Mapping) or "sources" not in spec or "_target_" in spec:
+        return None
+    try:
+        return MixtureSource.model_validate(dict(spec))
+    except ValidationError as error:
+        raise _not_a_source(spec, error) from error
+
+
+def weights_of(spec: Any) -> dict[str, float]:
+    """Source → weight of a mixture; empty for every other source."""
+    mixture = mixture_of(spec)
+    return {name: item.weight for name, item in mixture.sources.items()} if mixture else {}
+
+
 def load_problems(spec: Any, columns: Mapping[str, Any] | None = None) -> list[Problem]:
     """All problems of a source (string, path, mapping or source object).
 
     `columns` name those that hold id, problem or answer, over the source's own (`Columns`). Raises
     `UserError` with every bad row of the file, up to the first 20 and their count.
     """
-    return with_columns(spec, columns or {}).problems()
+    mixture = mixture_of(spec)
+    if mixture and columns:
+        raise UserError(
+            f"data.columns.{next(iter(columns))}: data.train has several sources; name the columns "
+            "of each in data.train.sources (columns: {…})"
+        )
+    return (mixture or with_columns(spec, columns or {})).problems()

@@ -17,7 +17,7 @@ _OTHER_HEADS = re.compile(r"^(summary|classifier|cls|head)_")
 _LIKELY = re.compile(r"soft_?cap|logit|multiplier|scal|alibi|sink|window|chunk|clip_qkv|qk_norm")
 _UNLIKELY = re.compile(r"rope|scaling_factor|router|max_window_layers|use_sliding_window")
 # Among kinds of layers, and where there are none among settings.
-_RECURRENT = re.compile(r"linear_attention|mamba|ssm_|state_size|conv|recurrent")
+_RECURRENT = re.compile(r"linear_attention|hybrid|mamba|ssm_|state_size|conv|recurrent")
 SOFTCAPS = ("attn_logit_softcapping", "attention_logits_soft_cap", "attn_logit_soft_cap")
 SETTINGS = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks"}
 """Arguments that transformers' attention layers pass on, and the features that they stand for."""

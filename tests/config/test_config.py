@@ -42,7 +42,7 @@ def test_every_method_composes_and_instantiates(method):
 
 
 @pytest.mark.parametrize(
-    "override", [f"{g}={n}" for g in ("rollout", "reward", "data") for n in names(g)]
+    "override", [f"{g}={n}" for g in ("rollout", "reward", "data", "sampler") for n in names(g)]
 )
 def test_every_other_group_composes(override):
     assert compose("train", ["model.path=embedded", override], Config).rollout.group_size == 32
