@@ -25,6 +25,7 @@ from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.model.vocabulary import end_tokens
 from bandpo.rollout.colocation.guards import (
+    experts_packed_anew,
     process_group_kept,
     shared_memory_of_its_own,
     start_in_words,
@@ -89,14 +90,6 @@ def _has_head(model: torch.nn.Module) -> bool:
     """Whether a model of vLLM has a head module, even if it shares the embedding's weight."""
     names = (name for name, _ in model.named_modules(remove_duplicate=False))
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
-
-
-def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM pack the next experts too, which on a CPU it does for the first ones alone."""
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None
 
 
 def cache_tokens(spec: EngineSpec, max_num_seqs: int, parts: int) -> int:
@@ -268,7 +261,7 @@ class VLLMLocal(RolloutEngine):
         """Reloads every weight in place and drops the prefix cache of the old ones.
 
         Raises RuntimeError when the stream carries other names than the one before it, or when
-        the prefix cache cannot be dropped.
+        the prefix cache cannot be dropped; UserError where vLLM does not reload experts.
         """
         seen: set[str] = set()
 
@@ -279,9 +272,8 @@ class VLLMLocal(RolloutEngine):
                 seen.add(name)
                 yield name, tensor
 
-        if not torch.cuda.is_available():
-            self._llm.apply_model(_forget_expert_kernels)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
+        with experts_packed_anew(self._llm):
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
         if self._weight_names is not None and seen != self._weight_names:
             difference = sorted(seen ^ self._weight_names)[:5]
             raise RuntimeError(f"the weight stream changed its names: {difference}")

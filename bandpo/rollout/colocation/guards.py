@@ -77,7 +77,46 @@ def start_in_words(model_path: str, version: str | None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        # pydantic's ends with what was validated.
+        text = str(error).split(" [type=")[0]
+        reason = " ".join(f"{type(error).__name__}: {text}".split())[:LONGEST_REASON]
         raise UserError.caused(
             f"vLLM {version} does not start with {model_path}: {reason}", error
         ) from error
+
+
+@contextmanager
+def experts_packed_anew(llm: Any) -> Iterator[None]:
+    """Has vLLM pack the experts that are loaded within the block.
+
+    On a CPU it packs the first ones alone, for kernels that it would keep. Raises UserError where
+    the block leaves some without a kernel: then vLLM did not load them.
+    """
+    if torch.cuda.is_available():  # packs them, and graphs hold their addresses
+        yield
+        return
+    forgotten = llm.apply_model(_forget_expert_kernels)[0]
+    yield
+    lacking = [name for name, there in llm.apply_model(_expert_kernels)[0].items() if not there]
+    if missing := sorted(forgotten & set(lacking)):
+        raise UserError(
+            f"vLLM did not load the experts {missing[0]} of this model in a weight sync, so it "
+            "cannot follow training on a CPU; use a GPU, or another model"
+        )
+
+
+def _expert_kernels(model: torch.nn.Module) -> dict[str, bool]:
+    """Of each layer of experts in a model of vLLM whether it has a kernel."""
+    methods: dict[str, Any] = {
+        name: getattr(module, "quant_method", None) for name, module in model.named_modules()
+    }
+    return {n: m.moe_kernel is not None for n, m in methods.items() if hasattr(m, "moe_kernel")}
+
+
+def _forget_expert_kernels(model: torch.nn.Module) -> set[str]:
+    """The layers of experts whose kernels are removed, so that vLLM makes them again."""
+    found = {name for name, there in _expert_kernels(model).items() if there}
+    for name in found:
+        method: Any = model.get_submodule(name).quant_method
+        method.moe_kernel = None
+    return found
