@@ -1,0 +1,106 @@
+"""TRL's GRPOTrainer with the trust regions and losses of `bandpo.loss` (tried with TRL 1.16)."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from bandpo.errors import UserError
+from bandpo.integrations.fit import require_fit
+from bandpo.integrations.trl_inputs import CLIPPED, batch_of, problems_of, totals_of
+from bandpo.loss import BatchTotals, Bounds, LossOutput, PolicyLoss
+from bandpo.loss.bounds import require_bounds
+
+IMAGES = signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+
+
+class BoundsTrainer(GRPOTrainer):
+    """A GRPOTrainer that clips each token's ratio to the interval of `bounds`; the rest is TRL's.
+
+    Aggregation, KL, dual clip (`delta`), entropy mask and the corrections for vLLM stay TRL's, and
+    its metrics count what these bounds clip. Raises UserError for a `loss_type` that does not clip
+    and for bounds that need more than TRL knows of a token.
+    """
+
+    def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
+        require_bounds(self, bounds=bounds)
+        require_fit("TRL", bounds, lambda batch: bounds.for_batch(batch)(batch.old_logp).high)
+        super().__init__(*args, **kwargs)
+        self.bounds = bounds
+        if self.loss_type not in CLIPPED:
+            wanted = f"take one of {', '.join(CLIPPED)}, or a PolicyLossTrainer"
+            raise UserError(f"loss_type={self.loss_type} does not clip: {wanted}.")
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        old_logp = inputs.get("old_per_token_logps")
+        if old_logp is None:  # on policy: every ratio is 1, which no interval clips
+            return super()._compute_loss(model, inputs)
+        batch = batch_of(inputs, old_logp, old_logp, self.state.global_step)
+        low, high = self.bounds.for_batch(batch)(old_logp)
+        fixed = self.epsilon_low, self.epsilon_high
+        self.epsilon_low, self.epsilon_high = 1 - low, high - 1
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.epsilon_low, self.epsilon_high = fixed
+
+
+class PolicyLossTrainer(GRPOTrainer):
+    """A GRPOTrainer whose loss is any PolicyLoss; samples, rewards and advantages stay TRL's.
+
+    Normalised by TRL's counts of an optimizer step: its rows, and its share of the tokens of a
+    generation. Raises UserError for settings of TRL's own loss, which would have no effect, and for
+    a loss that needs more than TRL knows of a token.
+    """
+
+    def __init__(self, *args: Any, loss: PolicyLoss, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.policy_loss = loss
+        if problems := problems_of(self.args, loss):
+            raise UserError.join("PolicyLossTrainer: settings that do not fit the loss", problems)
+        reported = ["ref_logp"] * loss.needs_reference + ["rollout_logp"] * self.use_vllm
+        one = BatchTotals(sequences=1, tokens=1)
+        require_fit("TRL", loss, lambda batch: loss(batch, one).loss, "new_entropy", *reported)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        logp, entropy, router_loss = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+            inputs["completion_ids"].size(1),
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+            **{name: value for name, value in inputs.items() if name in IMAGES},
+        )
+        old_logp = inputs.get("old_per_token_logps", logp.detach())
+        batch = batch_of(inputs, logp, old_logp, self.state.global_step, entropy)
+        ranks, micro_batches, of_generation = self.accelerator.num_processes, 1, 1
+        if self.model.training:  # evaluation neither accumulates nor splits its batch
+            micro_batches = self.current_gradient_accumulation_steps
+            of_generation = self.args.steps_per_generation
+        output = self.policy_loss(batch, totals_of(inputs, micro_batches, of_generation, ranks))
+        self._report("train" if self.model.training else "eval", output)
+        loss = output.loss * ranks  # gradients are averaged over them
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * router_loss / micro_batches
+        return loss
+
+    def _report(self, mode: str, output: LossOutput) -> None:
+        """Means over the tokens of all ranks, by TRL's names of its metrics."""
+        values = {
+            "entropy": output.batch.new_entropy,
+            "kl": output.reference_kl,
+            "clip_ratio/low_mean": output.binding_low,
+            "clip_ratio/high_mean": output.binding_high,
+            "clip_ratio/region_mean": output.binding_low | output.binding_high,
+        }
+        known = {name: value.detach() for name, value in values.items() if value is not None}
+        mask = output.batch.mask
+        sums = torch.stack([*((value * mask).sum() for value in known.values()), mask.sum()])
+        *sums, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+        for name, total in zip(known, sums, strict=True):
+            self._metrics[mode][name].append(total / max(tokens, 1))
