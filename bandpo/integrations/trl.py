@@ -26,6 +26,9 @@ class BoundsTrainer(GRPOTrainer):
     and for bounds that need more than TRL knows of a token.
     """
 
+    epsilon_low: float | Tensor
+    epsilon_high: float | Tensor
+
     def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
         require_bounds(self, bounds=bounds)
         require_fit("TRL", bounds, lambda batch: bounds.for_batch(batch)(batch.old_logp).high)

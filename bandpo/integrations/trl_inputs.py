@@ -19,7 +19,6 @@ REPLACED = (
     "importance_sampling_level",
     "top_entropy_quantile",
     "off_policy_mask_threshold",
-    "use_bias_correction_kl",
     "entropy_coef",
     "use_adaptive_entropy",
     "sapo_temperature_pos",
