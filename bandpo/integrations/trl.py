@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from bandpo.errors import UserError
 from bandpo.integrations.fit import require_fit
 from bandpo.integrations.trl_inputs import CLIPPED, batch_of, problems_of, totals_of
-from bandpo.loss import BatchTotals, Bounds, LossOutput, PolicyLoss
+from bandpo.loss import Bounds, LossOutput, PolicyLoss
 from bandpo.loss.bounds import require_bounds
 
 IMAGES = signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
@@ -35,8 +35,7 @@ class BoundsTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.bounds = bounds
         if self.loss_type not in CLIPPED:
-            wanted = f"take one of {', '.join(CLIPPED)}, or a PolicyLossTrainer"
-            raise UserError(f"loss_type={self.loss_type} does not clip: {wanted}.")
+            raise UserError(f"BoundsTrainer: loss_type must be one that clips, of {CLIPPED}.")
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         old_logp = inputs.get("old_per_token_logps")
@@ -66,8 +65,7 @@ class PolicyLossTrainer(GRPOTrainer):
         if problems := problems_of(self.args, loss):
             raise UserError.join("PolicyLossTrainer: settings that do not fit the loss", problems)
         reported = ["ref_logp"] * loss.needs_reference + ["rollout_logp"] * self.use_vllm
-        one = BatchTotals(sequences=1, tokens=1)
-        require_fit("TRL", loss, lambda batch: loss(batch, one).loss, "new_entropy", *reported)
+        require_fit("TRL", loss, lambda batch: loss(batch).loss, "new_entropy", *reported)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         logp, entropy, router_loss = self._get_per_token_logps_and_entropies(
@@ -81,15 +79,16 @@ class PolicyLossTrainer(GRPOTrainer):
         )
         old_logp = inputs.get("old_per_token_logps", logp.detach())
         batch = batch_of(inputs, logp, old_logp, self.state.global_step, entropy)
-        ranks, micro_batches, of_generation = self.accelerator.num_processes, 1, 1
-        if self.model.training:  # evaluation neither accumulates nor splits its batch
-            micro_batches = self.current_gradient_accumulation_steps
-            of_generation = self.args.steps_per_generation
-        output = self.policy_loss(batch, totals_of(inputs, micro_batches, of_generation, ranks))
-        self._report("train" if self.model.training else "eval", output)
+        mode, ranks = "train" if self.model.training else "eval", self.accelerator.num_processes
+        accumulated, per_generation = 1, 1  # evaluation neither accumulates nor splits its batch
+        if mode == "train":
+            accumulated = self.current_gradient_accumulation_steps
+            per_generation = self.args.steps_per_generation
+        output = self.policy_loss(batch, totals_of(inputs, accumulated, per_generation, ranks))
+        self._report(mode, output)
         loss = output.loss * ranks  # gradients are averaged over them
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * router_loss / micro_batches
+            loss = loss + self.router_aux_loss_coef * router_loss / accumulated
         return loss
 
     def _report(self, mode: str, output: LossOutput) -> None:

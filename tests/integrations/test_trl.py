@@ -1,4 +1,7 @@
-"""Trainers in TRL's own environment: BANDPO_TRL_PYTHON names its python (benchmarks/trl_env.sh)."""
+"""Trainers in TRL's own environment, which benchmarks/trl_env.sh makes.
+
+BANDPO_TRL_PYTHON names its python.
+"""
 
 import json
 import os
@@ -92,7 +95,7 @@ def test_gradients_of_two_ranks_average_to_that_of_the_whole_batch(results, fold
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("loss_type", "loss_type=cispo does not clip: take one of grpo"),
+        ("loss_type", "BoundsTrainer: loss_type must be one that clips, of ('grpo'"),
         ("EntropyRadius", "TRL does not report it: EntropyRadius"),
         ("top_entropy_quantile", "top_entropy_quantile=0.2 has no effect on a PolicyLoss"),
         ("beta", "beta=0.01: it must be reference_kl's coefficient, 0.0"),
