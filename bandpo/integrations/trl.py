@@ -6,15 +6,24 @@ from inspect import signature
 from typing import Any
 
 import torch
+import trl
 from torch import Tensor
 from trl import GRPOTrainer
 
 from bandpo.errors import UserError
 from bandpo.integrations.fit import require_fit
-from bandpo.integrations.trl_inputs import CLIPPED, batch_of, problems_of, totals_of
-from bandpo.loss import Bounds, LossOutput, PolicyLoss
+from bandpo.integrations.trl_inputs import (
+    CLIPPED,
+    batch_of,
+    metrics_of,
+    problems_of,
+    require_version,
+    totals_of,
+)
+from bandpo.loss import Bounds, PolicyLoss
 from bandpo.loss.bounds import require_bounds
 
+require_version(trl.__version__)
 IMAGES = signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
 
 
@@ -85,24 +94,11 @@ class PolicyLossTrainer(GRPOTrainer):
             accumulated = self.current_gradient_accumulation_steps
             per_generation = self.args.steps_per_generation
         output = self.policy_loss(batch, totals_of(inputs, accumulated, per_generation, ranks))
-        self._report(mode, output)
+        metrics = metrics_of(output, self.accelerator.reduce)
         loss = output.loss * ranks  # gradients are averaged over them
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * router_loss / accumulated
+            metrics["aux_loss"] = self.accelerator.reduce(router_loss.detach(), "mean").item()
+        for name, value in metrics.items():
+            self._metrics[mode][name].append(value)
         return loss
-
-    def _report(self, mode: str, output: LossOutput) -> None:
-        """Means over the tokens of all ranks, by TRL's names of its metrics."""
-        values = {
-            "entropy": output.batch.new_entropy,
-            "kl": output.reference_kl,
-            "clip_ratio/low_mean": output.binding_low,
-            "clip_ratio/high_mean": output.binding_high,
-            "clip_ratio/region_mean": output.binding_low | output.binding_high,
-        }
-        known = {name: value.detach() for name, value in values.items() if value is not None}
-        mask = output.batch.mask
-        sums = torch.stack([*((value * mask).sum() for value in known.values()), mask.sum()])
-        *sums, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
-        for name, total in zip(known, sums, strict=True):
-            self._metrics[mode][name].append(total / max(tokens, 1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bandpo.loss import BatchTotals, PolicyLoss, TokenBatch
+from bandpo.errors import UserError
+from bandpo.loss import BatchTotals, LossOutput, PolicyLoss, TokenBatch
 
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """The values of `loss_type` with epsilon_low and epsilon_high as a clip range."""
@@ -29,6 +32,12 @@ REPLACED = (
     "vespo_lambda_neg",
 )
 """The settings of TRL's own loss."""
+
+
+def require_version(version: str) -> None:
+    """Raises UserError for TRL before 1.16, whose trainer may compute its loss elsewhere."""
+    if tuple(int(part) for part in version.split(".")[:2]) < (1, 16):
+        raise UserError(f"bandpo.integrations.trl needs TRL 1.16 or later, this is {version}.")
 
 
 def problems_of(settings: Any, loss: PolicyLoss) -> list[str]:
@@ -88,3 +97,19 @@ def totals_of(
         sequences=len(inputs["completion_ids"]) * micro_batches * ranks,
         tokens=float(inputs["num_items_in_batch"].clamp(min=1)) * micro_batches / of_generation,
     )
+
+
+def metrics_of(output: LossOutput, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """By TRL's names, means over the tokens of all ranks; `reduce` sums a tensor over them."""
+    values = {
+        "entropy": output.batch.new_entropy,
+        "kl": output.reference_kl,
+        "clip_ratio/low_mean": output.binding_low,
+        "clip_ratio/high_mean": output.binding_high,
+        "clip_ratio/region_mean": output.binding_low | output.binding_high,
+    }
+    known = {name: value.detach() for name, value in values.items() if value is not None}
+    mask = output.batch.mask
+    sums = torch.stack([*((value * mask).sum() for value in known.values()), mask.sum()])
+    *sums, tokens = reduce(sums).tolist()
+    return {name: total / max(tokens, 1) for name, total in zip(known, sums, strict=True)}

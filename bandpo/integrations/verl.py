@@ -12,41 +12,24 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 
+import bandpo.loss as bp
 from bandpo.integrations.fit import require_fit
-from bandpo.loss import (
-    Band,
-    BandChi2,
-    BandKL,
-    BandTV,
-    Capped,
-    Clip,
-    DualClip,
-    DynamicAdaptive,
-    Fixed,
-    Mixed,
-    QuadraticPenalty,
-    Ratio,
-    SquaredHellinger,
-    Surrogate,
-    TokenBatch,
-    TokenRatio,
-    Union,
-)
-from bandpo.loss.surrogate import SurrogateOutput, require_surrogate
+from bandpo.loss import Ratio, Surrogate, SurrogateOutput, TokenBatch, TokenRatio
+from bandpo.loss.surrogate import require_surrogate
 
 TOKEN_RATIO = TokenRatio()
 METHODS: dict[str, Surrogate] = {
-    name: DualClip(Clip(Capped(bounds, max_ratio=10.0)), c=10.0)
+    name: bp.DualClip(bp.Clip(bp.Capped(bounds, max_ratio=10.0)), c=10.0)
     for name, bounds in {
-        "band_kl": BandKL(delta=0.05),
-        "band_tv": BandTV(delta=0.05),
-        "band_chi2": BandChi2(delta=0.05),
-        "band_hellinger": Band(SquaredHellinger(), delta=0.05),
-        "band_kl_relaxed": Union(BandKL(delta=0.05), Fixed(0.2, 0.28)),
-        "band_kl_upper": Mixed(low=Fixed(0.2, 0.0), high=BandKL(delta=0.05)),
-        "dcpo": DynamicAdaptive(0.16, 0.20),
+        "band_kl": bp.BandKL(delta=0.05),
+        "band_tv": bp.BandTV(delta=0.05),
+        "band_chi2": bp.BandChi2(delta=0.05),
+        "band_hellinger": bp.Band(bp.SquaredHellinger(), delta=0.05),
+        "band_kl_relaxed": bp.Union(bp.BandKL(delta=0.05), bp.Fixed(0.2, 0.28)),
+        "band_kl_upper": bp.Mixed(low=bp.Fixed(0.2, 0.0), high=bp.BandKL(delta=0.05)),
+        "dcpo": bp.DynamicAdaptive(0.16, 0.20),
     }.items()
-} | {"cfpo": QuadraticPenalty(0.2)}
+} | {"cfpo": bp.QuadraticPenalty(0.2)}
 """The surrogates of `configs/method/`, of those that verl does not have itself."""
 
 

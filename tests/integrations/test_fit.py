@@ -14,7 +14,13 @@ from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.integrations.fit import require_fit
-from bandpo.integrations.trl_inputs import REPLACED, batch_of, problems_of, totals_of
+from bandpo.integrations.trl_inputs import (
+    REPLACED,
+    batch_of,
+    problems_of,
+    require_version,
+    totals_of,
+)
 from bandpo.loss import (
     BandKL,
     Bounds,
@@ -98,6 +104,13 @@ def test_tokens_that_the_engine_could_not_score_count_as_the_old_policys():
 def test_totals_are_of_an_optimizer_step_of_all_ranks():
     totals = totals_of(one_token(), micro_batches=4, of_generation=12, ranks=3)
     assert (totals.sequences, totals.tokens) == (12, 10.0)
+
+
+def test_an_older_trl_is_refused():
+    with pytest.raises(UserError, match=r"needs TRL 1\.16 or later, this is 0\.29\.1"):
+        require_version("0.29.1")
+    require_version("1.16.0")
+    require_version("2.0.0.dev0")
 
 
 def test_a_part_that_asks_for_a_statistic_is_refused():

@@ -106,7 +106,11 @@ def test_settings_that_do_not_fit_are_refused_before_training(results, name, tol
     assert told in results[f"refused/{name}"]["message"]
 
 
-@pytest.mark.parametrize("trainer", ["bounds", "loss"])
+def test_the_loss_of_a_router_is_added(results):
+    assert results["router"]["loss"] < 1e-12 and results["router"]["gradient"] < 1e-12
+
+
+@pytest.mark.parametrize("trainer", ["bounds", "loss", "bounds in bfloat16", "loss in bfloat16"])
 def test_it_trains(results, trainer):
     found = results[f"training/{trainer}"]
     assert found["steps"] == 4 and found["lines"] == 4 and found["finite"]

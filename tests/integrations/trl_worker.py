@@ -52,6 +52,7 @@ AGGREGATES = {
     "dapo": TokenMean(),
     "luspo": SequenceMeanTokenSum(),
 }
+SETTINGS = {"bf16": False, "model_init_kwargs": {"dtype": "float32"}, "max_steps": 2}
 ROWS, LENGTH, WORDS = 6, 8, 40
 folder = Path(sys.argv[1])
 
@@ -87,7 +88,6 @@ def trainer_of(kind, settings=None, **given):
     arguments = GRPOConfig(
         output_dir=str(folder / "out"),
         use_cpu=True,
-        bf16=False,
         gradient_checkpointing=False,
         report_to="none",
         save_strategy="no",
@@ -97,9 +97,7 @@ def trainer_of(kind, settings=None, **given):
         num_generations=4,
         max_completion_length=LENGTH,
         learning_rate=0.1,
-        model_init_kwargs={"dtype": "float32"},
-        **{"gradient_accumulation_steps": 1, "max_steps": 2, "learning_rate": 0.1}
-        | (settings or {}),
+        **SETTINGS | (settings or {}),
     )
     return kind(
         model=str(folder / "model"),
@@ -130,11 +128,18 @@ def samples(seed=0, dtype=torch.float64, rows=ROWS) -> dict:
 
 
 def given_logprobs(trainer, inputs, seed=1):
-    """Log-probabilities that the trainer's forward pass returns, a leaf of the graph."""
+    """Log-probabilities that the trainer's forward pass returns, a leaf of the graph.
+
+    With them the entropy and the loss of a router.
+    """
     torch.manual_seed(seed)
     old = inputs["old_per_token_logps"]
     logp = (old + 0.7 * torch.randn_like(old)).clamp(max=0).requires_grad_()
-    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logp, -logp, None)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
+        logp,
+        -logp,
+        logp.square().mean(),
+    )
     return logp
 
 
@@ -237,6 +242,10 @@ def loss_cases(results: dict) -> None:
         results[f"evaluation/{name}"] = difference(
             *((loss.detach(), torch.autograd.grad(loss, logp)[0]) for loss in losses)
         )
+    for trainer in (own, canonical):
+        trainer.aux_loss_enabled, trainer.router_aux_loss_coef = True, 0.1
+    pair = loss_and_gradient(own, inputs), loss_and_gradient(canonical, inputs)
+    results["router"] = difference(*pair)
     loss = PolicyLoss(
         TokenRatio(),
         DualClip(Clip(BAND)),
@@ -288,11 +297,14 @@ def training_cases(results: dict) -> None:
     loss = PolicyLoss(
         TokenRatio(), DualClip(Clip(schedule)), TokenMean(), entropy=EntropyBonus(0.01)
     )
-    for name, kind, given in (
-        ("bounds", BoundsTrainer, {"bounds": schedule}),
-        ("loss", PolicyLossTrainer, {"loss": loss}),
+    half = {"bf16": True, "model_init_kwargs": {"dtype": "bfloat16"}}
+    for name, kind, given, more in (
+        ("bounds", BoundsTrainer, {"bounds": schedule}, {}),
+        ("loss", PolicyLossTrainer, {"loss": loss}, {}),
+        ("bounds in bfloat16", BoundsTrainer, {"bounds": schedule}, half),
+        ("loss in bfloat16", PolicyLossTrainer, {"loss": loss}, half),
     ):
-        trainer = trainer_of(kind, settings, **given)
+        trainer = trainer_of(kind, settings | more, **given)
         before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
         trainer.train()
         after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
