@@ -11,7 +11,7 @@ pinned() { sed -n "s/^$1==//p" configs/constraints*.txt; }
 pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
 torch="torch==$(pinned torch)+cpu"
 "${pip[@]}" "$torch" 2>/dev/null || "${pip[@]}" "$torch" --index-url https://download.pytorch.org/whl/cpu
-"${pip[@]}" --no-deps "verl==${VERL_VERSION:-0.9.1}"
 "${pip[@]}" "tensordict>=0.8,<=0.10" "transformers>=5.5.3,<5.11" "numpy>=2" ray hydra-core pandas \
   packaging codetiming dill cachetools datasets accelerate peft torchdata pillow
+"${pip[@]}" --no-deps "verl==${VERL_VERSION:-0.9.1}"
 echo "$venv/bin/python"

@@ -54,7 +54,7 @@ def actor(**settings) -> ActorConfig:
 def tokens(seed: int):
     """old_logp, logp (a leaf), advantages, mask; ratios on both sides of every bound.
 
-    Rows of one token would show the 1e-8 that verl adds to their number.
+    Rows of few tokens would show the 1e-8 that verl adds to their number.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -65,7 +65,7 @@ def tokens(seed: int):
     noise = 1.2 * torch.randn(ROWS, LENGTH, generator=generator, dtype=torch.float64)
     logp = (old_logp + noise).clamp(max=-1e-3).requires_grad_()
     advantages = 2 * (uniform(ROWS, 1) - 0.5).expand(ROWS, LENGTH)
-    lengths = torch.randint(2, LENGTH + 1, (ROWS, 1), generator=generator)
+    lengths = torch.randint(4, LENGTH + 1, (ROWS, 1), generator=generator)
     return old_logp, logp, advantages, torch.arange(LENGTH) < lengths
 
 
