@@ -101,7 +101,7 @@ def experts_packed_anew(llm: Any) -> Iterator[None]:
     if missing := sorted(forgotten & set(lacking)):
         raise UserError(
             f"vLLM did not load the experts {missing[0]} of this model in a weight sync, so it "
-            "cannot follow training on a CPU; use a GPU, or another model"
+            "cannot follow training; use another engine or model"
         )
 
 
