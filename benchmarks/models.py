@@ -310,7 +310,7 @@ class Trial:
         prompt = Prompt(Problem("p", "", ""), "", samples()[0].prompt_ids, seed=1)
         (group,) = engine.generate([prompt], Sampling(n=3, max_tokens=20))
         drawn = [Sample.of(group, index, 0.0) for index in range(3)]
-        self._agree(learner.logprobs(drawn), [c.logprobs.tolist() for c in group.completions])
+        self._probe(learner.logprobs(drawn), [c.logprobs.tolist() for c in group.completions])
         before = learner.logprobs(samples())
         for step in range(2):
             batch = samples()
@@ -325,7 +325,16 @@ class Trial:
             )[0]
             for sample in samples()
         ]
-        self._agree(learner.logprobs(samples()), theirs)
+        self._probe(learner.logprobs(samples()), theirs)
+
+    def _probe(self, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> None:
+        """As a run does after every sync (`bandpo.run.probe`)."""
+        gap = gap_between(ours, theirs).mean
+        if gap > TOLERANCE["float32"]:
+            raise UserError(
+                f"its log-probabilities differ from the learner's by {gap:.2g}: the probe of a run "
+                "refuses it"
+            )
 
     def _learner(self, way: Mapping[str, Any], rank: int = 0, dtype: str = "float32") -> Any:
         from transformers import AutoConfig

@@ -84,7 +84,7 @@ class Block:
         scale: float,
         window: int,
     ) -> Tensor:
-        """Decoding: the token at `place` of each sample, query [samples, heads, 1, size] → the same.
+        """Decoding: the token at `place` of each sample, query [samples, heads, 1, size] → same.
 
         The queries of a prompt's samples are the rows of one matrix product, so that the prompt's
         keys and values are read once; query heads that share a key head are further rows. For
