@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bandpo.config.schema import MAX_SEED
 from bandpo.config.section import Section
@@ -80,7 +81,8 @@ class EvalCommand(Section):
 
     model: str = Field(
         min_length=1,
-        description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
+        description="`embedded`, a folder, a run or one of its checkpoints, a hub id, or with "
+        "rollout=openai an endpoint's name of it.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
         min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
@@ -97,18 +99,31 @@ class EvalCommand(Section):
     rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")
     reward: dict[str, Any] = Field(description="hydra `_target_` of the reward.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named_by_the_engine(cls, values: Any) -> Any:
+        """An endpoint's model is `rollout.engine.model` where `model` is not set."""
+        rollout = values.get("rollout")
+        engine = rollout.get("engine") if isinstance(rollout, Mapping) else None
+        if values.get("model") is not None or not isinstance(engine, Mapping):
+            return values
+        return values | {"model": engine.get("model") if engine.get("url") else None}
+
     @field_validator("model", mode="before")
     @classmethod
     def _is_named(cls, model: Any) -> Any:
         if model is None:
-            raise ValueError("name what to evaluate: model=<folder, run, hub id or embedded>")
+            raise ValueError(
+                "name what to evaluate: model=<folder, run, hub id or embedded>, or with "
+                "rollout=openai the endpoint's name of it"
+            )
         return model
 
     @field_validator("rollout")
     @classmethod
     def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:
         if "_target_" not in rollout.get("engine", {}):
-            raise ValueError("no engine: choose rollout=vllm_local, vllm_server or hf")
+            raise ValueError("no engine: choose rollout=vllm_local, vllm_server, hf or openai")
         if problem := why_not_imported(rollout["engine"]["_target_"]):
             raise ValueError(problem)
         return rollout

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from bandpo.evaluation.progress import ProgressDisplay
 from bandpo.evaluation.report import summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.store import Store
+from bandpo.evaluation.subjects.endpoint import endpoint, is_endpoint
+from bandpo.evaluation.subjects.subject import Subject
 from bandpo.evaluation.summary import Summary
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
 from bandpo.model.vocabulary import examine_tokenizer
@@ -43,6 +46,36 @@ def evaluate_model(config: EvalCommand) -> None:
     Raises `UserError` for everything that a user can have got wrong, before anything that takes
     minutes.
     """
+    subject = endpoint(config) if is_endpoint(config) else _checkpoint(config)
+    engine_settings, settings, folder = config.engine(), config.eval, subject.folder
+    require_folder(folder, "out=")  # last: a refusal leaves nothing behind
+    with ExitStack() as stack:
+        ranks, parts = _joined(stack)
+        for note in subject.notes if ranks.rank == 0 else ():
+            Console(stderr=True).print(note, highlight=False, markup=False)
+        # Weights are hashed once, not by every rank.
+        identified = subject.identity() if ranks.rank == 0 else {}
+        identity: Mapping[str, Any] = ranks.gather(identified)[0]
+        reward = instantiate(config.reward)
+        parts.callback(reward.close)
+        try_reward(reward, subject.reference)
+        engine = start_engine(engine_settings, replace(subject.spec, ranks=ranks))
+        parts.callback(engine.close)
+        evaluator = Evaluator(
+            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
+        )
+        on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
+        summaries = evaluator.run(subject.tasks, Store(folder, settings.resume), on_progress)
+    if ranks.rank == 0:
+        _publish(folder, summaries, settings.report_samples)
+        for note in getattr(engine, "notes", list)():
+            Console().print(note, highlight=False, markup=False)
+        if isinstance(reward, Compared):
+            Console().print(reward.report.render(), highlight=False, markup=False)
+
+
+def _checkpoint(config: EvalCommand) -> Subject:
+    """The weights of a folder or of the hub."""
     model = find_model(config.model, allow_pickle=config.allow_pickle)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
@@ -62,38 +95,24 @@ def evaluate_model(config: EvalCommand) -> None:
     dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
     if config.dtype is None and dtype != own:
         notes.append(f"the model's weights are {own}; it is computed in {dtype} (see dtype=…)")
-    engine_settings, context = config.engine(), _context(config, model, tasks)
-    require_folder(folder, "out=")  # last: a refusal leaves nothing behind
-    with ExitStack() as stack:
-        ranks, parts = _joined(stack)
-        for note in notes if ranks.rank == 0 else ():
-            Console(stderr=True).print(note, highlight=False, markup=False)
-        # Weights are hashed once, not by every rank.
-        identified = model.identity() | {"dtype": dtype} if ranks.rank == 0 else {}
-        identity: dict[str, Any] = ranks.gather(identified)[0]
-        reward = instantiate(config.reward)
-        parts.callback(reward.close)
-        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
-        spec = EngineSpec(
-            model_path=model.path,
-            dtype=dtype,
-            seed=settings.seed,
-            trust_remote_code=config.trust_remote_code,
-            max_model_len=context,
-            threads=usable_cores(),
-            ranks=ranks,
-        )
-        engine = start_engine(engine_settings, spec)
-        parts.callback(engine.close)
-        evaluator = Evaluator(
-            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
-        )
-        on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
-        summaries = evaluator.run(tasks, Store(folder, settings.resume), on_progress)
-    if ranks.rank == 0:
-        _publish(folder, summaries, settings.report_samples)
-        if isinstance(reward, Compared):
-            Console().print(reward.report.render(), highlight=False, markup=False)
+    context = _context(config, model, tasks)
+    spec = EngineSpec(
+        model_path=model.path,
+        dtype=dtype,
+        seed=settings.seed,
+        trust_remote_code=config.trust_remote_code,
+        max_model_len=context,
+        threads=usable_cores(),
+        folder=folder,
+    )
+    return Subject(
+        folder,
+        tuple(tasks),
+        spec,
+        lambda: model.identity() | {"dtype": dtype},
+        reference_answer(tasks[0].prompts[0], tokenizer),
+        tuple(notes),
+    )
 
 
 def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
