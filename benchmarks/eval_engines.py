@@ -64,7 +64,8 @@ def evaluate(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     ((name, summary),) = read_summaries(folder).items()
     samples = sorted(
-        read_samples(folder / f"{name}.jsonl"), key=lambda sample: (sample.problem_id, sample.sample)
+        read_samples(folder / f"{name}.jsonl"),
+        key=lambda sample: (sample.problem_id, sample.sample),
     )
     return {"samples": samples, "summary": summary}
 

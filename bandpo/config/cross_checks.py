@@ -68,8 +68,8 @@ def _engine_trains(rollout: RolloutConfig) -> str | None:
     if not getattr(get_object(target), "name_only", False):
         return None
     return (
-        f"rollout.engine._target_={target} is for evaluation only (bandpo eval): an endpoint neither "
-        "takes weights nor reports log-probabilities as training needs them; choose "
+        f"rollout.engine._target_={target} is for evaluation only (bandpo eval): an endpoint "
+        "neither takes weights nor reports log-probabilities as training needs them; choose "
         "rollout=vllm_local, vllm_server or hf"
     )
 

@@ -47,12 +47,16 @@ class Server:
         self.open = 0  # samples requested and not yet received
         limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S)
         # Weights and samples take no detour through a proxy.
-        transport = None if through_proxies else httpx.AsyncHTTPTransport(
-            retries=_CONNECT_RETRIES,
-            limits=limits,
-            # Notices a machine that vanished without closing its connections.
-            socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
-            trust_env=False,
+        transport = (
+            None
+            if through_proxies
+            else httpx.AsyncHTTPTransport(
+                retries=_CONNECT_RETRIES,
+                limits=limits,
+                # Notices a machine that vanished without closing its connections.
+                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+                trust_env=False,
+            )
         )
         self._client = httpx.AsyncClient(
             base_url=url,

@@ -31,7 +31,12 @@ def server():
 
 def words(server, out, *overrides, model=f"model={MODEL}"):
     return [
-        *("eval", "rollout=openai", f"rollout.engine.url={server.url}", *([model] if model else [])),
+        *(
+            "eval",
+            "rollout=openai",
+            f"rollout.engine.url={server.url}",
+            *([model] if model else []),
+        ),
         *("benchmarks=[arithmetic]", f"eval.limit={PROBLEMS}", "eval.n=4", "eval.max_tokens=64"),
         *(f"out={out}", *overrides),
     ]
@@ -97,9 +102,7 @@ def test_a_tokenizer_renders_the_prompts_of_completions(server, tmp_path, untrai
         ("rollout.engine.temperature=1", "no such key"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_asked(
-    override, said, server, tmp_path, capsys
-):
+def test_what_cannot_be_is_said_before_anything_is_asked(override, said, server, tmp_path, capsys):
     assert main(words(server, tmp_path / "out", override)) == 2
     shown = capsys.readouterr().err
     assert said in shown and "Traceback" not in shown and server.bodies == []
@@ -156,8 +159,9 @@ def test_it_continues_after_a_refusal_and_pays_for_nothing_twice(server, tmp_pat
     assert json.loads((out / "usage.json").read_text())["samples"] == 4 * PROBLEMS
     same = [[s.completion for s in read_samples(f / "arithmetic.jsonl")] for f in (whole, out)]
     assert sorted(same[0]) == sorted(same[1])
-    assert read_summaries(whole)["arithmetic"].metrics["mean@4"] == (
-        read_summaries(out)["arithmetic"].metrics["mean@4"]
+    assert (
+        read_summaries(whole)["arithmetic"].metrics["mean@4"]
+        == (read_summaries(out)["arithmetic"].metrics["mean@4"])
     )
     server.bodies.clear()
     assert main(words(server, out, *one, "eval.resume=false")) == 0

@@ -1,4 +1,4 @@
-"""Every kind of engine gives the same samples from the same seeds; real vLLM, in and out of process."""
+"""Every kind of engine gives the same samples from the same seeds, with real vLLM."""
 
 import json
 import subprocess

@@ -100,7 +100,12 @@ def test_a_request_has_the_conversation_and_standard_fields_alone(server, connec
     ]
     assert (body["model"], body["max_tokens"], body["n"], body["seed"]) == (MODEL, 50, 4, 64)
     assert (body["temperature"], body["top_p"]) == (0.7, 0.9)
-    assert server.headers[0]["authorization" if "authorization" in server.headers[0] else "Authorization"] == f"Bearer {KEY}"
+    assert (
+        server.headers[0][
+            "authorization" if "authorization" in server.headers[0] else "Authorization"
+        ]
+        == f"Bearer {KEY}"
+    )
 
 
 def test_fields_are_added_and_omitted_as_the_endpoint_wants_them(server, connect):
@@ -133,7 +138,11 @@ def test_settings_from_a_configuration_are_plain_values(server):
     [
         (Sampling(top_k=20), {}, r"eval\.top_k=20: OpenAI's interface has no top_k.*extra_body"),
         (Sampling(top_k=20), {"extra_body": {"top_k": 5}}, "no top_k"),
-        (Sampling(temperature=0.6), {"omit": ["temperature"]}, r"eval\.temperature=0\.6 would have"),
+        (
+            Sampling(temperature=0.6),
+            {"omit": ["temperature"]},
+            r"eval\.temperature=0\.6 would have",
+        ),
         (Sampling(), {"extra_body": {"n": 3}}, "n is a standard field"),
         (Sampling(), {"omit": ["messages"]}, "messages is none of"),
         (Sampling(), {"api": "responses"}, "neither chat nor completions"),
@@ -209,7 +218,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_passes_is_waited_for_and_the_samples_are_the_same(fault, server, connect, undisturbed):
+def test_what_passes_is_waited_for_and_the_samples_are_the_same(
+    fault, server, connect, undisturbed
+):
     server.faults = [FAULTS[fault]] * 3
     assert texts(connect(server, timeout_s=0.5)) == undisturbed
     assert len(server.bodies) == 5 + 3
@@ -278,7 +289,11 @@ def test_how_long_to_wait_is_read_in_every_form():
         (401, {"message": f"Incorrect API key provided: {KEY}"}, "OPENAI_API_KEY must hold"),
         (403, {"message": "not your project"}, "OPENAI_API_KEY"),
         (404, {"message": "The model does not exist"}, "rollout.engine.url"),
-        (400, {"message": "Unsupported: 'max_tokens', use 'max_completion_tokens'"}, "limit_field="),
+        (
+            400,
+            {"message": "Unsupported: 'max_tokens', use 'max_completion_tokens'"},
+            "limit_field=",
+        ),
         (400, {"message": "'temperature' must be 1"}, "omit=[temperature]"),
         (400, {"message": "maximum context length is 4096"}, "lower eval.max_tokens"),
         (429, {"message": "You exceeded your quota", "code": "insufficient_quota"}, "quota"),
@@ -359,7 +374,11 @@ def test_a_key_in_the_wrong_place_is_not_shown(monkeypatch):
         ("https://api.example/", "https://api.example/v1", {}),
         ("https://api.example/v1/", "https://api.example/v1", {}),
         ("https://api.example/v1/chat/completions", "https://api.example/v1", {}),
-        ("https://h/openai/deployments/d?api-version=2", "https://h/openai/deployments/d", {"api-version": "2"}),
+        (
+            "https://h/openai/deployments/d?api-version=2",
+            "https://h/openai/deployments/d",
+            {"api-version": "2"},
+        ),
     ],
 )
 def test_addresses(given, url, query):
@@ -367,7 +386,9 @@ def test_addresses(given, url, query):
     assert (address.url, dict(address.query)) == (url, query)
 
 
-@pytest.mark.parametrize("given", [None, "", "api.example/v1", "ftp://x/v1", "http://", "http://[::1"])
+@pytest.mark.parametrize(
+    "given", [None, "", "api.example/v1", "ftp://x/v1", "http://", "http://[::1"]
+)
 def test_no_addresses(given):
     with pytest.raises(UserError, match=r"rollout\.engine\.url"):
         Address.of(given, "NO_KEY")
@@ -393,7 +414,9 @@ def test_what_the_endpoint_lists(server):
 
 def test_a_host_that_does_not_answer_is_an_error_soon():
     begun = time.monotonic()
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1/models: no answer in 3 attempts"):
+    with pytest.raises(
+        UserError, match=r"http://127\.0\.0\.1:9/v1/models: no answer in 3 attempts"
+    ):
         served(Address.of("http://127.0.0.1:9/v1", "NO_KEY"), MODEL)
     assert time.monotonic() - begun < 10
 
@@ -445,7 +468,9 @@ def test_content_may_be_in_parts_missing_or_refused():
 
 def test_ends():
     found = choices_of(
-        reply_of(*(message("x", f) for f in ("stop", "length", "content_filter", "tool_calls", None)))
+        reply_of(
+            *(message("x", f) for f in ("stop", "length", "content_filter", "tool_calls", None))
+        )
     )
     assert [choice.truncated for choice in found] == [False, True, False, False, False]
     assert [choice.odd_end for choice in found] == [
@@ -459,7 +484,9 @@ def test_tokens_are_the_endpoints_count_shared_by_length():
     )
     assert [choice.tokens for choice in found] == [20, 40, 2]
     assert choices_of(reply_of(message("abc")))[0].tokens is None
-    known = choices_of(reply_of({"text": "a", "token_ids": [5, 6]}, {"text": "b", "token_ids": [7]}))
+    known = choices_of(
+        reply_of({"text": "a", "token_ids": [5, 6]}, {"text": "b", "token_ids": [7]})
+    )
     assert [choice.tokens for choice in known] == [2, 1] and known[0].token_ids == (5, 6)
 
 

@@ -96,7 +96,9 @@ def _identity(
 
 
 def _notes(address: Address, fields: Fields, found: Served) -> list[str]:
-    notes = [f"{address.url}: {fields.model}, known by name alone; nothing says which weights it is"]
+    notes = [
+        f"{address.url}: {fields.model}, known by name alone; nothing says which weights it is"
+    ]
     if found.names and fields.model not in found.names:
         close = did_you_mean(fields.model, found.names)
         notes.append(f"! the endpoint does not list {fields.model}{close} ({listed(found.names)})")

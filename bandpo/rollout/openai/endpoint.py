@@ -133,7 +133,7 @@ class Endpoint:
     ) -> T:
         """The value of `read` for the reply's JSON.
 
-        `read` raises ValueError, TypeError or KeyError for a reply that is not as it should be,
+        `read` raises an error of Python's for a reply that is not as it should be,
         which is asked for again. Raises Refused where the endpoint refuses, UserError where it has
         not answered after all retries.
         """
@@ -146,7 +146,7 @@ class Endpoint:
                     found = read(await self._reply(method, path, body))
                 self._answered += 1
                 return found
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 failure = _Failed(f"a reply that cannot be read ({type(error).__name__}: {error})")
             except _Failed as failed:
                 failure = failed
@@ -205,8 +205,7 @@ class Endpoint:
         """The end of an evaluation that the endpoint refuses."""
         message = self.address.shown(str(refused))
         return UserError(
-            f"{self.address.url}{path}: {refused.status} {message}"
-            f"{_remedy(refused, self.address)}"
+            f"{self.address.url}{path}: {refused.status} {message}{_remedy(refused, self.address)}"
         )
 
     async def close(self) -> None:

@@ -111,9 +111,7 @@ class OpenAICompatible(RolloutEngine):
             for future in waiting:
                 future.cancel()
 
-    async def _samples(
-        self, prompt: Prompt, fields: Mapping[str, Any], n: int
-    ) -> list[Choice]:
+    async def _samples(self, prompt: Prompt, fields: Mapping[str, Any], n: int) -> list[Choice]:
         """The n samples of a prompt, those that were paid for before among them."""
         body = {**fields, **self._fields.of_prompt(prompt)}
         content = json.dumps([self._fields.path, body, prompt.seed], sort_keys=True)
@@ -169,8 +167,8 @@ class OpenAICompatible(RolloutEngine):
         lines = self._replies.usage().lines() if self._folder else []
         if len(self._alike) > 1 and all(self._alike):
             lines.append(
-                "! the samples of each problem are equal: does the endpoint repeat kept replies, or "
-                "round seeds (rollout.engine.seed_bits=31)?"
+                "! the samples of each problem are equal: does the endpoint repeat earlier "
+                "replies, or round seeds (rollout.engine.seed_bits=31)?"
             )
         return lines
 

@@ -46,9 +46,7 @@ class Fields:
                 f"rollout.engine.limit_field={self.limit_field} is none of {', '.join(_LIMITS)}"
             )
         if unknown := sorted(set(self.omit) - set(OMITTABLE)):
-            raise UserError(
-                f"rollout.engine.omit: {unknown[0]} is none of {', '.join(OMITTABLE)}"
-            )
+            raise UserError(f"rollout.engine.omit: {unknown[0]} is none of {', '.join(OMITTABLE)}")
         if not 1 <= self.seed_bits <= SEED_BITS:
             raise UserError(f"rollout.engine.seed_bits={self.seed_bits} is not in 1 … {SEED_BITS}")
         if taken := sorted(self.extra_body.keys() & _TAKEN):
@@ -93,9 +91,7 @@ class Fields:
             **self.extra_body,
         }
 
-    def _refuse_contradictions(
-        self, values: Mapping[str, Any], unused: Mapping[str, Any]
-    ) -> None:
+    def _refuse_contradictions(self, values: Mapping[str, Any], unused: Mapping[str, Any]) -> None:
         """Raises UserError for a setting that would not be sent, or would be sent otherwise."""
         for name, value in values.items():
             if name in ("n", "max_tokens", *_WHERE_SET) or value == unused[name]:

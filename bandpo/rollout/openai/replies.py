@@ -45,7 +45,7 @@ class Choice:
 
 
 def choices_of(reply: Any) -> list[Choice]:
-    """The samples of a reply, in order; raises ValueError, KeyError or TypeError if it has none."""
+    """The samples of a reply, in order; raises an error of Python's where it is not one."""
     found = sorted(reply["choices"], key=lambda choice: choice.get("index") or 0)
     if not found:
         raise ValueError("no choices")
