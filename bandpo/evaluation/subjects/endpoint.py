@@ -22,7 +22,7 @@ from bandpo.rollout.engine import EngineSpec
 from bandpo.rollout.openai.endpoint import Address, Served, served
 from bandpo.rollout.openai.fields import Fields
 from bandpo.rollout.openai.replies import files_of
-from bandpo.types import Completion, Group, Problem, Prompt, Turn
+from bandpo.types import Completion, Group, Problem, Prompt, Turn, logprob_array, token_array
 
 KEY_ENV = "OPENAI_API_KEY"
 
@@ -146,5 +146,6 @@ def _rendered(
 
 
 def _reference(prompt: Prompt) -> Group:
-    answer = Completion(prompt.problem.answer, (), (), "stop", reported_tokens=1)
+    nothing = token_array(()), logprob_array(())
+    answer = Completion(prompt.problem.answer, *nothing, "stop", reported_tokens=1)
     return Group(prompt, (answer,))

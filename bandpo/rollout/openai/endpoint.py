@@ -295,7 +295,7 @@ _CARD = ("id", "root", "parent", "owned_by", "max_model_len", "context_length")
 
 
 def served(address: Address, model: str) -> Served:
-    """What the endpoint says it serves under this name; nothing where it keeps no list.
+    """The entry of this name in the endpoint's list of models; nothing where it keeps no list.
 
     Raises UserError where it does not answer, or does not take the key.
     """

@@ -21,7 +21,7 @@ from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.openai.endpoint import Address, Endpoint, Refused
 from bandpo.rollout.openai.fields import SEED_BITS, Api, Fields
 from bandpo.rollout.openai.replies import Choice, Replies, choices_of, files_of
-from bandpo.types import Completion, Group, Prompt
+from bandpo.types import Completion, Group, Prompt, logprob_array, token_array
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ class OpenAICompatible(RolloutEngine):
     ) -> None:
         """Asks nothing yet; raises UserError for settings that cannot be."""
         del tokenizer
-        limits = {"samples_per_request": samples_per_request or 1, "concurrency": concurrency}
-        limits |= {"retries": retries + 1, "timeout_s": timeout_s}
+        limits: dict[str, float] = {"concurrency": concurrency, "timeout_s": timeout_s}
+        limits |= {"samples_per_request": samples_per_request or 1, "retries": retries + 1}
         if wrong := [name for name, value in limits.items() if value <= 0]:
             raise UserError(f"rollout.engine.{wrong[0]} must be positive")
         address = Address.of(url, key_env)
@@ -235,8 +235,8 @@ def _group(prompt: Prompt, choices: Sequence[Choice]) -> Group:
         tuple(
             Completion(
                 text=choice.text,
-                token_ids=choice.token_ids,
-                logprobs=(),
+                token_ids=token_array(choice.token_ids),
+                logprobs=logprob_array(()),
                 finish_reason="length" if choice.truncated else "stop",
                 reported_tokens=choice.tokens or 0,
             )
