@@ -38,6 +38,7 @@ COMMAND = Composed(
         "bandpo eval model=Qwen/Qwen2.5-0.5B-Instruct benchmarks=[file:my.jsonl] eval.n=4",
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
         "bandpo eval model=outputs/my-run rollout=hf eval.limit=20   # without vLLM, a quick look",
+        "bandpo eval rollout=openai rollout.engine.url=https://api.openai.com/v1 model=NAME",
     ),
 )
 

@@ -48,8 +48,9 @@ def everything_in(folder):
 
 def test_a_name_is_enough_and_the_settings_say_what_is_known(server, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(words(server, out)) == 0
+    assert main(words(server, out, "dtype=float32")) == 0
     shown = capsys.readouterr()
+    assert "dtype=float32 has no effect" in shown.err
     settings = read_summaries(out)["arithmetic"].settings
     assert settings["model"] == {
         "path": MODEL,
@@ -93,7 +94,6 @@ def test_a_tokenizer_renders_the_prompts_of_completions(server, tmp_path, untrai
     ("override", "said"),
     [
         ("rollout.engine.url=null", "rollout.engine.url: name the endpoint"),
-        ("dtype=float32", "the endpoint decides how it computes"),
         ("eval.top_k=20", "OpenAI's interface has no top_k"),
         ("rollout.engine.tokenizer=embedded", "rollout.engine.api=completions"),
         ("rollout.engine.retries=-1", "rollout.engine.retries must be positive"),

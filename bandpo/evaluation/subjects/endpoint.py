@@ -39,8 +39,6 @@ def endpoint(config: EvalCommand) -> Subject:
     take the key.
     """
     engine, settings = config.engine(), config.eval
-    if config.dtype is not None:
-        raise UserError(f"dtype={config.dtype} has no effect: the endpoint decides how it computes")
     address = Address.of(engine.get("url"), engine.get("key_env") or KEY_ENV)
     fields = Fields.of(config.model, engine)
     fields.of_sampling(settings.sampling)
@@ -72,7 +70,7 @@ def endpoint(config: EvalCommand) -> Subject:
         EngineSpec(fields.model, seed=settings.seed, folder=folder),
         lambda: identity,
         _reference(tasks[0].prompts[0]),
-        tuple(_notes(address, fields, found)),
+        tuple(_notes(address, fields, found, config.dtype)),
     )
 
 
@@ -95,13 +93,15 @@ def _identity(
     return redacted({name: part for name, part in parts.items() if part})  # type: ignore[no-any-return]
 
 
-def _notes(address: Address, fields: Fields, found: Served) -> list[str]:
+def _notes(address: Address, fields: Fields, found: Served, dtype: str | None) -> list[str]:
     notes = [
         f"{address.url}: {fields.model}, known by name alone; nothing says which weights it is"
     ]
     if found.names and fields.model not in found.names:
         close = did_you_mean(fields.model, found.names)
         notes.append(f"! the endpoint does not list {fields.model}{close} ({listed(found.names)})")
+    if dtype is not None:
+        notes.append(f"! dtype={dtype} has no effect: the endpoint decides how it computes")
     return notes
 
 
