@@ -48,6 +48,8 @@ def ways(model: Path, url: str) -> dict[str, list[str]]:
     """The overrides of each way to evaluate the model, by its name."""
     endpoint = ["rollout=openai", f"rollout.engine.url={url}/v1", f"model={model}"]
     continued = ["rollout.engine.api=completions", f"rollout.engine.tokenizer={model}"]
+    # vLLM's own field: otherwise the lengths of a prompt's samples are known together alone.
+    continued += ["rollout.engine.extra_body={return_token_ids: true}"]
     return {
         "vllm_server": ["rollout=vllm_server", f"rollout.engine.urls=[{url}]", f"model={model}"],
         "openai, completions": [*endpoint, *continued],
@@ -83,6 +85,12 @@ def agreement(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, fl
     }
 
 
+def equal(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether all is equal but lengths, which an endpoint counts for all samples of a prompt."""
+    names = one.keys() - {"equal lengths"}
+    return all(abs(one[name] - other[name]) < 1e-9 for name in names)
+
+
 def main() -> int:
     """Evaluates in every way and compares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -108,10 +116,7 @@ def main() -> int:
         keep("eval_engines", {"model": model.name, "work": work, "found": found})
     else:
         print(json.dumps(found))
-    # An endpoint tells how many tokens all samples of a prompt have, not each.
-    exact = [name for name in found[BASE] if name != "equal lengths"]
-    same = all(abs(v[name] - found[BASE][name]) < 1e-9 for v in found.values() for name in exact)
-    return 0 if same else 1
+    return 0 if all(equal(values, found[BASE]) for values in found.values()) else 1
 
 
 if __name__ == "__main__":

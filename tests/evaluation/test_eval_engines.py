@@ -29,4 +29,5 @@ def test_a_server_and_an_endpoint_sample_as_the_engine_in_process():
         # An endpoint counts the tokens of a prompt's samples together.
         same = base.keys() - {"equal lengths"}
         assert {k: values[k] for k in same} == pytest.approx({k: base[k] for k in same}), way
-    assert found["vllm_server"]["equal lengths"] == 1.0
+    for way in ("vllm_server", "openai, completions"):
+        assert found[way]["equal lengths"] == 1.0, way
