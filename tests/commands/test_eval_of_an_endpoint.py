@@ -201,3 +201,18 @@ def test_it_continues_after_an_interruption(how, tmp_path):
         assert len(server.bodies) == 4 * PROBLEMS - kept
         samples = read_samples(tmp_path / "out" / "arithmetic.jsonl")
         assert len(samples) == 4 * PROBLEMS and all(s.completion for s in samples)
+
+
+@pytest.mark.slow
+def test_ranks_share_the_problems_and_what_was_paid_for(server, tmp_path, bandpo):
+    out = tmp_path / "out"
+    first = bandpo(*words(server, out), ranks=2)
+    assert "12 requests for 48 samples used 120 prompt tokens" in first.stdout
+    assert sorted(path.name for path in out.glob("replies*")) == [
+        *("replies.jsonl", "replies.rank1.jsonl"),
+    ]
+    before = read_summaries(out)
+    (out / "arithmetic.jsonl").unlink()
+    server.bodies.clear()
+    assert main(words(server, out)) == 0  # one process, from the replies of both
+    assert server.bodies == [] and read_summaries(out) == before
