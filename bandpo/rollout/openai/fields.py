@@ -104,7 +104,7 @@ class Fields:
             if name not in _ALWAYS and _plain(self.extra_body.get(name)) != _plain(value):
                 raise UserError(
                     f"eval.{name}={value}: OpenAI's interface has no {name}; where the endpoint "
-                    f"takes it, send it besides: rollout.engine.extra_body='{{{name}: {value}}}'"
+                    f"takes it, send it besides: 'rollout.engine.extra_body={{{name}: {value}}}'"
                 )
 
     def of_prompt(self, prompt: Prompt) -> dict[str, Any]:
