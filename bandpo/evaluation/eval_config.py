@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,8 +103,8 @@ class EvalCommand(Section):
     def _is_named_by_the_engine(cls, values: Any) -> Any:
         """An endpoint's model is `rollout.engine.model` where `model` is not set."""
         rollout = values.get("rollout")
-        engine = rollout.get("engine") if isinstance(rollout, Mapping) else None
-        if values.get("model") is not None or not isinstance(engine, Mapping):
+        engine = rollout.get("engine") if isinstance(rollout, dict) else None
+        if values.get("model") is not None or not isinstance(engine, dict):
             return values
         return values | {"model": engine.get("model") if engine.get("url") else None}
 

@@ -40,40 +40,6 @@ MOST = 0.5
 """Share of completions without a readable answer from which on accuracies are doubtful."""
 
 
-def evaluate_model(config: EvalCommand) -> None:
-    """Writes samples, summary.json and report.html, and prints the table; collective.
-
-    Raises `UserError` for everything that a user can have got wrong, before anything that takes
-    minutes.
-    """
-    subject = endpoint(config) if is_endpoint(config) else _checkpoint(config)
-    engine_settings, settings, folder = config.engine(), config.eval, subject.folder
-    require_folder(folder, "out=")  # last: a refusal leaves nothing behind
-    with ExitStack() as stack:
-        ranks, parts = _joined(stack)
-        for note in subject.notes if ranks.rank == 0 else ():
-            Console(stderr=True).print(note, highlight=False, markup=False)
-        # Weights are hashed once, not by every rank.
-        identified = subject.identity() if ranks.rank == 0 else {}
-        identity: Mapping[str, Any] = ranks.gather(identified)[0]
-        reward = instantiate(config.reward)
-        parts.callback(reward.close)
-        try_reward(reward, subject.reference)
-        engine = start_engine(engine_settings, replace(subject.spec, ranks=ranks))
-        parts.callback(engine.close)
-        evaluator = Evaluator(
-            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
-        )
-        on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
-        summaries = evaluator.run(subject.tasks, Store(folder, settings.resume), on_progress)
-    if ranks.rank == 0:
-        _publish(folder, summaries, settings.report_samples)
-        for note in getattr(engine, "notes", list)():
-            Console().print(note, highlight=False, markup=False)
-        if isinstance(reward, Compared):
-            Console().print(reward.report.render(), highlight=False, markup=False)
-
-
 def _checkpoint(config: EvalCommand) -> Subject:
     """The weights of a folder or of the hub."""
     model = find_model(config.model, allow_pickle=config.allow_pickle)
@@ -113,6 +79,40 @@ def _checkpoint(config: EvalCommand) -> Subject:
         reference_answer(tasks[0].prompts[0], tokenizer),
         tuple(notes),
     )
+
+
+def evaluate_model(config: EvalCommand) -> None:
+    """Writes samples, summary.json and report.html, and prints the table; collective.
+
+    Raises `UserError` for everything that a user can have got wrong, before anything that takes
+    minutes.
+    """
+    subject = endpoint(config) if is_endpoint(config) else _checkpoint(config)
+    engine_settings, settings, folder = config.engine(), config.eval, subject.folder
+    require_folder(folder, "out=")  # last: a refusal leaves nothing behind
+    with ExitStack() as stack:
+        ranks, parts = _joined(stack)
+        for note in subject.notes if ranks.rank == 0 else ():
+            Console(stderr=True).print(note, highlight=False, markup=False)
+        # Weights are hashed once, not by every rank.
+        identified = subject.identity() if ranks.rank == 0 else {}
+        identity: Mapping[str, Any] = ranks.gather(identified)[0]
+        reward = instantiate(config.reward)
+        parts.callback(reward.close)
+        try_reward(reward, subject.reference)
+        engine = start_engine(engine_settings, replace(subject.spec, ranks=ranks))
+        parts.callback(engine.close)
+        evaluator = Evaluator(
+            engine, reward, settings.sampling, settings.seed, identity, config.reward, ranks
+        )
+        on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
+        summaries = evaluator.run(subject.tasks, Store(folder, settings.resume), on_progress)
+    if ranks.rank == 0:
+        _publish(folder, summaries, settings.report_samples)
+        for note in getattr(engine, "notes", list)():
+            Console().print(note, highlight=False, markup=False)
+        if isinstance(reward, Compared):
+            Console().print(reward.report.render(), highlight=False, markup=False)
 
 
 def _publish(folder: Path, summaries: Sequence[Summary], report_samples: int) -> None:
