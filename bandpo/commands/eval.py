@@ -35,10 +35,10 @@ COMMAND = Composed(
     ),
     examples=(
         "bandpo eval model=outputs/my-run benchmarks=[amc23,math500]",
+        "bandpo eval rollout=openai rollout.engine.url=https://api.openai.com/v1 model=NAME",
         "bandpo eval model=Qwen/Qwen2.5-0.5B-Instruct benchmarks=[file:my.jsonl] eval.n=4",
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
         "bandpo eval model=outputs/my-run rollout=hf eval.limit=20   # without vLLM, a quick look",
-        "bandpo eval rollout=openai rollout.engine.url=https://api.openai.com/v1 model=NAME",
     ),
 )
 
