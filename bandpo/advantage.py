@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,55 @@ def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Te
     centered, valid = _centered(rewards, valid)
     count = valid.sum(-1, keepdim=True)
     return centered * count / (count - 1).clamp(min=1)
+
+
+class RewardParts(NamedTuple):
+    """The parts of rewards: names [K], values [P, G, K] and weights [K]; Σ_k w_k · r_k is R."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    weights: Tensor
+
+    @classmethod
+    def whole(cls, rewards: Tensor) -> RewardParts:
+        """Rewards [P, G] as their own only part."""
+        return cls(("reward",), rewards[..., None], torch.ones(1))
+
+
+def from_parts(estimator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Marks an estimator that takes a RewardParts in place of rewards [P, G]."""
+    estimator.takes_parts = True  # type: ignore[attr-defined]
+    return estimator
+
+
+def takes_parts(estimator: Callable[..., Tensor]) -> bool:
+    """Whether an estimator is marked by `from_parts`."""
+    inner = getattr(estimator, "func", estimator)  # hydra's _partial_
+    return bool(getattr(inner, "takes_parts", False))
+
+
+@from_parts
+def gdpo_advantages(parts: RewardParts | Tensor, valid: Tensor | None = None) -> Tensor:
+    """GDPO's advantage: each part normalised in its group, then their sum over the whole batch.
+
+        A_k = (r_k − mean(r_k)) / (std(r_k) + 1e-6) in each group, S = Σ_k w_k · A_k,
+        A = (S − mean(S)) / (std(S) + 1e-6) over the batch, std with ddof 1
+
+    so that a part's weight alone says how much it counts, whatever the spread of its values. The
+    batch are all samples of the step; mean(S) is 0, since it is so in every group. Shapes and
+    zeros as in `group_advantages`, `parts` [P, G, K]; a tensor of rewards [P, G] is one part.
+    Source: GDPO: Group reward-Decoupled Normalization Policy Optimization for Multi-reward RL
+    Optimization (arXiv 2601.05242), section 3.
+    """
+    if isinstance(parts, Tensor):
+        parts = RewardParts.whole(parts)
+    columns = parts.values.unbind(-1)
+    weights = _floating(parts.weights).unbind()
+    total = sum(w * group_advantages(r, valid) for w, r in zip(weights, columns, strict=True))
+    assert isinstance(total, Tensor)
+    count = total.numel() if valid is None else int(valid.sum())
+    std = (total.square().sum() / max(count - 1, 1)).sqrt()
+    return total / (std + STD_EPSILON)
 
 
 def has_spread(rewards: Sequence[float]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 from typing import TypeVar
@@ -27,7 +27,8 @@ class Sample:
     `id` names it in messages: the problem's id and the completion's place in its group. The
     learner fills in `old_logp`, `entropy` and `ref_logp`. A sample without `old_logp` is on policy:
     the update's own forward pass gives it. A sample of an older `weight_version` has the engine's
-    log-probabilities as `old_logp`.
+    log-probabilities as `old_logp`. `weight`, `pass_rate` and `dual` are those of `TokenBatch`, of
+    one sample; a weight of None is 1.
     """
 
     prompt_ids: tuple[int, ...]
@@ -39,6 +40,9 @@ class Sample:
     ref_logp: Tensor | None = None
     weight_version: int = 0
     id: str = ""
+    weight: float | None = None
+    pass_rate: float | None = None
+    dual: float | None = None
 
     def __post_init__(self) -> None:
         self.completion_ids = token_array(self.completion_ids)
@@ -85,14 +89,18 @@ def schedule(
     epochs: int,
     seed: str,
     ranks: int = 1,
+    masked: Collection[Place] = (),
 ) -> list[list[list[Place]]]:
     """Each rank's places in each minibatch of a step: `updates` minibatches for each of `epochs`.
 
     `lengths` [P, G] are the tokens of prompt and completion together, `cost` that of a sequence by
     its tokens. The minibatches are the same whatever the number of ranks; each is shared out so
-    that the ranks finish together. The same on every rank.
+    that the ranks finish together. `masked` completions are in none. The same on every rank.
     """
-    places = [[(i, j) for j in range(len(group))] for i, group in enumerate(lengths)]
+    places = [
+        [(i, j) for j in range(len(group)) if (i, j) not in masked]
+        for i, group in enumerate(lengths)
+    ]
     batches = []
     for epoch in range(epochs):
         for members in minibatches(places, updates, f"{seed}/{epoch}"):

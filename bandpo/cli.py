@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
-    "data": ("bandpo.commands.data:main", "check | overlap | build datasets"),
+    "data": ("bandpo.commands.data:main", "check | overlap | build | show datasets"),
     "replay": ("bandpo.commands.replay:main", "the recorded tokens of a run under every method"),
     "explain": ("bandpo.commands.explain:main", "one token under every method"),
     "plot": ("bandpo.commands.plot:main", "bounds | training | timeline: figures"),

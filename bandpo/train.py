@@ -11,10 +11,11 @@ from bandpo.artifacts.closing import gains, next_commands
 from bandpo.artifacts.display import Display
 from bandpo.artifacts.figures import plot_timeline, plot_training
 from bandpo.artifacts.folder import read_metrics
+from bandpo.artifacts.hub_push import push_policies
 from bandpo.artifacts.profiling import traced
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
-from bandpo.learner.learner import update_metrics
+from bandpo.learner.updates.result import update_metrics
 from bandpo.rollout.draws import Rollout
 from bandpo.rollout.prefetch import Rollouts
 from bandpo.run.console import RunLog, protect_output
@@ -106,12 +107,14 @@ def run(config: Config, host: Host | None = None, command: str = "") -> None:
     with (
         RunLog() as log,
         Display(log.stdout, log.stderr, log.file, active=first) as display,
-        Job(config, log, display, host, command) as job,
     ):
-        with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
-            finished = train(job, stops)
-        if finished and first:
-            _close(job, display, command if job.ranks.size == 1 else "")
+        with Job(config, log, display, host, command) as job:
+            with Stops(job.ranks, config.trainer.max_hours, job.tracker.say, job.started) as stops:
+                finished = train(job, stops)
+            if finished and first:
+                _close(job, display, command if job.ranks.size == 1 else "")
+        if finished and first:  # the GPUs are free
+            push_policies(config, display.say)
 
 
 def _close(job: Job, display: Display, command: str) -> None:

@@ -7,7 +7,7 @@ T tokens, V vocabulary entries.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,11 @@ class Problem:
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
+
+    @property
+    def conversation(self) -> str:
+        """The text of all turns, `problem` the last of them, with a blank line between two."""
+        return "\n\n".join([*(turn.content for turn in self.turns), self.problem])
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def check_logprobs(name: str, values: Tensor) -> None:
 class TokenBatch:
     """The input of a policy loss: values of each token of B sequences, padded to [B, T].
 
-    logp          log π(token) under the policy being trained (the only tensor with gradient)
+    logp          log π(token) under the policy being trained, with gradient
     old_logp      log π_old(token), the policy at the start of the rollout's updates
     advantages    the sample's advantage, repeated over its tokens
     mask          1 for completion tokens, 0 for prompt and padding
@@ -168,8 +173,13 @@ class TokenBatch:
     rollout_logp  log-probability reported by the sampling engine, for mismatch correction
     entropy       entropy of π_old at the token's position, for adaptive radii; None if unknown
                   (samples of older weights: engines report none)
-    new_entropy   entropy of the policy being trained, for metrics where π_old's is unknown
+    new_entropy   entropy of the policy being trained, for metrics where π_old's is unknown; with
+                  gradient where the loss takes one through it (an entropy bonus)
     step          the training step, for scheduled radii
+    weight        the sample's factor on each token's value, reference KL included; None is 1. The
+                  counts by which losses are normalised stay those of the whole batch
+    pass_rate     the share of the group's samples that are right; None if unknown
+    dual          the dual variable λ of the group's query; None where there is none
 
     Values at masked positions are arbitrary but finite. Units: nats.
     """
@@ -183,6 +193,9 @@ class TokenBatch:
     entropy: Tensor | None = None
     new_entropy: Tensor | None = None
     step: int = 0
+    weight: Tensor | None = None
+    pass_rate: Tensor | None = None
+    dual: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.old_logp.shape
@@ -199,14 +212,26 @@ class TokenBatch:
             if (values := getattr(self, name)) is not None:
                 check_logprobs(f"TokenBatch.{name}", values[kept])
 
+    def neutral(self) -> TokenBatch:
+        """The batch in at least float32 with 0 at masked positions, of all tensors.
+
+        Masked values are arbitrary: without this an overflow there would turn into 0·inf = NaN.
+        """
+        dtype = torch.promote_types(self.logp.dtype, torch.float32)
+        kept = self.mask.bool()
+        return self._each(lambda tensor: torch.where(kept, tensor.to(dtype), 0.0))
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The batch with every tensor on `device`."""
-        moved = {
-            f.name: value.to(device)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        changed = {
+            f.name: change(value)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass(frozen=True)

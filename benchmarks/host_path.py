@@ -45,6 +45,7 @@ from bandpo.advantage import group_advantages
 from bandpo.artifacts.tracking import Tracker
 from bandpo.batching import Sample
 from bandpo.config.sections.learner import MICRO_BATCH_TOKENS
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.environment import git_commit
 from bandpo.evaluation import samples as evaluated
@@ -224,9 +225,7 @@ def groups_of(prompts: Sequence[Prompt], outputs: Sequence[Any]) -> list[ScoredG
 
 def draws_of(prompts: Sequence[Prompt], ranks: Ranks) -> Draws:
     """A step's prompts, one batch of them."""
-    settings: Any = SimpleNamespace(
-        prompts_per_step=len(prompts), filter_groups=False, max_refills=0
-    )
+    settings = RolloutConfig(engine={}, prompts_per_step=len(prompts), max_tokens=1)
     return Draws(settings, SimpleNamespace(), SimpleNamespace(), ranks)  # type: ignore[arg-type]
 
 
@@ -236,7 +235,9 @@ def job_of(ranks: Ranks, groups: int) -> Any:
     learner.cost = partial(DeepSpeedLearner.cost, learner)
     return SimpleNamespace(
         config=SimpleNamespace(
-            rollout=SimpleNamespace(group_size=SAMPLES, lag=0, prompts_per_step=groups),
+            rollout=RolloutConfig(
+                engine={}, group_size=SAMPLES, prompts_per_step=groups, max_tokens=1
+            ),
             learner=SimpleNamespace(updates_per_rollout=UPDATES, epochs_per_rollout=1),
             seed=0,
         ),

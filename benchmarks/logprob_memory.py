@@ -23,8 +23,11 @@ def peak_bytes() -> int:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def work(tokens: int, vocabulary: int, hidden: int, chunk: int) -> None:
-    """Prints by how many bytes the peak rose while log-probabilities and gradients were formed."""
+def work(tokens: int, vocabulary: int, hidden: int, chunk: int, entropy: bool) -> None:
+    """Prints by how many bytes the peak rose while log-probabilities and gradients were formed.
+
+    With `entropy` the gradients are those of the entropies too.
+    """
     import torch
 
     from bandpo.learner.logprobs import chunked_logprobs
@@ -36,9 +39,11 @@ def work(tokens: int, vocabulary: int, hidden: int, chunk: int) -> None:
     chunked_logprobs(states[:8], weight, targets[:8])[0].sum().backward()  # warms up
     states.grad = weight.grad = None
     before, begun = peak_bytes(), time.perf_counter()
-    logp, _ = chunked_logprobs(states, weight, targets, chunk=chunk)
+    logp, entropies = chunked_logprobs(
+        states, weight, targets, chunk=chunk, entropy_gradient=entropy
+    )
     forward = peak_bytes() - before
-    logp.sum().backward()
+    (logp + entropies).sum().backward()
     risen = {"forward_bytes": forward, "bytes": peak_bytes() - before}
     print(json.dumps({**risen, "seconds": time.perf_counter() - begun}))
 
@@ -57,10 +62,11 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--entropy", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(*arguments.work)
+        work(*arguments.work, arguments.entropy)
         return
     from results import keep
 

@@ -195,6 +195,16 @@ def reads(sources: Sources, place: str, variable: str) -> list[str]:
     return sorted(found)
 
 
+def texts(sources: Sources, place: str, variable: str) -> list[str]:
+    """The texts of a list that a function assigns to `variable`."""
+    owner, _ = sources.find(*place.split(":"))  # type: ignore[arg-type]
+    for node in ast.walk(owner):
+        listed = getattr(node, "value", None)
+        if variable in _assigned(node) and isinstance(listed, ast.List):
+            return sorted(item.value for item in listed.elts if isinstance(item, ast.Constant))
+    raise Missing(f"{place} {variable}")
+
+
 def _is(node: ast.AST, name: str) -> bool:
     """Whether it is a variable or an attribute of this name."""
     return name in (getattr(node, "id", None), getattr(node, "attr", None))
@@ -231,6 +241,11 @@ def contract(sources: Sources, relied_on: dict[str, Any]) -> dict[str, Any]:
         "reads": {
             f"{place} {variable}": take(reads, place, variable)
             for place, variables in relied_on.get("reads", {}).items()
+            for variable in variables
+        },
+        "lists": {
+            f"{place} {variable}": take(texts, place, variable)
+            for place, variables in relied_on.get("lists", {}).items()
             for variable in variables
         },
         "endpoints": {

@@ -14,10 +14,10 @@ from bandpo.config.schema import Config
 
 HEADER = """# Configuration of `bandpo train`
 
-Written from the schema in `bandpo/config/schema.py` and its sections by `scripts/document_config.py`. A key
-without a default gets its value from `configs/train.yaml` or a group (`data`, `method`, `rollout`,
-`reward`, `policy`). Override any key on the command line: `bandpo train learner.lr=1e-6`. A list of
-one needs no brackets: `eval.benchmarks=math500`.
+Written from the schema in `bandpo/config/schema.py` and its sections by
+`scripts/document_config.py`. A key without a default gets its value from `configs/train.yaml` or a
+group (`data`, `method`, `rollout`, `reward`, `policy`). Override any key on the command line:
+`bandpo train learner.lr=1e-6`. A list of one needs no brackets: `eval.benchmarks=math500`.
 
 `configs/train.yaml` suits models of 100 M parameters and more: learning rate 1e-6, Adam's usual
 betas, bfloat16 on a GPU and float32 on a CPU, activations recomputed where memory asks for it,
@@ -25,6 +25,13 @@ prompts and completions of up to 1,024 tokens, no evaluation unless named. Witho
 `bandpo train` trains the embedded policy, whose settings (`configs/policy/embedded.yaml`) lie over
 these, and says so. `policy=embedded` asks for them with another model, which earlier versions gave
 them unasked.
+
+Every shipped method has, besides its own parameters, `method.kl_coef` (the reference KL),
+`method.entropy_coef` (an entropy bonus: coefficient × entropy of the policy being trained, at the
+sampling temperature, is taken off every token's loss; 0 is none) and `method.entropy_floor` (nats;
+null is none): after a step whose `policy/entropy` is below the floor the coefficient rises by
+`method.entropy_coef_step` (1e-4), up to `method.entropy_coef_max` (5e-3), and falls again above it,
+where the bonus is that of `method.entropy_coef`. The defaults of step and limit are Skywork-OR1's.
 
 A run that resumes from a checkpoint refuses changed settings, except those marked under
 *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them only by

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts `bandpo train` on every rank with the launcher at hand; --dry-run prints the command.
 #   bash scripts/launch.sh [--nproc N] -- OVERRIDES…           this machine, torchrun
+#   bash scripts/launch.sh [--nproc N] eval OVERRIDES…         `bandpo eval`, problems shared out
 #   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   on each node, torchrun
 #   bash scripts/launch.sh --hostfile FILE -- …                on one node, deepspeed over ssh
 #   sbatch --nodes 2 --gpus-per-node 8 scripts/launch.sh --slurm -- …       in a SLURM allocation
@@ -9,18 +10,21 @@ set -euo pipefail
 fail() { echo "launch: $*" >&2; exit 2; }
 
 nproc="" nodes="" head="" hostfile="" slurm="" dry_run=""
+job=train
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case $1 in
+    train | eval) job=$1; break ;;
     --nproc | --nodes | --head | --hostfile)
       { [ $# -gt 1 ] && [ "$2" != -- ]; } || fail "$1 needs a value"
       declare "${1#--}=$2"; shift 2 ;;
     --slurm) slurm=yes; shift ;;
     --dry-run) dry_run=yes; shift ;;
-    *) fail "unknown option $1; overrides come after --" ;;
+    *) fail "unknown option $1; overrides come after --, or after train or eval" ;;
   esac
 done
 [ $# -gt 0 ] || fail "put -- before the overrides, even if there are none"
 shift
+[ "${1:-}" != -- ] || shift  # eval -- OVERRIDES…
 chosen=("$nodes" "$hostfile" "$slurm")
 [ "$(printf '%s\n' "${chosen[@]}" | grep -c .)" -le 1 ] || fail "choose one of --nodes, --hostfile and --slurm"
 [ -z "$nodes" ] || [ -n "$head" ] || fail "--nodes needs --head, a node that the others reach"
@@ -39,13 +43,13 @@ if [ -z "$hostfile" ]; then
   share=$((cores / nproc))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
 fi
-train=(-m bandpo.cli train "$@")
+work=(-m bandpo.cli "$job" "$@")
 torchrun=("$bin/python" -m torch.distributed.run --nproc-per-node "$nproc")
 meeting=(--rdzv-backend c10d --rdzv-id bandpo --rdzv-endpoint)
 
 if [ -n "$hostfile" ]; then
   [ -r "$hostfile" ] || fail "$hostfile: no such file; its lines are like: node1 slots=8"
-  command=("$bin/deepspeed" --hostfile "$hostfile" --module "${train[@]:1}")
+  command=("$bin/deepspeed" --hostfile "$hostfile" --module "${work[@]:1}")
   # deepspeed passes PYTHON…, NCCL… and MLFLOW… on to the nodes, and what a file of variables holds.
   # It shows all of them in its log and in the nodes' process lists, so that secrets stay out of it.
   known=$(env | grep -E '^(BANDPO|GLOO|HF|TRITON|VLLM|WANDB)_[A-Z0-9_]*=' || true)
@@ -64,13 +68,13 @@ elif [ -n "$slurm" ]; then
   command=(srun --nodes "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 --kill-on-bad-exit
     # srun does not take it over from sbatch (SLURM 22.05 and newer).
     ${SLURM_CPUS_PER_TASK:+--cpus-per-task "$SLURM_CPUS_PER_TASK"}
-    "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${train[@]}")
+    "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${work[@]}")
 elif [ -n "$nodes" ]; then
   [[ $head == *:* ]] || head=$head:29500
   [ -n "$dry_run" ] || "$bin/python" -m bandpo.ranks.head "$head"
-  command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${train[@]}")
+  command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${work[@]}")
 else
-  command=("${torchrun[@]}" --standalone "${train[@]}")
+  command=("${torchrun[@]}" --standalone "${work[@]}")
 fi
 
 if [ -n "$dry_run" ]; then

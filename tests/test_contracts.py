@@ -17,6 +17,8 @@ import pytest
 import torch
 import yaml
 
+from bandpo.rollout.engine import Sampling
+from bandpo.rollout.vllm_parameters import vllm_parameters
 from bandpo.rollout.weight_exchange import _Bucket, _Client
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,13 +100,14 @@ FIELDS = {
         *("weights_iterator", "weights_path"),
     ),
     "vllm.sampling_params:SamplingParams": (
-        *("n", "temperature", "top_p", "top_k", "max_tokens", "seed", "logprobs", "detokenize"),
+        *("seed", "logprobs"),
         *("prompt_logprobs", "flat_logprobs", "output_kind"),
+        *vllm_parameters(Sampling(), ()),
     ),
     "vllm.config.vllm:VllmConfig": (
         *("model_config", "scheduler_config", "device_config", "weight_transfer_config"),
     ),
-    "vllm.config.model:ModelConfig": ("logprobs_mode", "dtype"),
+    "vllm.config.model:ModelConfig": ("logprobs_mode", "dtype", "skip_tokenizer_init"),
     "vllm.config.scheduler:SchedulerConfig": ("max_num_seqs", "enable_chunked_prefill"),
     "vllm.config.device:DeviceConfig": ("device",),
     "vllm.config.weight_transfer:WeightTransferConfig": ("backend",),
@@ -234,6 +237,16 @@ def _has(ours, name):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_our_calls_fit(file):
     assert faults(json.loads(file.read_text())) == []
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "vllm" in f.stem], ids=lambda file: file.stem)
+def test_no_parameter_is_left_to_a_models_generation_config(file):
+    """A request without one of them would be sampled with generation_config.json's value."""
+    listed = json.loads(file.read_text())["lists"]
+    ((_, taken),) = listed.items()
+    ours = vllm_parameters(Sampling(), ())
+    assert "temperature" in taken
+    assert {name.replace("max_new_tokens", "max_tokens") for name in taken} <= ours.keys()
 
 
 def test_versions_that_are_pinned_have_a_contract():

@@ -18,7 +18,8 @@ PROMISED = {
 # They are hashed into the identity of runs and of the runs of tables.
 TARGETS = """
 bandpo.data.arithmetic.problems bandpo.data.composite.composite bandpo.data.cleaning.Decontaminate
-bandpo.rollout.hf.HFGenerate bandpo.rollout.vllm_local.VLLMLocal
+bandpo.data.sampling.Rest bandpo.data.sampling.Pools bandpo.data.sampling.ByPassRate
+bandpo.data.sampling.Epochs bandpo.rollout.hf.HFGenerate bandpo.rollout.vllm_local.VLLMLocal
 bandpo.rollout.vllm_server.VLLMServer bandpo.rollout.openai.OpenAICompatible
 bandpo.reward.math_reward bandpo.reward.release_reward
 bandpo.reward.both_rewards bandpo.advantage.group_advantages bandpo.alarms.Below

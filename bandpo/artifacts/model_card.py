@@ -11,6 +11,8 @@ import yaml
 
 from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
+from bandpo.config.sections.data import DataConfig
+from bandpo.config.sections.prompting import PLAIN
 
 
 def model_card(
@@ -32,6 +34,7 @@ def model_card(
         "base model": config.model.path,
         "data": _source(config.data.train),
         "prompt template": config.data.template,
+        **_prompting(config.data),
         "reward": config.reward["_target_"],
         "steps": f"{step} of {config.trainer.steps}",
         "samples per step": f"{rollout.prompts_per_step} prompts × {rollout.group_size}",
@@ -68,6 +71,20 @@ def _base(path: str) -> dict[str, str]:
     """The hub's link to the base model, if the path is one of its ids."""
     embedded = path.partition(":")[0] == "embedded"
     return {} if embedded or Path(path).exists() else {"base_model": path}
+
+
+def _prompting(data: DataConfig) -> dict[str, str]:
+    """The rows on how prompts are made, of settings that are not the default."""
+    rows = {}
+    if data.system_prompt is not None:
+        rows["system prompt"] = data.system_prompt or "(empty)"
+    if data.chat_template == PLAIN:
+        rows["chat template"] = "none: prompts are text without turns"
+    elif data.chat_template is not None:
+        rows["chat template"] = "`chat_template.jinja` in this folder"
+    if data.chat_template_kwargs:
+        rows["chat template's variables"] = f"`{json.dumps(data.chat_template_kwargs)}`"
+    return rows
 
 
 def _source(train: str | dict[str, Any]) -> str:

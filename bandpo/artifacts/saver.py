@@ -20,6 +20,7 @@ from bandpo.artifacts.waiting import write_rollout
 from bandpo.batching import samples_of
 from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
+from bandpo.data.sampling.history import PROBLEMS
 from bandpo.environment import git_commit
 from bandpo.errors import UserError
 from bandpo.learner.export import prove_export
@@ -49,6 +50,7 @@ class Checkpoints:
         tokenizer: Any,
         *,
         loop_state: Callable[[int, bool], Mapping[str, Any]],
+        problems: Callable[[int, bool], str],
         sample: Group,
         tolerance: float,
         facts: Mapping[str, Any],
@@ -57,13 +59,15 @@ class Checkpoints:
     ) -> None:
         """`loop_state(step, waits)` is the loop's state after a step, as plain JSON values.
 
-        `waits` tells whether the next step's rollout waits already. The policy in `hf/` is proved
-        on `sample` within `tolerance`; `facts` and `command` go into its model card. The run
-        resumes from the checkpoint `resumed_from`.
+        `problems(step, waits)` are the lines of problems.jsonl then. `waits` tells whether the next
+        step's rollout waits already. The policy in `hf/` is proved on `sample` within `tolerance`;
+        `facts` and `command` go into its model card. The run resumes from the checkpoint
+        `resumed_from`.
         """
         self._config, self._ranks, self._tracker = config, ranks, tracker
         self._learner, self._tokenizer = learner, tokenizer
         self._loop_state, self._sample, self._tolerance = loop_state, sample, tolerance
+        self._problems = problems
         self._facts, self._command, self._resumed_from = facts, command, resumed_from
         self.newest = resumed_from.step if resumed_from else 0
         self._folder = Path(config.run.dir) / "checkpoints"
@@ -76,6 +80,9 @@ class Checkpoints:
         for the last step's.
         """
         self._tracker.phase("saving a checkpoint")
+        waits = waiting is not None
+        problems = self._problems(step, waits)
+        self._tracker.write(PROBLEMS, problems)
         trainer = self._config.trainer
         best = trainer.keep_best
         scores = {name: v for name, v in metrics.items() if name.startswith("eval/")}
@@ -88,7 +95,7 @@ class Checkpoints:
             "ranks": self._ranks.size,
             "config_hash": config_hash(self._config),
             "trackers": self._tracker.ids(),
-            **self._loop_state(step, waiting is not None),
+            **self._loop_state(step, waits),
             "scores": scores,
         }
         try:
@@ -96,7 +103,7 @@ class Checkpoints:
                 self._folder,
                 state,
                 redacted(self._config.model_dump(mode="json")),
-                self._parts(waiting),
+                self._parts(problems, waiting),
                 self._ranks,
             )
         except OSError as error:
@@ -178,17 +185,22 @@ class Checkpoints:
             raise UserError(f"{problem}. {at_the_end}") from None
         self._tracker.say(f"{problem}; {otherwise}")
 
-    def _parts(self, waiting: Rollout | None) -> list[Callable[[Path], None]]:
+    def _parts(self, problems: str, waiting: Rollout | None) -> list[Callable[[Path], None]]:
         """The writers of a checkpoint's parts, in order; every rank calls all of them."""
         parts: list[Callable[[Path], None]] = [
             # Without the record up to here, a run that resumes would have a gap.
             lambda _: self._tracker.flush(),
             self._learner.save,
             lambda folder: save_random_state(folder, self._ranks.rank),
+            lambda folder: self._save_problems(folder, problems),
         ]
         if waiting is not None:
             parts.append(lambda folder: write_rollout(folder, self._ranks, waiting))
         return parts
+
+    def _save_problems(self, folder: Path, problems: str) -> None:
+        if self._ranks.is_first:
+            (folder / PROBLEMS).write_text(problems, encoding="utf-8")
 
     def _save_policy(self, folder: Path) -> None:
         samples = samples_of(self._sample, [0.0])

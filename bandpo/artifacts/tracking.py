@@ -16,6 +16,7 @@ from rich.table import Table
 from torch.profiler import record_function
 
 from bandpo.artifacts.display import Display, counted
+from bandpo.artifacts.sample_tables import sample_table, send_table, takes_tables
 from bandpo.config.identity import flat
 from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.disk.journal import Journal
@@ -78,7 +79,8 @@ class Tracker:
     """Writes the files of one run; on all ranks but the first it does nothing.
 
     metrics.jsonl has one line per step, the first for the policy before training (step 0).
-    accelerate's trackers (wandb, tensorboard, …) receive the same values.
+    accelerate's trackers (wandb, tensorboard, …) receive the same values, and samples where they
+    show tables.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Tracker:
         self._trackers: list[Any] = []
         self._console, self._steps = console, steps
         self._journal = Journal(self.say)
+        self._rows = tracking.samples
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +154,11 @@ class Tracker:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
+    def write(self, name: str, text: str) -> None:
+        """Makes a file of the run's folder, in place of one that may be there."""
+        if self._active:
+            self._journal.write(self.folder / name, text)
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl and shows the step's headline metrics."""
         if not self._active:
@@ -181,6 +189,19 @@ class Tracker:
         ordered = [lines[place] for place in range(len(groups))]
         self._journal.write(self.folder / "samples" / f"step_{step:06d}.jsonl", b"".join(ordered))
         self._console.print(_sample_table(step, groups[:shown], ordered))
+        self._send_table(step, ordered)
+
+    def _send_table(self, step: int, groups: Sequence[bytes]) -> None:
+        """Sends samples to the trackers that show tables; no failure of theirs matters here."""
+        trackers = [tracker for tracker in self._trackers if takes_tables(tracker)]
+        if not trackers or self._rows == 0:
+            return
+        table = sample_table(groups, self._rows)
+        for tracker in trackers:
+            try:
+                send_table(tracker, table, step)
+            except Exception as error:  # of its library, over a model's output
+                self.say(f"{tracker.name} could not log the samples of step {step}: {error}")
 
     def close(self) -> None:
         """Ends the trackers."""
@@ -203,6 +224,7 @@ def _lines(step: int, item: ScoredGroup) -> bytes:
 
 def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
     completion, score = item.group.completions[index], vars(item.scores[index])
+    parts = {part.name: part.value for part in item.scores[index].parts}
     return {
         "step": step,
         "problem_id": item.group.problem.id,
@@ -213,7 +235,8 @@ def _record(step: int, item: ScoredGroup, index: int) -> dict[str, Any]:
         "truncated": completion.truncated,
         "weight_version": completion.weight_version,
         # Seconds differ from run to run.
-        **{name: value for name, value in score.items() if name != "seconds"},
+        **{name: value for name, value in score.items() if name not in ("seconds", "parts")},
+        **({"parts": parts} if parts else {}),
     }
 
 

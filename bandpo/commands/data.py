@@ -1,4 +1,4 @@
-"""`bandpo data check | overlap | build`: what is in a dataset, and whether it may be trained on."""
+"""`bandpo data check | overlap | build | show`: what is in a dataset, and how a model sees it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
+from bandpo.commands import data_show
 from bandpo.config.composition import compose
 from bandpo.config.sections.data import DataConfig
 from bandpo.data.audit import audit, contamination
-from bandpo.data.benchmarks import content_sha256
-from bandpo.data.sources import load_problems
+from bandpo.data.benchmarks import content_sha256, registered
+from bandpo.data.sources import GeneratedSource, load_problems, parse_source, with_columns
+from bandpo.data.suggestions import suggestions
 from bandpo.disk.space import require_folder
+from bandpo.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one of the three subcommands."""
+    """Runs one of the subcommands."""
     parser = argparse.ArgumentParser(prog="bandpo data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    place = "a benchmark's name, a JSONL/parquet/CSV file, a hub id, or a YAML mapping"
+    place = "a benchmark's name, a file or folder, a hub id, or a YAML mapping"
 
     checked = commands.add_parser("check", help="rows, hash, duplicates, unreadable answers")
     checked.add_argument("source", help=place)
     checked.add_argument("--root", type=Path, help="folder with local copies of benchmarks")
     checked.add_argument("--fast", action="store_true", help="without the verifier")
+    checked.add_argument("columns", nargs="*", help="overrides such as data.columns.answer=gold")
     checked.set_defaults(run=_check)
 
     overlapping = commands.add_parser(
         "overlap", help="contamination: training problems that occur in a benchmark"
     )
     overlapping.add_argument("train", help=place)
-    overlapping.add_argument("benchmarks", nargs="+", help=place)
+    several = f"{place}; all or math; a .txt file with one of these per line"
+    overlapping.add_argument("benchmarks", nargs="+", help=several)
     overlapping.add_argument("--root", type=Path, help="folder with local copies of benchmarks")
     overlapping.add_argument("--n", type=int, default=10, help="tokens of an n-gram")
     overlapping.add_argument("--threshold", type=float, default=0.5, help="least share of n-grams")
@@ -48,13 +53,28 @@ def main(argv: Sequence[str]) -> int:
     built.add_argument("overrides", nargs="*", help="hydra overrides, such as data=dapo_math")
     built.set_defaults(run=_build)
 
-    arguments = parser.parse_args(list(argv))
+    data_show.add_to(commands)
+
+    arguments, rest = parser.parse_known_args(list(argv))
+    if unknown := [word for word in rest if word.startswith("-") or "words" not in arguments]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:  # argparse takes words of one kind only where they stand together
+        arguments.words += rest
     return int(arguments.run(arguments))
 
 
 def _check(arguments: argparse.Namespace) -> bool:
-    """Prints an audit of the source; whether there is something to fix."""
-    result = audit(_spec(arguments.source), arguments.root, verify=not arguments.fast)
+    """Prints an audit of the source; whether there is something to fix.
+
+    Raises `UserError` with the overrides that would read a source which cannot be read as it is.
+    """
+    spec = _spec(arguments.source)
+    if arguments.columns:
+        spec = with_columns(spec, _columns(arguments.columns))
+    try:
+        result = audit(spec, arguments.root, verify=not arguments.fast)
+    except UserError as error:
+        raise UserError(f"{error}{_ways(spec)}") from error
     first, *rest = result.lines()
     print(f"{arguments.source}: {first}", *rest, sep="\n")
     return not result.is_clean
@@ -75,6 +95,25 @@ def _overlap(arguments: argparse.Namespace) -> bool:
         rows = "".join(json.dumps(dataclasses.asdict(o)) + "\n" for o in found.overlaps)
         arguments.out.write_text(rows, encoding="utf-8")
     return bool(found.overlaps)
+
+
+def _columns(overrides: Sequence[str]) -> dict[str, Any]:
+    """The columns that overrides name; raises `UserError` for other overrides."""
+    others = [text for text in overrides if not text.startswith("data.columns.")]
+    if others:
+        raise UserError(f"{others[0]}: check takes data.columns.<role>=<column>")
+    named = compose("train", ["data.train=unread", *overrides], _TrainingData)
+    return named.data.columns.named()
+
+
+def _ways(spec: Any) -> str:
+    """The overrides that would read a source, as lines for an error; empty without any."""
+    if isinstance(spec, str) and spec in registered():
+        return ""
+    source = parse_source(spec)
+    found = [] if isinstance(source, GeneratedSource) else suggestions(source)
+    lines = "".join(f"\n  {suggestion}" for suggestion in found if suggestion.overrides)
+    return f"\nThese overrides read it:{lines}" if lines else ""
 
 
 class _TrainingData(BaseModel):

@@ -18,6 +18,7 @@ from bandpo.config.policy import introduction
 from bandpo.config.schema import Config
 from bandpo.environment import hardware
 from bandpo.errors import UserError
+from bandpo.learner.updates.rates import planned_rate
 from bandpo.model.architecture import Shape, config_of, shape_of
 from bandpo.planning.doubts import doubts
 from bandpo.planning.fit import fitted_without_gpu
@@ -47,7 +48,7 @@ def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
         f"{config.model.dtype}{adapters}",
         "method": config.method.name,
         "learning rate": f"{learner.lr:g}, betas {learner.betas[0]:g} and {learner.betas[1]:g}, "
-        f"weight decay {learner.weight_decay:g}",
+        f"weight decay {learner.weight_decay:g}{_schedule(config)}",
         "training data": _source(data.train),
         "prompts": f"template {data.template}, at most {data.max_prompt_tokens:,} tokens",
         "completions": f"at most {rollout.max_tokens:,} tokens, temperature "
@@ -55,6 +56,16 @@ def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
         "engine": str(rollout.engine["_target_"]),
         "ranks": f"{ranks}, ZeRO stage {learner.zero_stage}",
     }
+
+
+def _schedule(config: Config) -> str:
+    """A learning rate that does not stay, at the first, the middle and the last step."""
+    learner, steps = config.learner, config.trainer.steps
+    if learner.schedule == "constant":
+        return ""
+    shown = sorted({1, (steps + 1) // 2, steps})
+    rates = ", ".join(f"{planned_rate(learner, steps, step):.3g}" for step in shown)
+    return f"; {learner.schedule}: {rates} at step(s) {', '.join(map(str, shown))}"
 
 
 def _sizes(config: Config) -> dict[str, str]:

@@ -24,6 +24,8 @@ COMMAND = Composed(
         "model.dtype",
         "data.train",
         "data.template",
+        "data.system_prompt",
+        "data.chat_template",
         "rollout.prompts_per_step",
         "rollout.group_size",
         "rollout.max_tokens",

@@ -36,8 +36,10 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 # hydra refuses some overrides with a bare ValueError.
 # Folders of configs/ that are no groups of a command.
 GROUPS_OF_OTHERS = {
-    "train": ("benchmark",),
-    "eval": ("benchmark", "data", "method", "policy", "protocol"),
+    "train": ("benchmark", "preset", "template"),
+    "eval": (
+        *("benchmark", "data", "method", "policy", "preset", "protocol", "sampler", "template"),
+    ),
 }
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 

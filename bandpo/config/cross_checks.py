@@ -12,9 +12,11 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bandpo.config.schema import MethodConfig
+from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
+from bandpo.config.sections.sampling import AlteredSection
 from bandpo.config.sections.trainer import EvalConfig, RunConfig, TrainerConfig
 from bandpo.config.targets import why_not_built, why_not_imported
 from bandpo.disk.space import nearest_existing
@@ -35,12 +37,16 @@ def _prompts_suffice(rollout: RolloutConfig, learner: LearnerConfig, ranks: int)
 
 
 def _ratios_need_the_full_distribution(rollout: RolloutConfig) -> str | None:
-    if rollout.top_p == 1.0 and rollout.top_k == 0:
+    names = ("top_p", "top_k", *AlteredSection.model_fields)
+    whole = {name: RolloutConfig.model_fields[name].default for name in names}
+    found = {name: getattr(rollout, name) for name in names}
+    altered = [f"rollout.{k}={v}" for k, v in found.items() if v != whole[k]]
+    if not altered:
         return None
     return (
-        f"rollout.top_p={rollout.top_p}, rollout.top_k={rollout.top_k} cut the sampling "
-        "distribution while the importance ratios are those of the whole one: train with "
-        "top_p=1 and top_k=0 (evaluation may cut: eval.top_p)"
+        f"{', '.join(altered)} alter the sampling distribution while the importance ratios are "
+        "those of the whole one: train with top_p=1 and top_k=0, without min_p and penalties "
+        "(evaluation may use them: eval.top_p)"
     )
 
 
@@ -101,7 +107,8 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
         return None
     value = torch.zeros(1, 1)
     try:
-        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, ref_logp=value))
+        known = {"ref_logp": value, "new_entropy": value}
+        instantiate(method.loss)(TokenBatch(value, value, value, value + 1, **known))
     except Exception as error:  # shown to the user, whose own class may have raised it
         return (
             f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "
@@ -136,6 +143,32 @@ def _contract_broken(method: MethodConfig) -> str | None:
             check()
     except UserError as error:
         return str(error)
+    return None
+
+
+def _sampler_instantiates(data: DataConfig) -> str | None:
+    problem = why_not_built(data.sampler) if data.sampler else None
+    return problem and f"data.sampler cannot be built: {problem}"
+
+
+def _baseline_is_of_what_is_masked(rollout: RolloutConfig, method: MethodConfig) -> str | None:
+    if rollout.truncated_in_baseline:
+        return None
+    if rollout.truncated != "mask":
+        return (
+            "rollout.truncated_in_baseline=false needs rollout.truncated=mask, not "
+            f"{rollout.truncated}"
+        )
+    if why_not_built(method.advantage):
+        return None
+    group = torch.tensor([[0.0, 1.0]])
+    try:
+        instantiate(method.advantage)(group, valid=group > 0)
+    except Exception as error:  # shown to the user, whose own function may have raised it
+        return (
+            "rollout.truncated_in_baseline=false needs an advantage that takes the valid samples "
+            f"(valid=…, as bandpo.advantage.group_advantages does): {error}"
+        )
     return None
 
 
@@ -181,6 +214,8 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _method_instantiates,
     _reward_instantiates,
     _alarms_instantiate,
+    _sampler_instantiates,
+    _baseline_is_of_what_is_masked,
     _resume_exists,
     _best_is_measured,
     _dtype_fits_model,

@@ -21,6 +21,22 @@ FORMERLY: Mapping[str, Mapping[Any, Any]] = {
     "reward.lowest_form": {"strict": True, "off": False},  # hashes stay those of true and false
     "rollout.engine.gpu_memory_utilization": {0.6: None},  # the default was a fixed share
 }
+# Keys that came later, at the values that mean what was done without them: they are neither
+# compared nor hashed, so that a run stays the one it was.
+UNCHANGED: Mapping[str, Any] = {
+    "learner.schedule": "constant",
+    "learner.min_lr_ratio": 0.0,
+    "learner.decay_share": 0.2,
+    "method.entropy_coef": 0.0,
+    "method.entropy_floor": None,
+    "method.entropy_coef_step": 1e-4,
+    "method.entropy_coef_max": 5e-3,
+    "method.loss.entropy._target_": "bandpo.loss.EntropyBonus",
+    "method.loss.entropy.coefficient": 0.0,
+    "method.loss.entropy.floor": None,
+    "method.loss.entropy.step": 1e-4,
+    "method.loss.entropy.limit": 5e-3,
+}
 
 Effect = Literal["determining", "rounding", "harmless"]
 Settings = Mapping[str, Any]
@@ -63,11 +79,14 @@ def _marks(schema: type[BaseModel], path: list[str]) -> Iterator[Effect]:
 def config_hash(settings: Config | Settings) -> str:
     """A hash of the settings that determine a run: equal hashes, equal rollouts and weights.
 
-    It omits harmless settings (names, logging, evaluation, and how many steps are taken) and those
-    that only change rounding. Accepts the content of a config.yaml as well, with the schema's
-    defaults for missing keys.
+    It omits harmless settings (names, logging, evaluation, and how many steps are taken, unless
+    learning rates depend on that) and those that only change rounding. Accepts the content of a
+    config.yaml as well, with the schema's defaults for missing keys.
     """
-    values = {k: v for k, v in _complete(settings).items() if effect_of(k) == "determining"}
+    complete = _complete(settings)
+    values = {k: v for k, v in complete.items() if effect_of(k) == "determining"}
+    if "learner.schedule" in complete:
+        values["trainer.steps"] = complete.get("trainer.steps")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -83,14 +102,14 @@ def changes(was: Config | Settings, now: Config | Settings) -> Changes:
     before, after = _complete(was), _complete(now)
     found: dict[Effect, list[str]] = {"determining": [], "rounding": [], "harmless": []}
     for key in sorted(before.keys() | after.keys()):
-        old, new = (v.get(key, "not set") for v in (before, after))
+        old, new = (v.get(key, UNCHANGED.get(key, "not set")) for v in (before, after))
         if old != new:
             found[effect_of(key)].append(f"{key}: {old} → {new}")
     return Changes(tuple(found["determining"]), tuple(found["rounding"]))
 
 
 def _complete(settings: Config | Settings) -> dict[str, Any]:
-    """Flat JSON values, with the schema's defaults for missing keys.
+    """Flat JSON values, with the schema's defaults for missing keys and without `UNCHANGED` ones.
 
     Secrets are hidden, as in files: a new password does not make another run.
     """
@@ -98,4 +117,5 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
     values = flat(defaults(Config)) | own
     formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items() if k in values}
-    return values | formerly
+    values |= formerly
+    return {key: v for key, v in values.items() if key not in UNCHANGED or v != UNCHANGED[key]}

@@ -8,7 +8,9 @@ import shlex
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-REPLACED = ("data.train",)
+OPEN = ("data.chat_template_kwargs", "eval.chat_template_kwargs")
+"""Mappings whose keys the user chooses."""
+REPLACED = ("data.train", *OPEN)
 _BRACKETS = re.compile(r"([\[\]{},])")
 
 
@@ -28,13 +30,16 @@ def is_sweep(override: str) -> bool:
 
 
 def replaced(override: str) -> list[str]:
-    """The overrides with which `data.train={…}` replaces the default.
+    """The overrides with which `data.train={…}` replaces the default, and with which a key is set
+    or added in a mapping whose keys the user chooses.
 
     Hydra would merge the mapping into the default one, which is a source of another kind.
     """
     key, _, value = override.partition("=")
     if key in REPLACED and value.startswith("{"):
         return [f"~{key}", f"+{override}"]
+    if key.startswith(tuple(f"{mapping}." for mapping in OPEN)):
+        return [f"++{override}"]
     return [override]
 
 
@@ -60,6 +65,12 @@ def meant(override: str) -> str | None:
 def in_shell(override: str) -> str:
     """The hint that shows this override quoted for the shell."""
     return f"in quotes, for hydra and for the shell, it is text: {shlex.quote(override)}"
+
+
+def verbatim(key: str, text: str) -> str:
+    r"""`key=text` with which the schema gets every character, quotes, backslashes and `${` too."""
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # an interpolation of OmegaConf otherwise
+    return f"{key}={_quoted(escaped)}"
 
 
 def _with_quoted_parts(value: str) -> str:

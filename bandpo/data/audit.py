@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bandpo.data.benchmarks import content_sha256, load_benchmark, registered
+from bandpo.data.benchmarks import content_sha256, expanded, load_benchmark, registered
 from bandpo.data.cleaning import Deduplicate, DropConflicts, DropControlCharacters, EnglishOnly
 from bandpo.data.overlap import BenchmarkIndex, Overlap
 from bandpo.data.sources import load_problems
@@ -98,11 +98,14 @@ def contamination(
     n: int = 10,
     threshold: float = 0.5,
 ) -> Contamination:
-    """Compares a training source with benchmarks (see `BenchmarkIndex` for n and threshold)."""
+    """Compares a training source with benchmarks and groups of them.
+
+    `BenchmarkIndex` says what n and threshold are.
+    """
     problems, _ = _load(train, root)
     index = BenchmarkIndex(n, threshold)
     sizes = {}
-    for spec in benchmarks:
+    for spec in expanded(benchmarks):
         benchmark = load_benchmark(spec, root)
         index.add(benchmark.name, benchmark.problems)
         sizes[benchmark.name] = len(benchmark.problems)

@@ -49,7 +49,7 @@ class DropControlCharacters:
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems without them."""
-        return [p for p in problems if not self._mangled(f"\n{p.problem}\n{p.answer}")]
+        return [p for p in problems if not self._mangled(f"\n{p.conversation}\n{p.answer}")]
 
     def _mangled(self, text: str) -> bool:
         rest = _LINE_END.sub("", text)
@@ -62,7 +62,7 @@ class EnglishOnly:
 
     def __call__(self, problems: Sequence[Problem]) -> list[Problem]:
         """The problems without them; other languages in Latin script are not recognised."""
-        return [p for p in problems if not _OTHER_SCRIPTS.search(p.problem + p.answer)]
+        return [p for p in problems if not _OTHER_SCRIPTS.search(p.conversation + p.answer)]
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class DropConflicts:
         answers: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for problem in problems:
             answer = _LEADING_ZEROS.sub(r"\1", "".join(problem.answer.split()))
-            answers[normalised(problem.problem)].add(answer)
-        return [p for p in problems if len(answers[normalised(p.problem)]) == 1]
+            answers[normalised(problem.conversation)].add(answer)
+        return [p for p in problems if len(answers[normalised(p.conversation)]) == 1]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Deduplicate:
         """The problems without their later copies."""
         first: dict[tuple[str, ...], Problem] = {}
         for problem in problems:
-            first.setdefault(normalised(problem.problem), problem)
+            first.setdefault(normalised(problem.conversation), problem)
         return list(first.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ABSENT = object()
 MOST_PATHS = 20  # named in a message
+_PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_][\w.-]*", re.IGNORECASE)
 
 
 class Columns(BaseModel):
@@ -36,9 +38,25 @@ class Columns(BaseModel):
         default=False, description=r"the answer is the content of the column's last \boxed{}"
     )
 
+    join_answers: bool = Field(
+        default=False, description="a list is one answer, its parts joined by commas"
+    )
+
     def but(self, named: Mapping[str, Any]) -> Columns:
         """These columns with others named; raises pydantic's `ValidationError` for bad names."""
         return Columns.model_validate({**self.model_dump(exclude_unset=True), **named})
+
+
+def override(role: str, value: Any) -> str:
+    """The words of a command line that name a role's column or say how the answer stands in it.
+
+    Quoted for the shell, and within that for Hydra, where they must be.
+    """
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool) or _PLAIN.fullmatch(text):
+        return f"data.columns.{role}={text}"
+    escaped = text.replace('"', r"\"")
+    return shlex.quote(f'data.columns.{role}="{escaped}"')
 
 
 def lookup(value: Any, path: str, absent: Any = None) -> Any:

@@ -10,14 +10,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from bandpo.data import overlap
 from bandpo.data.benchmarks import content_sha256
 from bandpo.data.cleaning import Filter, settings
-from bandpo.data.sources import load_problems, parse_source
+from bandpo.data.conversations import as_column
+from bandpo.data.sources import distinct, load_problems, parse_source
 from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.errors import UserError
 from bandpo.types import Problem
@@ -71,7 +71,7 @@ def build(
     folder: str | None = None,
 ) -> Dataset:
     """As `composite`, with the sources, steps and hash of the result."""
-    names = _distinct([parse_source(spec).name for spec in sources])
+    names = distinct([parse_source(spec).name for spec in sources])
     loaded = list(zip(names, map(load_problems, sources), strict=True))
     described = [
         {"source": source, "rows": len(problems), "sha256": content_sha256(problems)}
@@ -91,16 +91,6 @@ def build(
     if not place.is_dir():
         _make(place, loaded, cleaning, recipe)
     return read(place)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, repeated ones with a number: `a/train.jsonl`, `b/train.jsonl`: train, train-2."""
-    taken: list[str] = []
-    for name in names:
-        numbered = (f"{name}-{number}" for number in count(2))
-        free = (other for other in numbered if other not in names and other not in taken)
-        taken.append(next(free) if name in taken else name)
-    return taken
 
 
 def read(place: Path) -> Dataset:
@@ -148,7 +138,7 @@ def _make(
 def _write(folder: Path, problems: Sequence[Problem], stamp: dict[str, Any]) -> None:
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for p in problems:
-            row = {"id": p.id, "problem": p.problem, "answer": p.answer, "source": p.source}
+            row = {"id": p.id, "problem": as_column(p), "answer": p.answer, "source": p.source}
             file.write(json.dumps({**p.meta, **row}, ensure_ascii=False) + "\n")
     text = json.dumps(stamp, indent=2, default=str) + "\n"
     (folder / "dataset.json").write_text(text, encoding="utf-8")

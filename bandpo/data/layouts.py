@@ -1,7 +1,8 @@
 """Columns of the field's training sets, recognised where the user names none.
 
-GSM8K's question and answer, MATH's problem and solution, verl's prompt and reward_model, and
-others whose columns leave no choice. Where they do, the choices are shown as overrides.
+GSM8K's question and answer, MATH's problem and solution, verl's prompt and reward_model, chats of
+OpenAI's and ShareGPT's kind, Open-Reasoner-Zero's pairs, and others whose columns leave no choice.
+Where they do, the choices are shown as overrides.
 """
 
 from __future__ import annotations
@@ -11,20 +12,28 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bandpo.data.columns import ABSENT, Columns, inside, lookup
-from bandpo.data.readers import RowFault
+from bandpo.data.columns import ABSENT, Columns, inside, lookup, override
 from bandpo.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PROBLEMS = ("question", "prompt", "query", "instruction")
-ANSWERS = ("reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer")
+PROBLEMS = (
+    ("question", "prompt", "query", "instruction"),
+    ("messages", "conversations", "conversation", "0.value"),
+)
+ANSWERS = (
+    ("reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer"),
+    ("solution",),
+    ("1.ground_truth.value", "gt_answer", "gold_answer", "gold"),
+)
+"""Names in order: those of a group count where no row has one of an earlier group."""
 WORKED = "solution"  # an answer alone in some sets, a worked solution in others
 AFTER_HASHES = r"####\s*(.+)"  # GSM8K's, behind the worked solution
 MOST_SHOWN = 8
 LONGEST_ANSWER = 100
 """Characters of a `solution` that is an answer alone."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_LIST_OF_ONE = re.compile(r'\s*\[\s*"(?:[^"\\]|\\.)*"\s*\]\s*', re.DOTALL)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -39,9 +48,11 @@ def recognised(rows: Rows, columns: Columns, place: str) -> Columns:
     if not _present(rows, columns.problem):
         found |= _choice(rows, "problem", columns, PROBLEMS, problems)
     if not _present(rows, columns.answer):
-        found |= _choice(rows, "answer", columns, _answers(rows), problems)
+        found |= _choice(rows, "answer", columns, ANSWERS, problems)
         if found.get("answer") == WORKED:
             found |= _worked(rows, problems)
+        elif "answer" in found and _all_texts(rows, found["answer"], _LIST_OF_ONE.fullmatch):
+            found["answer"] += ".0"  # Skywork-OR1's
     elif "problem" in found and _all_texts(rows, columns.answer, re.compile(AFTER_HASHES).search):
         found["answer_pattern"] = columns.answer_pattern or AFTER_HASHES
     if problems:
@@ -64,57 +75,27 @@ def last_box(text: str) -> str | None:
     return None
 
 
-def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages with role and content."""
-    return (
-        hasattr(value, "__len__")
-        and not isinstance(value, str | Mapping)
-        and len(value) > 0
-        and all(isinstance(item, Mapping) and {"role", "content"} <= item.keys() for item in value)
-    )
-
-
-def user_turn(messages: Sequence[Mapping[str, Any]], column: str) -> Any:
-    """The content of a conversation's one turn, the user's.
-
-    Raises `RowFault` for other conversations: a prompt is one user turn.
-    """
-    roles = [str(message["role"]) for message in messages]
-    if roles == ["user"]:
-        return messages[0]["content"]
-    if roles.count("user") == 1 and set(roles) == {"system", "user"}:
-        place = f"{column}.{roles.index('user')}.content"
-        raise RowFault(
-            f"problem ({column}) begins with a system message, which prompts here do not have; "
-            f"data.columns.problem={place} sends the user's turn without it"
-        )
-    raise RowFault(
-        f"problem ({column}) is a conversation of {len(roles)} messages ({', '.join(roles)}); a "
-        "prompt here is a single user turn"
-    )
-
-
 def _present(rows: Rows, column: str) -> bool:
     return any(lookup(row, column, ABSENT) is not ABSENT for row in rows)
 
 
-def _answers(rows: Rows) -> tuple[str, ...]:
-    """Columns that hold answers by their name; worked solutions count where there are no others."""
-    return ANSWERS if any(_present(rows, name) for name in ANSWERS) else (WORKED,)
-
-
 def _choice(
-    rows: Rows, role: str, columns: Columns, names: Sequence[str], problems: list[str]
+    rows: Rows,
+    role: str,
+    columns: Columns,
+    known: Sequence[Sequence[str]],
+    problems: list[str],
 ) -> dict[str, Any]:
     """The one column for a role; adds to `problems` where there is none, or more than one."""
     column = getattr(columns, role)
-    choices = [] if role in columns.model_fields_set else [n for n in names if _present(rows, n)]
+    groups = ([name for name in names if _present(rows, name)] for names in known)
+    choices = [] if role in columns.model_fields_set else next(filter(None, groups), [])
     if len(choices) == 1:
         return {role: choices[0]}
     taken = {columns.id, columns.problem, columns.answer}
     names_left = sorted({name for row in rows for name in row} - taken)
     others = (choices or inside(rows, column) or names_left)[:MOST_SHOWN]
-    ways = " or ".join(f"data.columns.{role}={name}" for name in others)
+    ways = " or ".join(override(role, name) for name in others)
     problems.append(
         f"no column {column!r}; name the {role} with {ways or f'data.columns.{role}=…'}"
     )
@@ -125,7 +106,7 @@ def _worked(rows: Rows, problems: list[str]) -> dict[str, Any]:
     """How the answer stands in `solution`: in the last box, or alone."""
     if _any_text(rows, WORKED, last_box):
         return {"answer_in_box": True}
-    if _all_texts(rows, WORKED, lambda text: len(text) <= LONGEST_ANSWER and "\n" not in text):
+    if is_alone(_texts(rows, WORKED)):
         return {}
     problems.append(
         rf"{WORKED} holds worked solutions without \boxed{{}}: write the answers into a column of "
@@ -135,13 +116,19 @@ def _worked(rows: Rows, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
+def is_alone(texts: Sequence[str]) -> bool:
+    """Whether texts are answers, each a short line, and no worked solutions."""
+    return all(len(text) <= LONGEST_ANSWER and "\n" not in text for text in texts)
+
+
 def _texts(rows: Rows, column: str) -> list[str]:
     values = (lookup(row, column) for row in rows)
     return [str(value) for value in values if value is not None]
 
 
 def _all_texts(rows: Rows, column: str, holds: Callable[[str], Any]) -> bool:
-    return all(map(holds, _texts(rows, column)))
+    texts = _texts(rows, column)
+    return bool(texts) and all(map(holds, texts))
 
 
 def _any_text(rows: Rows, column: str, holds: Callable[[str], Any]) -> bool:

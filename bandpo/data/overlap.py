@@ -52,8 +52,8 @@ class BenchmarkIndex:
     """Benchmark problems by their n-grams, to compare training problems with.
 
     A training problem overlaps if it contains at least `threshold` of a benchmark problem's
-    n-grams, or equals it once both are normalised (the only criterion for problems shorter than
-    n tokens).
+    n-grams, or equals it, or has a turn that does, once both are normalised (the only criterion for
+    problems shorter than n tokens).
     """
 
     def __init__(self, n: int = 10, threshold: float = 0.5) -> None:
@@ -65,7 +65,7 @@ class BenchmarkIndex:
     def add(self, benchmark: str, problems: Iterable[Problem]) -> None:
         """Adds a benchmark's problems."""
         for problem in problems:
-            tokens = normalised(problem.problem)
+            tokens = normalised(problem.conversation)
             grams = ngrams(tokens, self.n)
             for gram in grams:
                 self._owners[gram].append(len(self._entries))
@@ -73,11 +73,13 @@ class BenchmarkIndex:
             self._entries.append((benchmark, problem.id, len(grams)))
 
     def match(self, problem: Problem) -> Overlap | None:
-        """The benchmark problem that this one contains, or None."""
-        tokens = normalised(problem.problem)
-        if tokens in self._whole:
-            benchmark, problem_id, _ = self._entries[self._whole[tokens]]
-            return Overlap(problem.id, benchmark, problem_id, 1.0, True)
+        """The benchmark problem that this one contains in any of its turns, or None."""
+        tokens = normalised(problem.conversation)
+        said = (problem.problem, *(turn.content for turn in problem.turns))
+        for whole in (tokens, *map(normalised, said)):
+            if whole in self._whole:
+                benchmark, problem_id, _ = self._entries[self._whole[whole]]
+                return Overlap(problem.id, benchmark, problem_id, 1.0, True)
         shared = Counter(
             owner for gram in ngrams(tokens, self.n) for owner in self._owners.get(gram, ())
         )

@@ -1,114 +1,124 @@
-"""How a problem is put to the model: a template around it, then the tokenizer's chat template."""
+"""Problems as prompts: rendered by template and chat template, and encoded."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
-from bandpo.data.control_tokens import ControlTokens
+from bandpo.data.prompting.chat import (
+    date_of,
+    opening_tokens,
+    require_chat_template,
+    set_chat_template,
+)
+from bandpo.data.prompting.control_tokens import ControlTokens
+from bandpo.data.prompting.prompting import Prompting
+from bandpo.data.prompting.template import (
+    ANSWER_LINE,
+    BOXED,
+    NONE,
+    PromptTemplate,
+    prompt_template,
+)
 from bandpo.errors import UserError
 from bandpo.types import Completion, Group, Problem, Prompt, logprob_array, token_array
 
-SLOT = "{problem}"
+__all__ = [
+    "ANSWER_LINE",
+    "BOXED",
+    "NONE",
+    "PromptTemplate",
+    "Prompting",
+    "Rendering",
+    "build_prompts",
+    "date_of",
+    "prompt_fingerprint",
+    "prompt_template",
+    "reference_answer",
+    "set_chat_template",
+]
 
 
-@dataclass(frozen=True)
-class PromptTemplate:
-    """The text of the one user turn, with `{problem}` where the problem goes."""
+class Rendering:
+    """The prompts of problems, whatever their length; seeds stay 0 for the caller to set.
 
-    name: str
-    text: str
-
-    def __post_init__(self) -> None:
-        if self.text.count(SLOT) != 1:
-            raise UserError(
-                f"prompt template {self.name}: the text must contain {SLOT} exactly once, "
-                f"it does {self.text.count(SLOT)} times"
-            )
-
-    def render(self, problem: Problem) -> str:
-        """The user turn for a problem; braces of its LaTeX are left alone."""
-        return self.text.replace(SLOT, problem.problem)
-
-
-NONE = PromptTemplate("none", SLOT)
-
-BOXED = PromptTemplate(
-    "boxed",
-    f"{SLOT}\n\nThink it through step by step and give the final answer inside \\boxed{{}}.",
-)
-
-ANSWER_LINE = PromptTemplate(
-    "answer_line",
-    "Work out the following math problem one step at a time. End your reply with a line "
-    "of the form Answer: $Answer, without quotes, in which $Answer stands for your result."
-    f"\n\n{SLOT}\n\n"
-    'Do not forget: the result stands on a last line of its own that starts with "Answer:".',
-)
-
-TEMPLATES = {template.name: template for template in (BOXED, ANSWER_LINE, NONE)}
-
-
-def prompt_template(name_or_file: str) -> PromptTemplate:
-    """A template by its name, or the user's own from a text file that contains `{problem}`.
-
-    Raises `UserError` if it is neither, or the file has not exactly one `{problem}`.
+    Control tokens that a problem spells are text. A chat template that asks for the time gets
+    `date`, as `date_of` returns it. Without turns (`chat_template: none`) a prompt begins with the
+    tokens that the tokenizer puts before a text, once, also where the template spells them.
     """
-    if name_or_file in TEMPLATES:
-        return TEMPLATES[name_or_file]
-    path = Path(name_or_file)
-    try:
-        return PromptTemplate(str(path), path.read_text(encoding="utf-8").rstrip("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"prompt template {name_or_file!r} is none of {', '.join(TEMPLATES)} "
-            f"and no readable text file: {error}"
-        ) from error
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        tokenizer: Any,
+        prompting: Prompting,
+        date: str | None = None,
+    ) -> None:
+        """Raises `UserError` without a chat template, and where it fails on a problem."""
+        if not prompting.is_plain:
+            require_chat_template(tokenizer)
+        told = [turn.content for problem in problems for turn in problem.turns]
+        texts = [*prompting.texts(tokenizer), *(p.problem for p in problems), *told]
+        self._control = ControlTokens(tokenizer, prompting.sources(tokenizer), texts)
+        hidden = [self._hidden(problem) for problem in problems]
+        date = date_of(tokenizer, date)
+        variables = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
+        with _random_state_kept():
+            prompting.require_system_prompt(tokenizer, hidden, variables)
+            texts = [prompting.render(tokenizer, problem, variables) for problem in hidden]
+        opening = opening_tokens(tokenizer) if prompting.is_plain else []
+        self._opening = "".join(tokenizer.convert_ids_to_tokens(opening))
+        self._rendered = [text.removeprefix(self._opening) for text in texts]
+        self.prompts = [
+            Prompt(problem, self._opening + self._control.shown(text), (*opening, *ids))
+            for problem, text, ids in zip(
+                problems, self._rendered, self._control.encode(self._rendered), strict=True
+            )
+        ]
+
+    def parts(self, index: int) -> list[tuple[str, bool]]:
+        """A prompt's text in parts, each with whether it is a control token."""
+        opening = [(self._opening, True)] if self._opening else []
+        return [*opening, *self._control.parts(self._rendered[index])]
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether a token is one of the control tokens."""
+        return self._control.is_control(token_id)
+
+    def _hidden(self, problem: Problem) -> Problem:
+        hide = self._control.hide
+        turns = tuple(dataclasses.replace(t, content=hide(t.content)) for t in problem.turns)
+        return dataclasses.replace(problem, problem=hide(problem.problem), turns=turns)
 
 
 def build_prompts(
     problems: Sequence[Problem],
     tokenizer: Any,
-    template: PromptTemplate | str,
+    prompting: Prompting | PromptTemplate | str,
     max_prompt_tokens: int,
     overlong: Literal["drop", "error"] = "drop",
     date: str | None = None,
 ) -> tuple[list[Prompt], list[Problem]]:
-    """Renders problems through template and chat template; seeds stay 0 for the caller to set.
+    """The prompts of a `Rendering`, and the problems dropped for being longer than
+    `max_prompt_tokens`.
 
-    Control tokens that a problem spells are text. A chat template that asks for the time gets
-    `date`, as `date_of` returns it, and one that draws at random always draws the same for a
-    problem. Returns the prompts and the problems dropped for being longer than `max_prompt_tokens`.
     Raises `UserError` if the tokenizer has no chat template or it fails, if `overlong="error"` and
     a prompt is too long, or if no prompt is left.
     """
-    if isinstance(template, str):
-        template = prompt_template(template)
-    require_chat_template(tokenizer)
-    control = ControlTokens(tokenizer, [template.text, *(p.problem for p in problems)])
-    hidden = [dataclasses.replace(p, problem=control.hide(p.problem)) for p in problems]
-    date = date_of(tokenizer, date)
-    variables = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
-    with _random_state_kept():
-        rendered = [_conversation(tokenizer, p.id, template.render(p), variables) for p in hidden]
-    texts = map(control.shown, rendered)
+    if not isinstance(prompting, Prompting):
+        prompting = Prompting.of(prompting)
     prompts: list[Prompt] = []
-    too_long: list[tuple[Problem, int]] = []
-    for problem, text, ids in zip(problems, texts, control.encode(rendered), strict=True):
-        if len(ids) > max_prompt_tokens:
-            too_long.append((problem, len(ids)))
-        else:
-            prompts.append(Prompt(problem, text, tuple(ids)))
+    too_long: list[Prompt] = []
+    for prompt in Rendering(problems, tokenizer, prompting, date).prompts:
+        (too_long if len(prompt.token_ids) > max_prompt_tokens else prompts).append(prompt)
     if too_long and (overlong == "error" or not prompts):
         raise _overlong_error(too_long, len(problems), max_prompt_tokens, overlong)
-    return prompts, [problem for problem, _ in too_long]
+    return prompts, [prompt.problem for prompt in too_long]
 
 
 def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
@@ -119,48 +129,10 @@ def reference_answer(prompt: Prompt, tokenizer: Any) -> Group:
     return Group(prompt, (completion,))
 
 
-def require_chat_template(tokenizer: Any) -> None:
-    """Raises `UserError` for a tokenizer that cannot render a conversation."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(
-            f"the tokenizer of {_name(tokenizer)} has no chat template; use a model that has one, "
-            "or put a chat_template.jinja beside its tokenizer files"
-        )
-
-
-def date_of(tokenizer: Any, earlier: str | None = None) -> str | None:
-    """The date that a chat template shows, in ISO format; None if it does not ask for one.
-
-    `earlier` is the date of a run that resumes: all prompts of a run show the same one.
-    """
-    if "strftime_now" not in str(tokenizer.chat_template):
-        return None
-    return earlier or datetime.now().date().isoformat()
-
-
 def prompt_fingerprint(prompts: Sequence[Prompt]) -> str:
     """A short hash of the text and tokens of all prompts, whatever their order."""
     sent = sorted(repr((prompt.text, prompt.token_ids)) for prompt in prompts)
     return hashlib.sha256("\n".join(sent).encode()).hexdigest()[:16]
-
-
-def _conversation(tokenizer: Any, id: str, text: str, variables: Mapping[str, Any]) -> str:
-    """The text of a conversation that begins with this one turn, by the chat template."""
-    random.seed(f"prompt/{id}")
-    try:
-        rendered: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=False,
-            **variables,
-        )
-    except Exception as error:  # a template is somebody else's program
-        raise UserError(
-            f"the chat template of {_name(tokenizer)} fails on problem {id!r}: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. It was given one user message; fix "
-            "chat_template.jinja (or tokenizer_config.json) beside the tokenizer's files"
-        ) from error
-    return rendered
 
 
 @contextmanager
@@ -173,20 +145,17 @@ def _random_state_kept() -> Iterator[None]:
         random.setstate(state)
 
 
-def _name(tokenizer: Any) -> str:
-    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-
-
-def _overlong_error(
-    too_long: list[tuple[Problem, int]], total: int, limit: int, overlong: str
-) -> UserError:
-    shown = [f"problem {problem.id!r}: {length} tokens" for problem, length in too_long[:20]]
+def _overlong_error(too_long: Sequence[Prompt], total: int, limit: int, overlong: str) -> UserError:
+    lengths = [len(prompt.token_ids) for prompt in too_long]
+    shown = [
+        f"problem {prompt.problem.id!r}: {length} tokens"
+        for prompt, length in zip(too_long[:20], lengths, strict=False)
+    ]
     if len(too_long) > len(shown):
         shown.append(f"… and {len(too_long) - len(shown)} more")
-    longest = max(length for _, length in too_long)
     heading = (
         f"{len(too_long)} of {total} prompts are longer than {limit} tokens; "
-        f"max_prompt_tokens={longest} keeps all"
+        f"max_prompt_tokens={max(lengths)} keeps all"
     )
     if overlong == "error":
         heading += "; training can skip them (data.overlong_prompts=drop), a benchmark cannot"

@@ -1,7 +1,8 @@
 """Where problems come from: local files, hub datasets and generators.
 
 A source is a value that a config can spell: `{path: my.jsonl}`, `{hub: org/name, split: test}`,
-`{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`.
+`{_target_: module.function, …}`, or in short `my.jsonl`, `file:my.jsonl`, `org/name`. Several with
+weights are `{sources: [{path: my.jsonl, weight: 3}, {hub: org/name, weight: 1}]}`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,27 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from bandpo.config.targets import reason, why_not_imported
 from bandpo.data.columns import Columns
-from bandpo.data.readers import READERS, hub_rows
+from bandpo.data.readers import Rows, file_rows, hub_rows, name_of
 from bandpo.data.rows import BadRows, parse_rows, unusable
 from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
@@ -29,32 +40,31 @@ logger = logging.getLogger(__name__)
 
 
 class FileSource(BaseModel):
-    """A local JSONL, parquet or CSV file, one problem per row."""
+    """A local file with a problem per row, a folder of such files, or a pattern that they match."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path = Field(description="the file; its extension tells the format")
+    path: Path = Field(description="file, folder or pattern; extensions tell the format")
     columns: Columns = Columns()
     bad_rows: BadRows = Field(default="error", description="drop: skip and log them")
 
     @property
     def name(self) -> str:
         """The name of the dataset in summaries."""
-        return self.path.stem
+        return name_of(self.path)
+
+    @property
+    def place(self) -> str:
+        """The source in messages."""
+        return str(self.path)
+
+    def rows(self) -> Rows:
+        """Every row as it is in the file; raises `UserError` for files that cannot be read."""
+        return file_rows(self.path)
 
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises one `UserError` that names each bad line."""
-        read = READERS.get(self.path.suffix.lower())
-        if not self.path.exists():
-            raise UserError(f"{self.path}: no such file")
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder; name a file in it")
-        if read is None:
-            raise UserError(
-                f"{self.path}: unknown extension {self.path.suffix!r}; "
-                f"use one of {', '.join(sorted(READERS))}"
-            )
-        return parse_rows(read(self.path), self.columns, str(self.path), self.name, self.bad_rows)
+        return parse_rows(self.rows(), self.columns, self.place, self.name, self.bad_rows)
 
 
 class HubSource(BaseModel):
@@ -78,11 +88,18 @@ class HubSource(BaseModel):
         """The name of the dataset in summaries."""
         return self.hub
 
+    @property
+    def place(self) -> str:
+        """The source in messages."""
+        return f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
+
+    def rows(self) -> Rows:
+        """Every row as the hub has it; raises `UserError` if it has no such data."""
+        return hub_rows(self.hub, self.subset, self.split, self.revision, self.place)
+
     def problems(self) -> list[Problem]:
         """Every row as a `Problem`; raises `UserError` if the hub has no such data."""
-        place = f"{self.hub} (split {self.split}, revision {self.revision or 'newest'})"
-        rows = hub_rows(self.hub, self.subset, self.split, self.revision, place)
-        return parse_rows(rows, self.columns, place, self.hub, self.bad_rows)
+        return parse_rows(self.rows(), self.columns, self.place, self.name, self.bad_rows)
 
 
 class GeneratedSource(BaseModel):
@@ -167,11 +184,15 @@ def parse_source(spec: Any) -> FileSource | HubSource | GeneratedSource:
     try:
         return _SOURCE.validate_python(spec)
     except ValidationError as error:
-        faults = [
-            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
-            for e in error.errors(include_url=False)
-        ]
-        raise UserError.join(f"data source {spec!r}:", faults) from error
+        raise _not_a_source(spec, error) from error
+
+
+def _not_a_source(spec: Any, error: ValidationError) -> UserError:
+    faults = [
+        ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
+        for e in error.errors(include_url=False)
+    ]
+    return UserError.join(f"data source {spec!r}:", faults)
 
 
 def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
@@ -187,10 +208,89 @@ def with_columns(spec: Any, columns: Mapping[str, Any]) -> Any:
     return source.model_copy(update={"columns": source.columns.but(columns)})
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, repeated ones with a number: `a/train.jsonl`, `b/train.jsonl`: train, train-2."""
+    taken: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        free = (other for other in numbered if other not in names and other not in taken)
+        taken.append(next(free) if name in taken else name)
+    return taken
+
+
+class WeightedSource(BaseModel):
+    """A source with its weight among others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Source
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_its_keys(cls, spec: Any) -> Any:
+        """`{path: a.jsonl, weight: 3}`, or a source without a weight."""
+        if isinstance(spec, cls):
+            return spec
+        if not isinstance(spec, Mapping):
+            return {"source": spec}
+        weight = {"weight": spec["weight"]} if "weight" in spec else {}
+        return {"source": {k: v for k, v in spec.items() if k != "weight"}, **weight}
+
+
+def _named(specs: Any) -> Any:
+    """The mapping by name that a list of sources means."""
+    if isinstance(specs, Mapping) or not isinstance(specs, Sequence) or isinstance(specs, str):
+        return specs
+    sources = [WeightedSource.model_validate(spec) for spec in specs]
+    names = distinct([item.source.name for item in sources])
+    return dict(zip(names, sources, strict=True))
+
+
+class MixtureSource(BaseModel):
+    """Sources of which prompts are drawn in shares by their weights (`bandpo.data.sampling`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: Annotated[dict[str, WeightedSource], BeforeValidator(_named)] = Field(
+        min_length=1, description="by name, or a list; each with a `weight` beside its own keys"
+    )
+
+    def problems(self) -> list[Problem]:
+        """Those of all sources; ids begin with the source's name, which is their `source`."""
+        return [
+            replace(problem, id=f"{name}/{problem.id}", source=name)
+            for name, item in self.sources.items()
+            for problem in item.source.problems()
+        ]
+
+
+def mixture_of(spec: Any) -> MixtureSource | None:
+    """The mixture that `{sources: …}` means, None for another source; raises `UserError`."""
+    if not isinstance(spec, Mapping) or "sources" not in spec or "_target_" in spec:
+        return None
+    try:
+        return MixtureSource.model_validate(dict(spec))
+    except ValidationError as error:
+        raise _not_a_source(spec, error) from error
+
+
+def weights_of(spec: Any) -> dict[str, float]:
+    """Source → weight of a mixture; empty for every other source."""
+    mixture = mixture_of(spec)
+    return {name: item.weight for name, item in mixture.sources.items()} if mixture else {}
+
+
 def load_problems(spec: Any, columns: Mapping[str, Any] | None = None) -> list[Problem]:
     """All problems of a source (string, path, mapping or source object).
 
     `columns` name those that hold id, problem or answer, over the source's own (`Columns`). Raises
     `UserError` with every bad row of the file, up to the first 20 and their count.
     """
-    return with_columns(spec, columns or {}).problems()
+    mixture = mixture_of(spec)
+    if mixture and columns:
+        raise UserError(
+            f"data.columns.{next(iter(columns))}: data.train has several sources; name the columns "
+            "of each in data.train.sources (columns: {…})"
+        )
+    return (mixture or with_columns(spec, columns or {})).problems()

@@ -32,9 +32,10 @@ class Difference:
 
 
 def compare(a: Summary, b: Summary, force: bool = False) -> list[Difference]:
-    """Paired differences of mean@n (which is pass@1), pass@k, best@n and maj@n on one benchmark.
+    """Paired differences of mean@n (which is pass@1 and avg@n) and others on one benchmark.
 
-    Raises `UserError` if the evaluations differ in anything but the model, unless `force`;
+    The others are pass@k, best@n, mg-pass@n, maj@n and cons@n, as far as both evaluations have
+    them. Raises `UserError` if the evaluations differ in anything but the model, unless `force`;
     different problems or sample counts are never compared.
     """
     different = differences(a.settings, b.settings, COMPARED)
@@ -47,9 +48,11 @@ def compare(a: Summary, b: Summary, force: bool = False) -> list[Difference]:
         raise UserError(f"{a.benchmark}: a paired comparison needs the same problems and n")
     n = a.n
     passes = [f"pass@{k}" for k in powers_of_two(n) if k > 1]
-    names = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
+    names = [f"mean@{n}", *passes, f"best@{n}", f"mg-pass@{n}", f"maj@{n}", f"cons@{n}"]
     found = []
     for name in names:
+        if name not in a.metrics or name not in b.metrics:
+            continue
         first, second = (list(per_problem_values(s, name).values()) for s in (a, b))
         paired = paired_difference(first, second)
         found.append(Difference(name, a.metrics[name].value, b.metrics[name].value, paired))

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from hydra.utils import get_object
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from bandpo.config.schema import MAX_SEED
+from bandpo.config.schema import MAX_SEED, Config
 from bandpo.config.section import Section
 from bandpo.config.sections.data import NO_COLUMNS, ColumnsConfig
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
+from bandpo.config.sections.sampling import (
+    STOP_DESCRIPTION,
+    AlteredSection,
+    Stops,
+    stop_ids,
+    stop_texts,
+)
+from bandpo.config.sections.trainer import EvalConfig
 from bandpo.config.targets import why_not_imported
 from bandpo.errors import UserError
 from bandpo.rollout.engine import Sampling
+
+SHARED = ("temperature", "top_p", "top_k", "max_tokens", "stop", *AlteredSection.model_fields)
+"""Keys that rollout and eval both have."""
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class EvalDataSection(Section):
@@ -25,7 +45,7 @@ class EvalDataSection(Section):
     columns: ColumnsConfig = NO_COLUMNS
 
 
-class EvalSection(Section):
+class EvalSection(AlteredSection):
     """How completions are sampled and reported."""
 
     temperature: float = Field(
@@ -38,7 +58,9 @@ class EvalSection(Section):
     seed: int = Field(
         0, ge=0, le=MAX_SEED, description="Sampling seeds derive from it and the problem's id."
     )
-    template: str = Field("boxed", description="`boxed`, `answer_line`, `none` or a file.")
+    template: str = Field(
+        "boxed", description="`boxed`, `answer_line`, `none`, one of configs/template, or a file."
+    )
     max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error.")
     limit: int | None = Field(None, ge=1, description="Only the first problems of each benchmark.")
     resume: bool = Field(True, description="Continue what is in `out`; false starts afresh.")
@@ -46,6 +68,26 @@ class EvalSection(Section):
         "off", description="Which answers equal to the reference count: see docs/verifier.md."
     )
     report_samples: int = Field(8, ge=1, description="Completions per problem in report.html.")
+    stop: Stops = Field((), description=STOP_DESCRIPTION)
+    sampling: Literal["model"] | None = Field(
+        None,
+        description="model: temperature, top_p, top_k, min_p and repetition_penalty come from the "
+        "model's generation_config.json where no argument sets them; null: from eval alone.",
+    )
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
+    preset: str | None = Field(
+        None, description="Protocol of configs/preset, whose settings are used unless named here."
+    )
+    choice_template: str = Field(
+        "choice", description="`template` of multiple-choice benchmarks, answered by a letter."
+    )
+    seeds: tuple[Seed, ...] = Field(
+        (), description="Repeats everything with each; empty: once, with `seed`."
+    )
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("temperature")
     @classmethod
@@ -61,10 +103,42 @@ class EvalSection(Section):
             raise ValueError("temperature=0 draws the same sample every time; use n=1")
         return n
 
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice would draw the same samples twice")
+        return seeds
+
+    def folders(self, out: Path) -> dict[int, Path]:
+        """The folder of the results of each seed."""
+        return {seed: out / f"seed{seed}" for seed in self.seeds} or {self.seed: out}
+
     @property
-    def sampling(self) -> Sampling:
+    def parameters(self) -> Sampling:
         """The engine's sampling parameters."""
-        return Sampling(self.n, self.temperature, self.top_p, self.top_k, self.max_tokens)
+        return _sampling(self, self.stop, top_k=self.top_k)
+
+
+def sampling_in(config: Config) -> Sampling:
+    """The sampling parameters of the evaluations inside a run."""
+    section = config.eval
+    return _sampling(section, config.rollout.stop if section.stop is None else section.stop)
+
+
+def _sampling(
+    section: EvalSection | EvalConfig, stops: Sequence[str | int], **settings: Any
+) -> Sampling:
+    return Sampling(
+        n=section.n,
+        temperature=section.temperature,
+        top_p=section.top_p,
+        max_tokens=section.max_tokens,
+        stop=stop_texts(stops),
+        stop_token_ids=stop_ids(stops),
+        **section.altered(),
+        **settings,
+    )
 
 
 def dtype_on(own: str, gpu: bool) -> str:
@@ -84,7 +158,8 @@ class EvalCommand(Section):
         "rollout=openai an endpoint's name of it.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
-        min_length=1, description="Names of configs/benchmark, file:…, or a mapping."
+        min_length=1,
+        description="Names of configs/benchmark, `math`, `all`, file:…, or a mapping.",
     )
     out: Path | None = Field(None, description="Folder of the results; null: outputs/eval/<model>.")
     dtype: Literal["float32", "bfloat16"] | None = Field(
@@ -127,15 +202,18 @@ class EvalCommand(Section):
             raise ValueError(problem)
         return rollout
 
+    @property
+    def by_name_only(self) -> bool:
+        """Whether the engine knows the model by its name alone, as an endpoint's."""
+        return bool(getattr(get_object(self.rollout["engine"]["_target_"]), "name_only", False))
+
     def engine(self) -> dict[str, Any]:
         """The engine's `_target_` and arguments.
 
         Raises `UserError` if the rollout group sets how to sample, which has no effect here.
         """
-        same = {"group_size": self.eval.n} | {
-            name: getattr(self.eval, name)
-            for name in ("temperature", "top_p", "top_k", "max_tokens")
-        }
+        own = self.eval.model_dump(mode="json")
+        same = {"group_size": own["n"]} | {name: own[name] for name in SHARED}
         faults = [
             f"rollout.{name}={self.rollout[name]}; it is {value} by eval."
             f"{'n' if name == 'group_size' else name}"

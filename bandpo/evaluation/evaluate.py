@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.data.benchmarks import Benchmark
-from bandpo.data.prompts import (
-    PromptTemplate,
-    build_prompts,
-    date_of,
-    prompt_fingerprint,
-    prompt_template,
-)
+from bandpo.data.prompting.template import prompt_template
+from bandpo.data.prompts import Prompting, build_prompts, date_of, prompt_fingerprint
 from bandpo.environment import EVALUATION_PACKAGES, package_versions
 from bandpo.errors import UserError
+from bandpo.evaluation.measures.consensus import Equal
 from bandpo.evaluation.samples import samples_of
 from bandpo.evaluation.store import Groups, SampleLog, Store
 from bandpo.evaluation.summary import Summary, summarize
@@ -44,7 +40,7 @@ class Task:
 
     benchmark: Benchmark
     prompts: tuple[Prompt, ...]
-    template: PromptTemplate
+    prompting: Prompting
     prompt_sha256: str
     prompt_date: str | None = None
 
@@ -53,20 +49,21 @@ class Task:
         cls,
         benchmark: Benchmark,
         tokenizer: Any,
-        template: str,
+        prompting: Prompting | str,
         max_prompt_tokens: int,
         date: str | None = None,
+        choice_template: str = "choice",
     ) -> Task:
         """Renders every problem; one that does not fit raises `UserError`, none is dropped.
 
         `date` is the date that the prompts of an interrupted evaluation show.
         """
-        text = prompt_template(template)
+        how = prompting_of(benchmark, prompting, choice_template)
         prompts, _ = build_prompts(
-            benchmark.problems, tokenizer, text, max_prompt_tokens, overlong="error", date=date
+            benchmark.problems, tokenizer, how, max_prompt_tokens, overlong="error", date=date
         )
         shown = date_of(tokenizer, date)
-        return cls(benchmark, tuple(prompts), text, prompt_fingerprint(prompts), shown)
+        return cls(benchmark, tuple(prompts), how, prompt_fingerprint(prompts), shown)
 
     def seeded(self, seeds: Seeds) -> list[Prompt]:
         """The prompts, each with a sampling seed of its own."""
@@ -75,6 +72,19 @@ class Task:
             dataclasses.replace(prompt, seed=seeds.take(f"{name}/{prompt.problem.id}"))
             for prompt in self.prompts
         ]
+
+
+def prompting_of(
+    benchmark: Benchmark, prompting: Prompting | str, choice_template: str
+) -> Prompting:
+    """How a benchmark's problems are put.
+
+    Multiple-choice problems have `choice_template`, which asks for a letter.
+    """
+    how = prompting if isinstance(prompting, Prompting) else Prompting.of(prompting)
+    if benchmark.multiple_choice:
+        how = dataclasses.replace(how, template=prompt_template(choice_template))
+    return how
 
 
 def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:
@@ -98,7 +108,8 @@ class Evaluator:
     """Samples `sampling.n` completions per problem, scores them and summarizes; collective.
 
     `model` and `scoring` identify weights and reward in the settings of the samples. Every rank
-    evaluates a share of the problems; the first gathers and summarizes them.
+    evaluates a share of the problems; the first gathers and summarizes them. `equal` compares
+    answers for cons@k; `protocol` names the preset and what departs from it.
     """
 
     engine: RolloutEngine
@@ -108,6 +119,8 @@ class Evaluator:
     model: Mapping[str, Any]
     scoring: Mapping[str, Any]
     ranks: Ranks = field(default_factory=Alone)
+    equal: Equal | None = None
+    protocol: Mapping[str, Any] | None = None
 
     def run(
         self, tasks: Sequence[Task], store: Store, on_progress: Progress = _silent
@@ -131,9 +144,9 @@ class Evaluator:
             "origin": task.benchmark.origin,
             "dataset_sha256": task.benchmark.sha256,
             "problems": len(task.prompts),
-            **dataclasses.asdict(self.sampling),
+            **self.sampling.settings(),
             "seed": self.seed,
-            "template": task.template.name,
+            **task.prompting.facts(),
             "prompt_sha256": task.prompt_sha256,
             **({"prompt_date": task.prompt_date} if task.prompt_date else {}),
             "engine": self.engine.name,
@@ -159,7 +172,8 @@ class Evaluator:
         if self.ranks.rank > 0:
             return None
         ordered = [groups[prompt.problem.id] for prompt in task.prompts]
-        return summarize(name, settings, ordered, task.benchmark.warnings)
+        warnings = task.benchmark.warnings
+        return summarize(name, settings, ordered, warnings, self.equal, self.protocol)
 
     def _sample(
         self, prompts: Sequence[Prompt], log: SampleLog, on_progress: Callable[[int, int], None]

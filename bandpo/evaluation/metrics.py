@@ -1,6 +1,7 @@
 """Accuracy metrics of n samples per problem.
 
-Everywhere `correct` is bool [P, n]: sample j of problem i is right; c_i = Σ_j correct[i, j].
+Everywhere `correct` is bool [P, n]: sample j of problem i is right; c_i = Σ_j correct[i, j]. All
+but avg@k depend on its counts c_i alone, not on the order of the samples.
 Every metric is a mean over problems; the `*_per_problem` form returns its [P] terms, which
 `bandpo.evaluation.intervals` makes intervals and paired comparisons from. All of them raise
 ValueError for another shape or a k out of range.
@@ -11,6 +12,7 @@ How pass@k and best@k differ: with one right answer of 32, pass@32 is 1 (the 32 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Values = NDArray[np.float64]
+Marks = NDArray[np.bool_]
 
 
 def mean_per_problem(correct: ArrayLike, k: int) -> Values:
@@ -27,6 +30,16 @@ def mean_per_problem(correct: ArrayLike, k: int) -> Values:
     table = _table(correct)
     _check_k(k, table.shape[1])
     return table.mean(axis=1)
+
+
+def average_per_problem(correct: ArrayLike, k: int) -> Values:
+    """avg@k, the mean over the first k of the n samples; [P].
+
+    What an evaluation with k samples would have reported; avg@n is mean@n.
+    """
+    table = _table(correct)
+    _check_k(k, table.shape[1])
+    return table[:, :k].mean(axis=1)
 
 
 def pass_per_problem(correct: ArrayLike, k: int) -> Values:
@@ -51,6 +64,46 @@ def best_per_problem(correct: ArrayLike, k: int) -> Values:
     table = _table(correct)
     _check_k(k, None)
     return 1 - (1 - table.mean(axis=1)) ** k
+
+
+def stable_pass_per_problem(correct: ArrayLike, k: int, threshold: float) -> Values:
+    """G-Pass@k_τ: the chance that at least ⌈τk⌉ of k samples are right; [P].
+
+    Σ_{j ≥ m} C(c, j) C(n−c, k−j) / C(n, k) with m = max(⌈τk⌉, 1): the k are drawn from the n
+    without replacement. τ → 0 is pass@k, τ = 1 the chance that all k are right. Raises ValueError
+    for a τ outside [0, 1].
+
+    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147), section 3.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"τ = {threshold} is not in [0, 1]")
+    # The product is rounded: 0.7 · 10 is a little more than 7.
+    least = max(math.ceil(round(threshold * k, 9)), 1)
+    return _tails(correct, k)[:, least]
+
+
+def mean_stable_pass_per_problem(correct: ArrayLike, k: int) -> Values:
+    """mG-Pass@k = 2/k Σ_{i=⌈k/2⌉+1}^{k} G-Pass@k_{i/k}; [P].
+
+    Twice the area under G-Pass@k_τ over τ from 1/2 to 1. For an odd k the sum has fewer than k/2
+    terms, and a perfect score is (k − 1)/k.
+
+    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147), section 3.
+    """
+    return 2 / k * _tails(correct, k)[:, math.ceil(k / 2) + 1 :].sum(axis=1)
+
+
+def _tails(correct: ArrayLike, k: int) -> Values:
+    """The chance that at least j of k samples, drawn without replacement, are right; [P, k + 1]."""
+    table = _table(correct)
+    n = table.shape[1]
+    _check_k(k, n)
+    total = comb(n, k)
+    rows = []
+    for c in table.sum(axis=1).tolist():
+        ways = [comb(c, j) * comb(n - c, k - j) for j in range(k + 1)]
+        rows.append([sum(ways[j:]) / total for j in range(k + 1)])
+    return np.array(rows)
 
 
 def majority_per_problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,18 +25,26 @@ from bandpo.reward.score import VERDICTS
 
 PAGES = PackageLoader("bandpo.evaluation", ".")
 """The templates of this folder; page.css is the style of every page."""
-KINDS = ("mean", "pass", "best", "maj")
+KINDS = ("mean", "pass", "best", "g-pass", "mg-pass", "maj", "cons")
+ERROR = "standard error of mean@n, of samples alone [%]"
 TEXT_SHOWN = 80
 """Characters of a problem's text in headings."""
 
 
 def headline(summary: Summary) -> list[str]:
-    """The metrics that a table shows, in its order; pass@1 is mean@n, whose row names both."""
+    """The metrics that a table shows, in its order, where the summary has them.
+
+    pass@1 and avg@n are mean@n, whose row names all three. G-Pass@k is shown for the largest power
+    of two of which n samples hold two groups.
+    """
     n = summary.n
     passes = [f"pass@{k}" for k in powers_of_two(n) if k > 1]
-    accuracies = [f"mean@{n}", *passes, f"best@{n}", f"maj@{n}"]
+    half = max((k for k in powers_of_two(n) if 2 * k <= n), default=1)
+    stable = [f"g-pass@{half}_0.5", f"g-pass@{half}_1.0", f"mg-pass@{half}"] if half > 1 else []
+    accuracies = [f"mean@{n}", *passes, f"best@{n}", *stable, f"maj@{n}", f"cons@{n}"]
     verdicts = [f"{verdict}_frac" for verdict in VERDICTS]
-    return [*accuracies, "length/mean", "length/truncated_frac", *verdicts]
+    names = [*accuracies, "length/mean", "length/truncated_frac", *verdicts]
+    return [name for name in names if name in summary.metrics]
 
 
 def title(metric: str) -> str:
@@ -43,7 +52,9 @@ def title(metric: str) -> str:
     if metric == "length/mean":
         return "tokens"
     if metric.startswith("mean@"):
-        return f"{metric}, pass@1 [%]"
+        return f"{metric}, avg@{metric.partition('@')[2]}, pass@1 [%]"
+    if metric.startswith("g-pass@"):
+        return f"{metric.replace('_', ', τ = ')} [%]"
     name = metric.removesuffix("_frac").replace("_", " ")
     return f"{'at the token limit' if name == 'length/truncated' else name} [%]"
 
@@ -55,8 +66,9 @@ def _names(summaries: Sequence[Summary]) -> list[str]:
 
 def _place(name: str) -> tuple[int, int]:
     """Orders by kind, then by k; what is no accuracy comes last, in its own order."""
-    kind, _, k = name.partition("@")
-    return (KINDS.index(kind), int(k)) if k else (len(KINDS), 0)
+    kind, _, rest = name.partition("@")
+    k = re.match(r"[0-9]+", rest)
+    return (KINDS.index(kind), int(k[0])) if k else (len(KINDS), 0)
 
 
 def number(name: str, value: float) -> str:
@@ -83,8 +95,25 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     for summary in summaries:
         table.add_column(summary.benchmark, justify="right")
     for name in _names(summaries):
+        if name == "length/mean":  # after the accuracies
+            table.add_row(ERROR, *map(error_of_mean, summaries))
         table.add_row(title(name), *(_cell(name, summary.metrics) for summary in summaries))
     return table
+
+
+def error_of_mean(summary: Summary) -> str:
+    """The standard error of mean@n over problems and samples, and that over samples alone."""
+    known = (summary.standard_error.total, summary.standard_error.samples)
+    return ", ".join("?" if error is None else f"{100 * error:.1f}" for error in known)
+
+
+def protocol_lines(summary: Summary) -> list[str]:
+    """The preset that an evaluation follows, its source, and every deviation from it."""
+    if not summary.protocol:
+        return []
+    named = f"protocol {summary.protocol['name']} ({summary.protocol['source']})"
+    deviations = summary.protocol["deviations"]
+    return [f"{named}, with deviations:", *deviations] if deviations else [f"{named}, followed"]
 
 
 def _cell(name: str, metrics: Mapping[str, Estimate]) -> str:
@@ -107,7 +136,9 @@ def write_report(folder: Path, samples_per_problem: int = 8) -> Path:
     template = Environment(loader=PAGES, autoescape=True).get_template("report.html.j2")
     page = template.render(
         title=f"Evaluation of {_evaluated(summaries[0].settings['model'])}",
+        protocol=protocol_lines(summaries[0]),
         rows=[_row(name, summaries) for name in _names(summaries)],
+        errors={"name": ERROR, "cells": [error_of_mean(summary) for summary in summaries]},
         curves=Markup(report_figures.curves(summaries)),
         lengths=Markup(report_figures.lengths(samples)),
         benchmarks=[

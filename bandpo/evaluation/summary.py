@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,26 @@ from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
 from bandpo.evaluation import metrics
 from bandpo.evaluation.intervals import Estimate, mean_of
+from bandpo.evaluation.measures.consensus import Equal, votes_by_equality, votes_by_string
+from bandpo.evaluation.measures.standard_error import StandardError, standard_error
 from bandpo.evaluation.metrics import powers_of_two
 from bandpo.evaluation.samples import Sample
 from bandpo.reward.score import VERDICTS
 
+THRESHOLDS = (0.5, 0.75, 1.0)
+"""The τ of G-Pass@k_τ that are reported."""
+LOGGED = ("mean", "pass", "best", "maj")
+"""The accuracies that a training run logs."""
+
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """The samples of one problem in numbers; `statuses` counts their verdicts."""
+    """The samples of one problem in numbers.
+
+    `statuses` counts their verdicts; `marks` has a 1 for each right sample and a 0 for the others,
+    in their order; `consensus` is cons@n, None where votes were not grouped by equality. Summaries
+    of earlier versions lack the last two.
+    """
 
     id: str
     answer: str
@@ -33,15 +45,19 @@ class ProblemResult:
     mean_tokens: float
     truncated: int
     statuses: Mapping[str, int]
+    marks: str = ""
+    consensus: float | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
     """One benchmark's result; `metrics` are means over problems with 95% intervals.
 
-    Names: mean@n, pass@k, best@k and maj@n as `bandpo.evaluation.metrics` defines them;
-    length/mean in tokens; length/truncated_frac, the share of samples cut off by the limit; and
-    for each verdict <verdict>_frac, the share of samples with it: these add up to 1.
+    Names: mean@n, avg@k, pass@k, best@k, g-pass@k_τ, mg-pass@k, maj@n and cons@k as
+    `bandpo.evaluation.metrics` defines them, cons@k being maj@k with votes grouped by the
+    verifier's equality; length/mean in tokens; length/truncated_frac, the share of samples cut off
+    by the limit; and for each verdict <verdict>_frac, the share of samples with it: these add up
+    to 1. `protocol` has the name, source and deviations of the preset, if one was named.
     """
 
     benchmark: str
@@ -49,6 +65,8 @@ class Summary:
     metrics: Mapping[str, Estimate]
     problems: Sequence[ProblemResult]
     warnings: Sequence[str] = ()
+    standard_error: StandardError = field(default_factory=StandardError)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -57,7 +75,11 @@ class Summary:
 
     def scalars(self) -> dict[str, float]:
         """`eval/<benchmark>/<metric>` → value, as metrics.jsonl and the trackers log it."""
-        return {f"eval/{self.benchmark}/{name}": e.value for name, e in self.metrics.items()}
+        return {
+            f"eval/{self.benchmark}/{name}": e.value
+            for name, e in self.metrics.items()
+            if "@" not in name or name.partition("@")[0] in LOGGED
+        }
 
 
 def summarize(
@@ -65,16 +87,23 @@ def summarize(
     settings: Mapping[str, Any],
     groups: Sequence[Sequence[Sample]],
     warnings: Iterable[str] = (),
+    equal: Equal | None = None,
+    protocol: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """The summary of all groups of a benchmark, n samples each, in the order of its problems."""
+    """The summary of all groups of a benchmark, n samples each, in the order of its problems.
+
+    `equal` compares answers for cons@k, which is missing without it.
+    """
     n = len(groups[0])
     correct = np.array([[sample.correct for sample in group] for group in groups])
-    votes = [[_vote(sample) for sample in group] for group in groups]
-    majority = metrics.majority_per_problem(correct, n, votes)
-    per_problem = {f"mean@{n}": metrics.mean_per_problem(correct, n)}
-    per_problem |= {f"pass@{k}": metrics.pass_per_problem(correct, k) for k in powers_of_two(n)}
-    per_problem |= {f"best@{k}": metrics.best_per_problem(correct, k) for k in powers_of_two(n)}
-    per_problem |= {f"maj@{n}": majority}
+    majority = metrics.majority_per_problem(correct, n, votes_by_string(groups))
+    per_problem = _accuracies(correct) | {f"maj@{n}": majority}
+    if equal:
+        votes = votes_by_equality(groups, equal)
+        per_problem |= {
+            f"cons@{k}": metrics.majority_per_problem(correct, k, votes) for k in powers_of_two(n)
+        }
+    agreed = per_problem[f"cons@{n}"].tolist() if equal else [None] * len(groups)
     results = [
         ProblemResult(
             id=group[0].problem_id,
@@ -85,8 +114,10 @@ def summarize(
             mean_tokens=sum(sample.tokens for sample in group) / n,
             truncated=sum(sample.truncated for sample in group),
             statuses=dict(sorted(Counter(sample.verdict for sample in group).items())),
+            marks="".join("1" if sample.correct else "0" for sample in group),
+            consensus=consensus,
         )
-        for group, share in zip(groups, majority, strict=True)
+        for group, share, consensus in zip(groups, majority, agreed, strict=True)
     ]
     per_problem |= {"length/mean": np.array([result.mean_tokens for result in results])}
     per_problem |= {"length/truncated_frac": np.array([r.truncated / n for r in results])}
@@ -102,17 +133,26 @@ def summarize(
         metrics={name: _estimate(name, values) for name, values in per_problem.items()},
         problems=results,
         warnings=[*warnings, *(found if unreadable else [])],
+        standard_error=standard_error(correct),
+        protocol=protocol or {},
     )
 
 
-def _vote(sample: Sample) -> str | None:
-    """A sample's answer, for the majority; None abstains.
-
-    Answers are equal as strings once white space is gone: the verifier compares only with the
-    reference. Where a reward extracts no answers (a function), all wrong samples count as one.
-    """
-    answer = "".join((sample.extracted or "").split())
-    return answer if answer or sample.status == "wrong" else None
+def _accuracies(correct: metrics.Marks) -> dict[str, metrics.Values]:
+    """Every metric that follows from the marks alone, by problem."""
+    n = correct.shape[1]
+    ks = powers_of_two(n)
+    found = {f"mean@{n}": metrics.mean_per_problem(correct, n)}
+    found |= {f"avg@{k}": metrics.average_per_problem(correct, k) for k in ks}
+    found |= {f"pass@{k}": metrics.pass_per_problem(correct, k) for k in ks}
+    found |= {f"best@{k}": metrics.best_per_problem(correct, k) for k in ks}
+    for k in ks[1:]:
+        found |= {
+            f"g-pass@{k}_{threshold}": metrics.stable_pass_per_problem(correct, k, threshold)
+            for threshold in THRESHOLDS
+        }
+        found[f"mg-pass@{k}"] = metrics.mean_stable_pass_per_problem(correct, k)
+    return found
 
 
 def _estimate(name: str, values: metrics.Values) -> Estimate:
@@ -121,14 +161,20 @@ def _estimate(name: str, values: metrics.Values) -> Estimate:
 
 
 def per_problem_values(summary: Summary, metric: str) -> dict[str, float]:
-    """Problem id → the term of mean@k, pass@k, best@k or maj@n, for paired comparisons."""
+    """Problem id → the term of a metric, for paired comparisons.
+
+    Of maj and cons only those of n samples, and none of avg@k. Raises KeyError for others.
+    """
     kind, k = metric.split("@")
     if kind == "maj":
         return {result.id: result.majority for result in summary.problems}
+    if kind == "cons":
+        return {r.id: r.consensus for r in summary.problems if r.consensus is not None}
     estimators = {
         "mean": metrics.mean_per_problem,
         "pass": metrics.pass_per_problem,
         "best": metrics.best_per_problem,
+        "mg-pass": metrics.mean_stable_pass_per_problem,
     }
     counts = [result.correct for result in summary.problems]
     table = np.arange(summary.n) < np.array(counts)[:, None]
@@ -162,6 +208,8 @@ def read_summaries(place: Path) -> dict[str, Summary]:
                 metrics={key: _read(value) for key, value in entry["metrics"].items()},
                 problems=[ProblemResult(**problem) for problem in entry["problems"]],
                 warnings=entry["warnings"],
+                standard_error=StandardError(**entry.get("standard_error", {})),
+                protocol=entry.get("protocol", {}),
             )
             for name, entry in content.items()
         }

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 TOKEN_VALUES = ("old_logp", "entropy", "ref_logp", "rollout_logp")
 """What a sample may know of each of its tokens."""
+SAMPLE_VALUES = ("weight", "pass_rate", "dual")
+"""What it may know that is the same for all of them."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Batch(ABC):
     mask             [B, T]: 1 where there is a token
     advantages       [B, 1]
     values           of `TOKEN_VALUES` those that every sample has, [B, T], 0 without a token
+    constants        of `SAMPLE_VALUES` those that every sample has, and weights where any has one,
+                     [B, 1]
     weightless       whether the mask is 0 throughout: it only keeps ranks in step
     """
 
@@ -76,6 +80,7 @@ class Batch(ABC):
     mask: Tensor
     advantages: Tensor
     values: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor]
     weightless: bool = False
 
     @staticmethod
@@ -124,6 +129,7 @@ class Batch(ABC):
             values={
                 f: padded(_joined((getattr(s, f) for s in samples), np.float32)) for f in known
             },
+            constants=_constants(samples),
             weightless=weightless,
         )
         return batch.to(device)
@@ -150,6 +156,7 @@ class Batch(ABC):
         """
         values = self.values
         on_policy = "old_logp" not in values
+        old_entropy = entropy.detach() if on_policy and entropy is not None else None
         return TokenBatch(
             logp=logp,
             old_logp=logp.detach() if on_policy else values["old_logp"],
@@ -157,9 +164,10 @@ class Batch(ABC):
             mask=self.mask,
             ref_logp=values.get("ref_logp"),
             rollout_logp=values.get("rollout_logp"),
-            entropy=values.get("entropy", entropy if on_policy else None),
+            entropy=values.get("entropy", old_entropy),
             new_entropy=entropy,
             step=step,
+            **{name: value.expand_as(self.mask) for name, value in self.constants.items()},
         )
 
 
@@ -266,6 +274,18 @@ class SharedPromptBatch(Batch):
             gather=torch.from_numpy(gather),
             back=torch.from_numpy(back),
         )
+
+
+def _constants(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """`Batch.constants`; a sample without a weight has 1 beside others that have one."""
+    found = {name: [getattr(sample, name) for sample in samples] for name in SAMPLE_VALUES}
+    if any(weight is not None for weight in found["weight"]):
+        found["weight"] = [1.0 if weight is None else weight for weight in found["weight"]]
+    return {
+        name: torch.tensor([[value] for value in values], dtype=torch.float32)
+        for name, values in found.items()
+        if None not in values
+    }
 
 
 def _lengths(items: Iterable[Any]) -> Indices:

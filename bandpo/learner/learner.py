@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,31 +24,17 @@ from bandpo.learner.memory import PLACEHOLDER, MicroBatches, OutOfMemory
 from bandpo.learner.policy import PolicySource
 from bandpo.learner.proof import prove_network, prove_packing
 from bandpo.learner.shards import load_engine, save_engine
-from bandpo.learner.tally import Tally
+from bandpo.learner.updates.entropy import EntropyControl
+from bandpo.learner.updates.rates import scheduled
+from bandpo.learner.updates.result import UpdateResult
+from bandpo.learner.updates.statistic import PrePass
+from bandpo.learner.updates.tally import Tally
 from bandpo.loss import LossDiagnostics, LossOutput, PolicyLoss, vanishes_at_zero_advantage
+from bandpo.loss.entropy import has_entropy_gradient
 from bandpo.model.agreement import TOLERANCE, own_logprobs
 from bandpo.ranks.collectives import Ranks
 from bandpo.types import BatchTotals
 from bandpo.weight_sync import weight_stream
-
-
-@dataclass(frozen=True)
-class UpdateResult:
-    """The result of one optimizer update, the same on every rank.
-
-    An update whose loss or gradient is nonfinite is skipped: weights, optimizer state and schedule
-    stay as they are, and `nonfinite` names the samples, of all ranks, with nonfinite values. It may
-    be empty: a gradient can overflow without them.
-    """
-
-    loss: float
-    grad_norm: float
-    lr: float
-    padding_frac: float = 0.0
-    imbalance: float = 0.0
-    skipped: bool = False
-    nonfinite: tuple[str, ...] = ()
-
 
 FORWARD_SHARE = 1 / 3
 """Of an update's compute: a backward pass has the gradients of activations and of weights."""
@@ -70,8 +54,12 @@ class DeepSpeedLearner:
         loss: PolicyLoss,
         ranks: Ranks,
         temperature: float = 1.0,
+        rollouts: int | None = None,
     ) -> None:
-        self.config, self.loss, self.ranks = config, loss, ranks
+        """`rollouts` are those of the run, which `learner.schedule` needs unless it is constant."""
+        if rollouts is None and config.schedule != "constant":
+            raise ValueError(f"learner.schedule={config.schedule} needs the rollouts of the run.")
+        self.config, self.loss, self.ranks, self._rollouts = config, loss, ranks, rollouts
         self.layout, _ = layout_for(model.attention, config.packing)
         policy = PolicySource(config, model, model_path, temperature, ranks)
         self.engine, self.optimizer = policy.trained()
@@ -83,6 +71,8 @@ class DeepSpeedLearner:
         budget = config.micro_batch_on(ranks.device.type)
         self.micro_batches = MicroBatches(budget, self.layout, ranks, config.zero_stage)
         self._rests = False
+        self._entropy = EntropyControl(loss, ranks)
+        self._pre_pass = PrePass(self.micro_batches, self.layout, ranks)
         # Called with the loss output of every micro-batch of an update that was taken.
         self.observers: list[Callable[[LossOutput], None]] = []
         self._prove(TOLERANCE[model.dtype])
@@ -114,8 +104,7 @@ class DeepSpeedLearner:
 
     def score(self, samples: Sequence[Sample]) -> None:
         """Fills in `old_logp` and `entropy` under the current weights."""
-        self.engine.eval()
-        for batch, logp, entropy in self._forward(self.engine, samples):
+        for batch, logp, entropy in self._unchanged(samples):
             for sample, *values in zip(batch.samples, logp.cpu(), entropy.cpu(), strict=True):
                 length = len(sample.completion_ids)
                 sample.old_logp, sample.entropy = (row[:length] for row in values)
@@ -149,7 +138,9 @@ class DeepSpeedLearner:
         update, whose own forward pass gives their old log-probabilities. So are samples of an
         older policy, whose log-probabilities under it only the engine knows.
         """
-        self.score([sample for sample in _distinct(batches[1:]) if sample.old_logp is None])
+        unscored = [sample for sample in _distinct(batches[1:]) if sample.old_logp is None]
+        self.score(unscored)
+        self._pre_pass.scored = set(unscored)
         self.score_reference(_distinct(batches))
 
     def logprobs(self, samples: Sequence[Sample], training: bool = False) -> list[list[float]]:
@@ -165,6 +156,11 @@ class DeepSpeedLearner:
                 for row, sample in enumerate(batch.samples)
             }
         return [found[id(sample)] for sample in samples]
+
+    def _unchanged(self, samples: Sequence[Sample]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """The samples under the current weights."""
+        self.engine.eval()
+        yield from self._forward(self.engine, samples)
 
     @torch.no_grad()
     def _forward(
@@ -197,24 +193,41 @@ class DeepSpeedLearner:
         if totals.tokens == 0:
             return None
         self._reload()
-        may_skip = vanishes_at_zero_advantage(self.loss)
+        self._set_rate(step)
+        loss = self._entropy.applied(self.loss)
+        loss = self._pre_pass.informed(loss, samples, step, self._unchanged)
+        self.lm.get_output_embeddings().entropy_gradient = has_entropy_gradient(loss)
+        may_skip = vanishes_at_zero_advantage(loss)
         silent = [sample for sample in samples if may_skip and sample.advantage == 0]
         learning = [sample for sample in samples if not may_skip or sample.advantage != 0]
         while True:
             try:
-                return self._update(learning, silent, step, totals)
+                return self._update(loss, learning, silent, step, totals)
             except OutOfMemory:
                 self._drop_gradients()
                 self.micro_batches.halve(learning)
 
+    def _set_rate(self, step: int) -> None:
+        """Makes the learning rate that of the step: the warm-up's, on the schedule's share."""
+        if self._rollouts is None or self.config.schedule == "constant":
+            return
+        share = scheduled(self.config, self._rollouts, step)
+        warm = self.engine.lr_scheduler.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, warm, strict=True):
+            group["lr"] = rate * share
+
     def _update(
-        self, learning: list[Sample], silent: list[Sample], step: int, totals: BatchTotals
+        self,
+        loss: PolicyLoss,
+        learning: list[Sample],
+        silent: list[Sample],
+        step: int,
+        totals: BatchTotals,
     ) -> UpdateResult:
         """One on samples with a gradient, and `silent` ones, which all other results count too."""
         tally = Tally(self.ranks.device, keep=bool(self.observers))
-        self.engine.eval()
-        for batch, logp, entropy in self._forward(self.engine, silent):
-            tally.add(self.loss(batch.token_batch(logp, entropy, step), totals))
+        for batch, logp, entropy in self._unchanged(silent):
+            tally.add(loss(batch.token_batch(logp, entropy, step), totals))
         self.engine.train()
         # At least one pass: an update without a gradient still moves momentum and schedule.
         batches = self.micro_batches.of(learning, least=1)
@@ -224,7 +237,7 @@ class DeepSpeedLearner:
             with self.micro_batches.forward(last):
                 batch = batch.to(self.ranks.device)
                 logp, entropy = self.engine(*batch.arguments)
-                output = self.loss(batch.token_batch(logp, entropy, step), totals)
+                output = loss(batch.token_batch(logp, entropy, step), totals)
                 tally.add(output, batch.weightless)
             objective = output.loss * self.ranks.size
             if last:
@@ -236,16 +249,17 @@ class DeepSpeedLearner:
             if not last:
                 self.engine.step()
         lr = self.optimizer.param_groups[0]["lr"]
-        norm, loss = self._step(), float(tally.loss)
+        norm, value = self._step(), float(tally.loss)
         waste = (self.micro_batches.padding_frac(batches), self._imbalance(learning, silent))
-        if math.isfinite(loss) and math.isfinite(norm):
+        if math.isfinite(value) and math.isfinite(norm):
+            self._pre_pass.scored.clear()
             self.diagnostics.merge(tally.diagnostics)
             for output in tally.outputs:
                 for observe in self.observers:
                     observe(output)
-            return UpdateResult(loss, norm, lr, *waste)
+            return UpdateResult(value, norm, lr, *waste)
         found = chain.from_iterable(self.ranks.gather(self._nonfinite([*learning, *silent])))
-        return UpdateResult(loss, norm, lr, *waste, skipped=True, nonfinite=tuple(found))
+        return UpdateResult(value, norm, lr, *waste, skipped=True, nonfinite=tuple(found))
 
     def _step(self) -> float:
         """Takes the update, or discards nonfinite gradients; returns their global norm.
@@ -294,7 +308,13 @@ class DeepSpeedLearner:
         found: list[str] = []
         for sample, logp in zip(samples, self.logprobs(samples), strict=True):
             values: list[Any] = [sample.advantage, logp, sample.rollout_logp, sample.old_logp]
-            values += [sample.entropy, sample.ref_logp]
+            values += [
+                sample.entropy,
+                sample.ref_logp,
+                sample.weight,
+                sample.pass_rate,
+                sample.dual,
+            ]
             if not all(_is_finite(value) for value in values if value is not None):
                 found.append(sample.id)
         return found
@@ -322,11 +342,15 @@ class DeepSpeedLearner:
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def take_metrics(self) -> dict[str, float]:
-        """Metrics of all updates since the last call, over all ranks, by their logged names."""
+        """Metrics of a rollout's updates, over all ranks, by their logged names.
+
+        Called once per rollout: the coefficient of an entropy bonus may follow its entropy.
+        """
         diagnostics, self.diagnostics = self.diagnostics, LossDiagnostics(self.ranks.device)
         self.ranks.sum(diagnostics.sums)
         self.ranks.max(diagnostics.maxima)
-        return diagnostics.metrics()
+        metrics = diagnostics.metrics()
+        return metrics | self._entropy.observed(metrics)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its checkpoint name; every rank must exhaust the stream."""
@@ -338,6 +362,7 @@ class DeepSpeedLearner:
         Raises OSError, when all ranks are done, on those that could not write their part.
         """
         save_engine(self.engine, folder, trained_only=self.has_adapter)
+        self._entropy.save(folder)
         if self.has_adapter:
             save_adapter(self.lm, folder / "adapter", self.ranks.is_first)
 
@@ -347,6 +372,7 @@ class DeepSpeedLearner:
         Raises UserError for a checkpoint that these ranks cannot load.
         """
         load_engine(self.engine, folder, self.ranks, saved_ranks, trained_only=self.has_adapter)
+        self._entropy.load(folder)
 
     def save_hf(self, folder: Path, tokenizer: Any) -> None:
         """Writes the policy as a transformers folder with safetensors, on the first rank.
@@ -354,23 +380,6 @@ class DeepSpeedLearner:
         Raises OSError there, after the other ranks have given their part.
         """
         write_policy(self.lm, self.weights(), folder, tokenizer, self.ranks.is_first)
-
-
-def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
-    """Means over the updates that were taken, and the numbers of taken and skipped ones."""
-    made = [update for update in updates if update is not None]
-    taken = [update for update in made if not update.skipped]
-    counts = {"learn/updates": float(len(taken)), "learn/skipped": float(len(made) - len(taken))}
-    if not taken:
-        return counts
-    return {
-        **counts,
-        "loss/policy": fmean(update.loss for update in taken),
-        "grad/norm": fmean(update.grad_norm for update in taken),
-        "learn/lr": taken[-1].lr,
-        "learn/padding_frac": fmean(update.padding_frac for update in taken),
-        "learn/imbalance": fmean(update.imbalance for update in taken),
-    }
 
 
 def _is_finite(values: Tensor | Sequence[float] | float) -> bool:

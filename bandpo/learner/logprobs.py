@@ -24,8 +24,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
     g is the model's own (`LogitTransform`), the identity for most.
 
     Forward keeps only the log-normaliser of each position; backward forms each chunk's logits
-    again, since ∂logp/∂logits = onehot(target) − softmax. Peak memory is chunk × V floats
-    instead of N × V, in both directions.
+    again, since ∂logp/∂logits = onehot(target) − softmax and, where the entropy H has a gradient,
+    ∂H/∂logits = −softmax·(log softmax + H). Peak memory is chunk × V floats instead of N × V, in
+    both directions.
     """
 
     @staticmethod
@@ -37,37 +38,48 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         transform: LogitTransform,
+        entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        logp = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        logp = torch.empty(len(hidden), dtype=_wide(hidden.dtype), device=hidden.device)
         entropy, normaliser = torch.empty_like(logp), torch.empty_like(logp)
         for rows in _chunks(len(hidden), chunk):
             logp[rows], entropy[rows], normaliser[rows] = _statistics(
                 hidden[rows] @ weight.T, targets[rows], temperature, transform
             )
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        kept = entropy if entropy_gradient else None
+        ctx.save_for_backward(hidden, weight, targets, normaliser, kept)
         ctx.temperature, ctx.chunk, ctx.transform = temperature, chunk, transform
-        ctx.mark_non_differentiable(entropy)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logp: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, grad_logp: Tensor, grad_entropy: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # Summed over chunks in float32: bfloat16 would lose what small chunks add.
         # A frozen head (LoRA) needs none.
         trained = ctx.needs_input_grad[1]
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
+        wide = _wide(weight.dtype)
+        grad_weight = torch.zeros_like(weight, dtype=wide) if trained else None
         for rows in _chunks(len(hidden), ctx.chunk):
-            grad_product = _product_gradient(
-                *(hidden[rows] @ weight.T, targets[rows], normaliser[rows], grad_logp[rows]),
-                *(ctx.temperature, ctx.transform),
-            )
+            tensors = [hidden[rows] @ weight.T, targets[rows], normaliser[rows], grad_logp[rows]]
+            gradient = _product_gradient
+            if entropy is not None:
+                gradient = _product_gradient_with_entropy
+                tensors += [entropy[rows], grad_entropy[rows]]
+            grad_product = gradient(*tensors, ctx.temperature, ctx.transform)
             grad_hidden[rows] = grad_product @ weight
             if grad_weight is not None:
                 grad_weight += grad_product.T @ hidden[rows]
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _chunks(length: int, chunk: int) -> list[slice]:
@@ -79,7 +91,7 @@ def _statistics(
     product: Tensor, targets: Tensor, temperature: float, transform: LogitTransform
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of h Wᵀ [N, V]: log-probabilities of the targets, entropies and log-normalisers, [N]."""
-    logits = transform(product.float()).div_(temperature)
+    logits = transform(product.to(_wide(product.dtype))).div_(temperature)
     normaliser = logits.logsumexp(-1)
     chosen = logits.gather(-1, targets[:, None]).squeeze(-1)
     # H = log Z − Σ softmax · logits
@@ -97,11 +109,37 @@ def _product_gradient(
     transform: LogitTransform,
 ) -> Tensor:
     """∂ loss / ∂ (h Wᵀ) [N, V] in the product's dtype, where `grad_logp` is ∂ loss / ∂ logp."""
-    logits = transform(product.float())
+    logits = transform(product.to(_wide(product.dtype)))
     slope = transform.cap_slope(logits)
     logits = logits.div_(temperature)
-    scale = grad_logp[:, None].float() * (transform.scale / temperature)
+    scale = grad_logp[:, None].to(logits.dtype) * (transform.scale / temperature)
     gradient = logits.sub_(normaliser[:, None]).exp_().mul_(-scale)
+    gradient.scatter_add_(-1, targets[:, None], scale)
+    if slope is not None:
+        gradient.mul_(slope)
+    return gradient.to(product.dtype)
+
+
+@fused
+def _product_gradient_with_entropy(
+    product: Tensor,
+    targets: Tensor,
+    normaliser: Tensor,
+    grad_logp: Tensor,
+    entropy: Tensor,
+    grad_entropy: Tensor,
+    temperature: float,
+    transform: LogitTransform,
+) -> Tensor:
+    """The same where `grad_entropy` is ∂ loss / ∂ entropy besides."""
+    logits = transform(product.to(_wide(product.dtype)))
+    slope = transform.cap_slope(logits)
+    log_shares = logits.div_(temperature).sub_(normaliser[:, None])
+    shares = log_shares.exp()
+    factor = transform.scale / temperature
+    scale = grad_logp[:, None].to(logits.dtype) * factor
+    entropy_scale = grad_entropy[:, None].to(logits.dtype) * factor
+    gradient = log_shares.add_(entropy[:, None]).mul_(-entropy_scale).sub_(scale).mul_(shares)
     gradient.scatter_add_(-1, targets[:, None], scale)
     if slope is not None:
         gradient.mul_(slope)
@@ -115,14 +153,15 @@ def chunked_logprobs(
     temperature: float = 1.0,
     chunk: int = 1024,
     transform: LogitTransform = IDENTITY,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and the entropy of its distribution, in nats and float32.
+    """Log-probability of each target and the entropy of its distribution, in nats.
 
-    hidden [N, H], weight [V, H], targets [N] → two [N]; only the first carries gradient. At
-    most `chunk` × V logits exist at one time.
+    hidden [N, H], weight [V, H], targets [N] → two [N] in at least float32; the second carries
+    gradient only with `entropy_gradient`. At most `chunk` × V logits exist at one time.
     """
     return _ChunkedLogprobs.apply(  # type: ignore
-        hidden, weight, targets, temperature, chunk, transform
+        hidden, weight, targets, temperature, chunk, transform, entropy_gradient
     )
 
 
@@ -130,8 +169,8 @@ class LogprobHead(nn.Module):
     """A language-model head that returns log-probabilities of targets instead of logits.
 
     It takes the place of `lm_head` and holds the same parameter under the same name, so that
-    checkpoints, weight streams and ZeRO-3's gathering hooks find it where they expect it. Raises
-    UserError for a head with a bias.
+    checkpoints, weight streams and ZeRO-3's gathering hooks find it where they expect it. Entropies
+    carry gradient where `entropy_gradient` is set. Raises UserError for a head with a bias.
     """
 
     def __init__(
@@ -142,6 +181,7 @@ class LogprobHead(nn.Module):
             raise UserError("models whose head has a bias are not supported: choose another model")
         self.weight = head.weight
         self.temperature, self.chunk, self.transform = temperature, chunk, transform
+        self.entropy_gradient = False
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[None]:
@@ -162,7 +202,8 @@ class LogprobHead(nn.Module):
         if targets is None:
             return functional.linear(hidden, self.weight)
         return chunked_logprobs(
-            hidden, self.weight, targets, self.temperature, self.chunk, self.transform
+            *(hidden, self.weight, targets, self.temperature, self.chunk, self.transform),
+            entropy_gradient=self.entropy_gradient,
         )
 
 
@@ -223,7 +264,7 @@ class PolicyNetwork(nn.Module):
         out = logp.new_zeros(mask.numel())
         return (
             out.index_copy(0, slots, logp).view_as(mask),
-            out.index_copy(0, slots, entropy.detach()).view_as(mask),
+            out.index_copy(0, slots, entropy).view_as(mask),
         )
 
 

@@ -21,7 +21,10 @@ from bandpo.types import token_array
 
 logger = logging.getLogger(__name__)
 
-PLACEHOLDER = Sample((0,), token_array((0,)), 0.0, *torch.zeros(4, 1))
+_ZERO = torch.zeros(1)
+PLACEHOLDER = Sample(
+    (0,), token_array((0,)), 0.0, _ZERO, _ZERO, _ZERO, _ZERO, pass_rate=0.0, dual=1.0
+)
 """Keeps a rank without samples in step with the others' collectives; its mask is 0."""
 
 

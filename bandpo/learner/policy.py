@@ -16,6 +16,7 @@ from bandpo.learner.adapter import add_adapter
 from bandpo.learner.attention import layout_for
 from bandpo.learner.liger import use_liger
 from bandpo.learner.logprobs import PolicyNetwork
+from bandpo.learner.updates.rates import warm_up
 from bandpo.model.loading import load_causal_lm
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.joining import building_operators
@@ -149,18 +150,3 @@ def _undo_first_step(optimizer: Any) -> None:
     for master, own in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
         for weight, half in zip(master, own, strict=True):
             weight.data.copy_(half.data)
-
-
-def warm_up(config: LearnerConfig, optimizer: Any) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate's linear warm-up, over rollouts, over updates, or the slower of both."""
-    updates_per_rollout = config.updates_per_rollout * config.epochs_per_rollout
-
-    def share(update: int) -> float:
-        rollout = update // updates_per_rollout
-        return min(
-            1.0,
-            (rollout + 1) / (config.warmup_rollouts + 1),
-            (update + 1) / (config.warmup_updates + 1),
-        )
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

@@ -44,6 +44,7 @@ from bandpo.loss.divergence import (
     SquaredHellinger,
     TotalVariation,
 )
+from bandpo.loss.entropy import EntropyBonus, EntropyFloor
 from bandpo.loss.policy import (
     K1,
     K2,
@@ -55,6 +56,7 @@ from bandpo.loss.policy import (
 )
 from bandpo.loss.radius import EntropyRadius, LinearRadius, Radius
 from bandpo.loss.ratio import Ratio, SequenceRatio, TokenRatio
+from bandpo.loss.statistic import AsksForStatistic, Statistic, Total, Values
 from bandpo.loss.surrogate import (
     Clip,
     DualClip,
@@ -74,6 +76,7 @@ __all__ = [
     "KL",
     "Aggregate",
     "AlphaDivergence",
+    "AsksForStatistic",
     "Band",
     "BandChi2",
     "BandKL",
@@ -90,6 +93,8 @@ __all__ = [
     "Divergence",
     "DualClip",
     "DynamicAdaptive",
+    "EntropyBonus",
+    "EntropyFloor",
     "EntropyRadius",
     "Fixed",
     "Interval",
@@ -111,16 +116,19 @@ __all__ = [
     "SequenceMismatch",
     "SequenceRatio",
     "SquaredHellinger",
+    "Statistic",
     "Surrogate",
     "SurrogateOutput",
     "TokenBatch",
     "TokenMean",
     "TokenMismatch",
     "TokenRatio",
+    "Total",
     "TotalVariation",
     "Truncate",
     "TruncatedWeight",
     "Union",
+    "Values",
     "batch_totals",
     "debugging",
     "vanishes_at_zero_advantage",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
@@ -15,7 +13,9 @@ from bandpo.loss.bounds import Bounds, Interval, misplaced
 from bandpo.loss.contracts import check_contracts
 from bandpo.loss.correction import Correction
 from bandpo.loss.debug import is_debugging
+from bandpo.loss.entropy import EntropyBonus
 from bandpo.loss.ratio import LOG_RATIO_LIMIT, Ratio
+from bandpo.loss.statistic import asking_parts, with_statistics
 from bandpo.loss.surrogate import Surrogate, require_surrogate
 from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
@@ -106,7 +106,9 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """−Σ weight·(correction·objective − β·KL) over a batch's tokens; a value, so methods compose.
+    """−Σ a·(correction·objective − β·KL + c·H) over a batch's tokens; a value, so methods compose.
+
+    a is the aggregate's weight, times `TokenBatch.weight` where there is one.
 
     ratio         TokenRatio or SequenceRatio
     surrogate     the objective under the trust region: Clip, Mask, DualClip, TruncatedWeight, …
@@ -116,6 +118,7 @@ class PolicyLoss:
     max_weight    truncated importance sampling, for samples of an older policy: an objective whose
                   importance weight w exceeds it counts max_weight/w of itself (IMPALA, section
                   4.1); w is the ratio, or the surrogate's weight (TruncatedWeight)
+    entropy       rewards the entropy H of the policy at each token's position
 
     Raises UserError for max_weight < 1 and for parts in each other's places.
     """
@@ -126,6 +129,7 @@ class PolicyLoss:
     reference_kl: ReferenceKL | None = None
     correction: Correction | None = None
     max_weight: float | None = None
+    entropy: EntropyBonus | None = None
 
     def __post_init__(self) -> None:
         is_ratio = callable(self.ratio) and not isinstance(self.ratio, Bounds | type)
@@ -147,10 +151,16 @@ class PolicyLoss:
         return self.reference_kl is not None and self.reference_kl.coefficient > 0
 
     @property
+    def needs_entropy_gradient(self) -> bool:
+        """Whether the gradient passes through the batch's new_entropy (`has_entropy_gradient`)."""
+        return self.entropy is not None and self.entropy.needs_entropy_gradient
+
+    @property
     def vanishes_at_zero_advantage(self) -> bool:
         """Whether samples of advantage 0 have no gradient (`vanishes_at_zero_advantage`)."""
         parts = (self.ratio, self.surrogate, self.aggregate, self.correction)
-        return not self.needs_reference and all(
+        learns_anyway = self.needs_reference or self.needs_entropy_gradient
+        return not learns_anyway and all(
             vanishes_at_zero_advantage(part) for part in parts if part is not None
         )
 
@@ -159,13 +169,18 @@ class PolicyLoss:
 
         `totals` counts the whole optimizer batch, over every rank and micro-batch: the losses of
         its micro-batches then sum to the loss of the batch, however it was split. Without totals
-        the batch is taken to be the whole. Computes in at least float32.
+        the batch is taken to be the whole, of which parts then get the statistics they ask for
+        (`bandpo.loss.statistic`). Computes in at least float32.
         """
-        if totals is None:
-            totals = batch_totals(batch.mask)
-        batch = _neutral_where_masked(batch)
+        batch = batch.neutral()
         if is_debugging():
             batch.check()
+        if totals is not None:
+            return self._output(batch, totals)
+        found = [part.statistic(batch) for part in asking_parts(self)]
+        return with_statistics(self, found)._output(batch, batch_totals(batch.mask))
+
+    def _output(self, batch: TokenBatch, totals: BatchTotals) -> LossOutput:
         ratio = self.ratio(batch)
         result = self.surrogate(ratio, batch)
         value = -result.objective
@@ -178,6 +193,10 @@ class PolicyLoss:
         if self.reference_kl is not None and self.needs_reference:
             divergence = self.reference_kl(batch)
             value = value + self.reference_kl.coefficient * divergence
+        if self.entropy is not None and self.needs_entropy_gradient:
+            value = value - self.entropy(batch)
+        if batch.weight is not None:
+            value = value * batch.weight
         return LossOutput(
             loss=(self.aggregate.weights(batch.mask, totals) * value).sum(),
             batch=batch,
@@ -187,18 +206,3 @@ class PolicyLoss:
             binding_low=result.binding_low,
             reference_kl=None if divergence is None else divergence.detach(),
         )
-
-
-def _neutral_where_masked(batch: TokenBatch) -> TokenBatch:
-    """The batch in at least float32 with 0 at masked positions.
-
-    Masked values are arbitrary: without this an overflow there would turn into 0·inf = NaN.
-    """
-    dtype = torch.promote_types(batch.logp.dtype, torch.float32)
-    kept = batch.mask.bool()
-    neutral = {
-        f.name: torch.where(kept, value.to(dtype), 0.0)
-        for f in dataclasses.fields(batch)
-        if isinstance(value := getattr(batch, f.name), Tensor)
-    }
-    return dataclasses.replace(batch, **neutral)

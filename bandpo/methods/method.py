@@ -58,8 +58,9 @@ class Verdict(NamedTuple):
 class Method:
     """A file of configs/method under the name that was asked for, such as `band_kl:delta=0.03`.
 
-    Only ratio, bounds and surrogate count: aggregation, reference KL and correction weigh tokens
-    by other things than their trust region. `advantage` maps rewards [P, G] to advantages.
+    Only ratio, bounds and surrogate count: aggregation, reference KL, correction and entropy bonus
+    weigh tokens by other things than their trust region. `advantage` maps rewards [P, G] to
+    advantages.
     """
 
     name: str
@@ -197,7 +198,11 @@ def _load(name: str, configs: Path | None) -> Method:
     made = Method(
         name,
         dataclasses.replace(
-            loss, aggregate=SequenceMeanTokenSum(), reference_kl=None, correction=None
+            loss,
+            aggregate=SequenceMeanTokenSum(),
+            reference_kl=None,
+            correction=None,
+            entropy=None,
         ),
         instantiate(config.advantage),
     )

@@ -49,12 +49,13 @@ def require_known_tokens(prompts: Iterable[Prompt], extra: dict[str, int]) -> No
 
 
 def end_tokens(path: str | Path, config: Any, tokenizer: Any) -> dict[int, str]:
-    """The ids that end a completion, with their tokens, as engines read them.
+    """The ids that end a completion in every engine, with their tokens.
 
-    They are the tokenizer's and those of generation_config.json, or without that file of
-    config.json. Ids beyond the model's vocabulary do not count.
+    They are those of the tokenizer, of generation_config.json and of config.json; engines end at
+    all of them. Ids beyond the model's vocabulary do not count.
     """
-    ids = [tokenizer.eos_token_id, *_as_list(_generation_ends(path, config))]
+    sources = (tokenizer.eos_token_id, _generation_ends(path, config), *_config_ends(path, config))
+    ids = [i for source in sources for i in _as_list(source)]
     rows = config.get_text_config().vocab_size
     known = sorted({i for i in ids if isinstance(i, int) and 0 <= i < rows})
     return {i: str(tokenizer.convert_ids_to_tokens(i)) for i in known}
@@ -70,8 +71,26 @@ def _generation_ends(path: str | Path, config: Any) -> Any:
         return GenerationConfig.from_model_config(config).eos_token_id
 
 
+def _config_ends(path: str | Path, config: Any) -> list[Any]:
+    """`eos_token_id` as written in config.json: where it lacks one, transformers makes one up."""
+    with asked_once(path):
+        written, _ = config.get_config_dict(str(path))
+    places = (written, written.get("text_config") or {})
+    return [place.get("eos_token_id") for place in places]
+
+
 def _as_list(ids: Any) -> Sequence[Any]:
     return ids if isinstance(ids, list | tuple) else [ids]
+
+
+def require_known_stops(stop_token_ids: Iterable[int], config: Any, key: str) -> None:
+    """Raises UserError where `key` names a token id that the model never samples."""
+    rows = config.get_text_config().vocab_size
+    if beyond := [str(i) for i in stop_token_ids if i >= rows]:
+        raise UserError(
+            f"{key}: the model has tokens 0 to {rows - 1}, and no completion ends with "
+            f"{listed(beyond)}"
+        )
 
 
 def require_end(ends: dict[int, str], path: str | Path, extra: dict[str, int]) -> None:

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 
 from bandpo.config.schema import Config
 from bandpo.config.sections.learner import MICRO_BATCH_TOKENS
-from bandpo.data.benchmarks import benchmark_spec
+from bandpo.data.benchmarks import benchmark_spec, expanded
 from bandpo.planning.gpus import BYTES
 
 PROMPT_TOKENS = 170
@@ -77,5 +77,5 @@ def needs_reference(config: Config) -> bool:
 
 def evaluation_samples(config: Config) -> int:
     """Completions of one evaluation; benchmarks of unknown size count as 100 problems."""
-    sizes = [benchmark_spec(spec).size or 100 for spec in config.eval.benchmarks]
+    sizes = [benchmark_spec(spec).size or 100 for spec in expanded(config.eval.benchmarks)]
     return sum(sizes) * config.eval.n

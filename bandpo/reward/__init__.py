@@ -5,12 +5,14 @@ from bandpo.reward.math import MathReward, MathVerifier, bad_golds, verifier_ver
 from bandpo.reward.presets import both_rewards, math_reward, release_reward
 from bandpo.reward.release import ReleaseReward
 from bandpo.reward.score import (
+    Part,
     Reward,
     Score,
     Status,
     checked,
     has_bad_gold,
     name_of,
+    part_metrics,
     verifier_counts,
 )
 from bandpo.reward.shaping import FormatBonus, FunctionReward, Overlong, Shaped, WeightedSum
@@ -23,6 +25,7 @@ __all__ = [
     "MathReward",
     "MathVerifier",
     "Overlong",
+    "Part",
     "ReleaseReward",
     "Reward",
     "Score",
@@ -36,6 +39,7 @@ __all__ = [
     "has_bad_gold",
     "math_reward",
     "name_of",
+    "part_metrics",
     "release_reward",
     "verifier_counts",
     "verifier_version",

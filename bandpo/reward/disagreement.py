@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bandpo.reward.futures import gather, then
-from bandpo.reward.score import Closing, Reward, Score, checked
+from bandpo.reward.score import Closing, Reward, Score, checked, part_name
 
 if TYPE_CHECKING:
     from bandpo.types import Group
@@ -106,6 +106,7 @@ class Compared(Closing):
         self, first: Reward, second: Reward, names: tuple[str, str] = ("math", "release")
     ) -> None:
         self.first, self.second = first, second
+        self.name = part_name(first)
         self.report = DisagreementReport(names=tuple(names))  # type: ignore[arg-type]
         self._lock = threading.Lock()
 

@@ -1,6 +1,6 @@
 """Finds the final answer in a completion; linear in its length, nothing is parsed.
 
-In this order, in the text after the reasoning (`</think>`):
+In this order, in the text after the reasoning (`</think>` and the like):
 
 1. the last non-empty `\\boxed{…}` (or `\\fbox{…}`), brace-balanced, with the boxes before it that
    commas or "and" join to it: `\\boxed{3}` and `\\boxed{5}` are the list 3, 5;
@@ -17,6 +17,7 @@ copy of the prompt does not count.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,17 @@ _ANSWER_SENTENCE = re.compile(
     r"(?:\bfinal\s+answer\s+is|答案(?:是|为))\s*((?=[*_]{0,4}(?:\$|\\[(\[]|[-+−]?\d))[^\n]*)",
     re.IGNORECASE,
 )
+# The marks between which models reason: of R1 and Qwen, EXAONE, Seed, Magistral, Kimi, Command A,
+# OpenThoughts and Gemma, and the channels of gpt-oss, of which one alone is the reply.
+_OPENING = (
+    r"<think>|<thought>|<seed:think>|\[THINK\]|◁think▷|<\|START_THINKING\|>"
+    r"|<\|begin_of_thought\|>|<\|channel>thought|<\|channel\|>(?!final)\w*(?:<\|message\|>)?"
+)
+_REASONING = re.compile(
+    r"(?P<end></think>|</thought>|</seed:think>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>"
+    r"|<\|end_of_thought\|>|<channel\|>|<\|channel\|>final(?:<\|message\|>)?)|" + _OPENING
+)
+_OPEN_AT_THE_END = re.compile(rf"(?:{_OPENING})\s*\Z")
 _BARE_TOKEN = re.compile(r"[^\s{}$]+")
 # What stands between boxes that make one list: at least a comma or a word, at most a name besides.
 _SPACE = r"(?:[\s$~&]|\\[,;:! ()\[\]]|\\q?quad|\\\\)*"
@@ -54,6 +66,7 @@ _CONTEXT, _MIN_CONTEXT = 48, 16
 # How much of an answer line must be copied too; the prompt may end within the line.
 _LINE_START = 24
 _FREE_TAIL = 400
+_LONGEST_MARK = 64
 # A display after "Answer:" is looked for in this much text.
 _LONGEST_DISPLAY = 2048
 
@@ -96,11 +109,11 @@ def extract(completion: str, prompt: str = "", *, free: bool = False) -> Extract
 
 
 def _after_reasoning(completion: str, prompt: str) -> str | None:
-    _before, closed, after = completion.rpartition("</think>")
-    if closed:
-        return after
-    opened = "<think>" in completion or prompt.rstrip().endswith("<think>")
-    return None if opened else completion
+    """The text after the last mark; None where reasoning is open there, or was from the start."""
+    last = next(iter(deque(_REASONING.finditer(completion), maxlen=1)), None)
+    if last is None:
+        return None if _OPEN_AT_THE_END.search(prompt.rstrip()[-_LONGEST_MARK:]) else completion
+    return completion[last.end() :] if last["end"] else None
 
 
 def _boxes(text: str) -> Iterator[_Candidate]:

@@ -34,16 +34,23 @@ def then(future: Future[A], function: Callable[[A], B]) -> Future[B]:
 
 def otherwise(future: Future[A], explain: Callable[[BaseException], BaseException]) -> Future[A]:
     """The same future, except that `explain` replaces its exception, if any."""
+
+    def explained(error: BaseException) -> BaseException:
+        try:
+            other = explain(error)
+        except Exception as failure:  # else whoever waits for it would forever
+            other = failure
+        if other is not error:
+            other.__cause__ = error
+        return other
+
     following: Future[A] = Future()
 
     def finish(done: Future[A]) -> None:
         try:
             following.set_result(done.result())
         except BaseException as error:
-            explained = error if done.cancelled() else explain(error)
-            if explained is not error:
-                explained.__cause__ = error
-            following.set_exception(explained)
+            following.set_exception(error if done.cancelled() else explained(error))
 
     future.add_done_callback(finish)
     return following

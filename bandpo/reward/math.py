@@ -37,7 +37,7 @@ _STATUS: dict[str, Status] = {
 _HUGE = re.compile(r"\^.{0,40}\^|\^\s*\{?\s*-?\d{4,}|\d{4,}\s*\)?\s*!|!.{0,3}!|\d\s*[eE]\s*\d{3,}")
 
 # Raised by whatever changes a verdict: scores saved under another number are of another verifier.
-COMPARISON = 2
+COMPARISON = 3
 
 
 def verifier_version() -> dict[str, str]:
@@ -138,6 +138,14 @@ class MathVerifier(Closing):
         request = Request(found.answer or "", attempt.gold, found.free, self.lowest_form)
         return then(self._reply(request), lambda reply: self._score(attempt, found, reply))
 
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether each answer equals the other one, taken as its reference; unevaluated ones too.
+
+        Both are answers as extracted: nothing is searched for in them.
+        """
+        replies = [self._reply(Request(answer, gold, False, "off")) for answer, gold in pairs]
+        return [reply.verdict == "equal" for reply in gather(replies).result()]
+
     def close(self) -> None:
         """Ends the workers."""
         self._pool.close()
@@ -205,6 +213,8 @@ class MathReward(Closing):
     reported once per problem and must be kept out of the gradient.
     """
 
+    name = "math"
+
     def __init__(self, verifier: MathVerifier | None = None) -> None:
         self.verifier = MathVerifier() if verifier is None else verifier
         self._reported: set[str] = set()
@@ -214,7 +224,7 @@ class MathReward(Closing):
         """Starts verifying the group's completions; call it as soon as the group is complete."""
         problem = group.problem
         attempts = [
-            Attempt(completion.text, problem.answer, problem.problem, group.prompt.text)
+            Attempt(completion.text, problem.answer, problem.conversation, group.prompt.text)
             for completion in group.completions
         ]
         scores = gather([self.verifier.submit(attempt) for attempt in attempts])

@@ -55,6 +55,8 @@ def string_score(completion: str, gold: str, correct: float = 1.0, wrong: float 
 class ReleaseReward(Closing):
     """`string_score` as a reward; needs no worker process."""
 
+    name = "release"
+
     def __init__(self, *, correct: float = 1.0, wrong: float = -1.0) -> None:
         self.correct, self.wrong = correct, wrong
 

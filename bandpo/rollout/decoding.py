@@ -16,7 +16,7 @@ Sampled = tuple[NDArray[np.int32], ArrayLike, bool]
 
 _NAMED = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 _TAG = re.compile(r"<(/?)([A-Za-z]\w*)>")
-_REASONING = re.compile("think|thought|reason", re.IGNORECASE)
+_REASONING = re.compile("think|thought|reason|channel", re.IGNORECASE)
 _SYSTEM = {"role": "system", "content": "s"}
 # The assistant turn is not the last: templates keep the reasoning of the last one, if of any.
 _TURNS = [
@@ -31,13 +31,16 @@ class Decoder:
 
     Dropped are the tokenizer's named special tokens (end, padding, …), those that its chat template
     writes around turns, and the special token that ended a completion. Tags, `<x>` with `</x>`, and
-    tokens named after thinking or reasoning are kept: the verifier must see where reasoning ends.
+    tokens named after thinking, reasoning or channels are kept: the verifier must see where
+    reasoning ends. Ids that the tokenizer does not have stand for no text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._special = _special_tokens(tokenizer)
         self._framing = np.array(sorted(_framing(tokenizer, self._special)), np.int32)
+        # A model may have more tokens; some tokenizers fail on theirs.
+        self._known = 1 + max(tokenizer.get_vocab().values())
 
     def group(self, prompt: Prompt, samples: Iterable[Sampled], weight_version: int) -> Group:
         """The group of a prompt's samples."""
@@ -60,8 +63,10 @@ class Decoder:
     def __call__(self, samples: Sequence[ArrayLike], ended: Sequence[bool]) -> list[str]:
         """The texts of samples, each of which was `ended` by its last token or by the limit."""
         bodies = [self._body(token_array(s), end) for s, end in zip(samples, ended, strict=True)]
-        kept = [body[~np.isin(body, self._framing)].tolist() for body in bodies]
-        texts: list[str] = self._tokenizer.batch_decode(kept, skip_special_tokens=False)
+        kept = [body[~np.isin(body, self._framing) & (body < self._known)] for body in bodies]
+        texts: list[str] = self._tokenizer.batch_decode(
+            [body.tolist() for body in kept], skip_special_tokens=False
+        )
         return texts
 
     def _body(self, sample: NDArray[np.int32], ended: bool) -> NDArray[np.int32]:

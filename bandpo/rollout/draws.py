@@ -8,9 +8,10 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from bandpo.config.sections.rollout import RolloutConfig
-from bandpo.data.sampler import PromptSampler
+from bandpo.data.sampler import Sampler
 from bandpo.ranks.collectives import Ranks
-from bandpo.reward import verifier_counts
+from bandpo.reward import part_metrics, verifier_counts
+from bandpo.rollout.groups.truncation import Truncation
 from bandpo.rollout.scoring import GroupSummary, ScoredGroup
 from bandpo.rollout.seeds import Seeds
 from bandpo.types import Prompt
@@ -26,6 +27,9 @@ class Rollout:
     groups: list[GroupSummary]
     metrics: dict[str, float] = field(default_factory=dict)
 
+
+Observe = Callable[[Sequence[GroupSummary]], Mapping[str, float]]
+"""Takes all groups that were drawn for a step; returns metrics."""
 
 _FILTERS: Mapping[Any, Callable[[GroupSummary], bool]] = {
     False: lambda item: True,
@@ -43,18 +47,28 @@ class Draws:
     """
 
     def __init__(
-        self, settings: RolloutConfig, sampler: PromptSampler, seeds: Seeds, ranks: Ranks
+        self,
+        settings: RolloutConfig,
+        sampler: Sampler,
+        seeds: Seeds,
+        ranks: Ranks,
+        observe: Observe = lambda drawn: {},
     ) -> None:
+        """`observe` gets the groups of all ranks when the last one is there."""
         self._settings, self._sampler = settings, sampler
-        self._seeds, self._ranks = seeds, ranks
+        self._seeds, self._ranks, self._observe = seeds, ranks, observe
+        self._truncation = Truncation.of(settings)
         self._batches = 0
         self._drawn: list[GroupSummary] = []  # of all ranks, in the order of the prompts
 
     @property
     def kept(self) -> list[GroupSummary]:
         """The groups so far that pass the filter, in the order in which they were drawn."""
-        passes = _FILTERS[self._settings.filter_groups]
-        return [item for item in self._drawn if passes(item)]
+        return [i for i in self._drawn if self._passes(i, self._settings.filter_groups)]
+
+    def _passes(self, item: GroupSummary, filtered: Any) -> bool:
+        passes = _FILTERS[filtered]
+        return passes(item) and passes(self._truncation.compared(item))
 
     @property
     def lacking(self) -> int:
@@ -88,7 +102,7 @@ class Draws:
 
     def notes(self) -> list[str]:
         """Messages for the user about a step with too few groups, or none, to learn from."""
-        found = []
+        found = self._sampler.take_notes()
         settings = self._settings
         if self.lacking and settings.filter_groups:
             wanted = {"accuracy": "right and wrong answers", "reward": "different rewards"}
@@ -97,7 +111,12 @@ class Draws:
                 f"{wanted[settings.filter_groups]} after {settings.max_refills} refills "
                 f"(rollout.filter_groups={settings.filter_groups}); other groups fill the step up"
             )
-        if not any(map(_FILTERS["reward"], self._drawn)):
+        if not any(any(self._truncation.learned(item)) for item in self._drawn):
+            found.append(
+                f"every completion was cut off at rollout.max_tokens={settings.max_tokens} and is "
+                "masked (rollout.truncated=mask), so nothing is learned from it; raise the limit"
+            )
+        elif not any(self._passes(item, "reward") for item in self._drawn):
             found.append(
                 "the rewards of every group are equal, so nothing is learned from it; the problems "
                 "are too hard or too easy, completions are cut off, or the verifier reads no answer"
@@ -111,7 +130,8 @@ class Draws:
             chosen.setdefault(item.prompt.problem.id, item)
         groups = list(chosen.values())[: self._settings.prompts_per_step]
         filtered = groups if self._settings.filter_groups else None
-        return Rollout(groups, rollout_metrics(self._drawn, filtered))
+        metrics = rollout_metrics(self._drawn, filtered) | self._truncation.metrics(groups)
+        return Rollout(groups, metrics | dict(self._observe(self._drawn)))
 
 
 def rollout_metrics(
@@ -148,6 +168,7 @@ def _rewards_and_lengths(scored: Sequence[GroupSummary]) -> dict[str, float]:
         "reward/std": pstdev(rewards),
         "reward/correct_frac": fmean(score.correct for score in scores),
         "reward/zero_std_groups": float(sum(not item.has_spread for item in scored)),
+        **part_metrics(scores),
         "length/mean": fmean(lengths),
         "length/max": float(max(lengths)),
         "length/tokens": float(sum(lengths)),

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from hydra.utils import instantiate
@@ -43,12 +44,25 @@ class EngineSpec:
     """The results of the evaluation, where an engine may keep records of its own; None: nowhere."""
 
 
+UNALTERED: Mapping[str, float] = MappingProxyType(
+    {
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+    }
+)
+"""The parameters that alter the distribution beyond its temperature, with which they do not."""
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """How completions are drawn: `n` per prompt, of at most `max_tokens` tokens.
 
-    `n` samples per prompt; `top_p = 1` and `top_k = 0` sample the full distribution, which
-    importance ratios need; `max_tokens` bounds the completion.
+    A completion ends with a token of the model's end-of-sequence ids or of `stop_token_ids`, or
+    with the token in which one of the `stop` strings is complete; that token is its last.
     """
 
     n: int = 32
@@ -56,6 +70,32 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_p: float = 0.0
+    """Share of the most probable token's probability below which none is sampled."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that the completion contains."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit once per occurrence in the completion."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens in prompt and completion and multiplies negative ones."""
+
+    @property
+    def altered(self) -> dict[str, float]:
+        """The parameters that alter the distribution; importance ratios need that none does."""
+        values = {name: getattr(self, name) for name in UNALTERED}
+        return {name: value for name, value in values.items() if value != UNALTERED[name]}
+
+    def settings(self) -> dict[str, Any]:
+        """The parameters as JSON, without those that are unused and younger than saved settings."""
+        unused = {part.name: part.default for part in fields(self)[5:]}
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name not in unused or value != unused[name]
+        }
 
 
 class RolloutEngine(Protocol):

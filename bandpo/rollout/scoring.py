@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from bandpo.advantage import has_spread
-from bandpo.errors import UserError
+import torch
+from torch import Tensor
+
+from bandpo.advantage import RewardParts, has_spread, takes_parts
+from bandpo.errors import UserError, listed
 from bandpo.reward import Reward, Score, checked, has_bad_gold, name_of
-from bandpo.reward.score import is_death
+from bandpo.reward.score import described, is_death, shown
 from bandpo.rollout.engine import RolloutEngine, Sampling
 from bandpo.types import Group, Prompt
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 600.0
+"""A reward that scores nothing for so long is reported, again and again."""
 
 
 class EngineDied(Exception):
@@ -92,6 +101,42 @@ class GroupSummary:
         return has_spread(self.rewards)
 
 
+def advantages_of(
+    estimator: Callable[..., Tensor], groups: Sequence[GroupSummary], group_size: int
+) -> list[list[float]]:
+    """The advantages [P, G] that an estimator gives to groups of one size.
+
+    It gets their rewards [P, G], or their parts if it takes those (`bandpo.advantage.from_parts`).
+    """
+    rewards = torch.tensor([item.rewards for item in groups]).reshape(-1, group_size)
+    return estimator(_parts(groups, rewards) if takes_parts(estimator) else rewards).tolist()
+
+
+def _parts(groups: Sequence[GroupSummary], rewards: Tensor) -> RewardParts:
+    """Raises UserError where the rewards do not all have the same parts with the same weights."""
+    parts = [[score.parts for score in item.scores] for item in groups]
+    kinds: dict[tuple[tuple[str, float], ...], str] = {}
+    for item, rows in zip(groups, parts, strict=True):
+        for row in rows:
+            kinds.setdefault(tuple((p.name, p.weight) for p in row), item.prompt.problem.id)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise UserError(
+            f"method.advantage takes the parts of rewards, which differ: {_listed(one)} for "
+            f"{first}, {_listed(other)} for {second}; every sample must have the same"
+        )
+    named = next(iter(kinds), ())
+    if not named:
+        return RewardParts.whole(rewards)
+    values = torch.tensor([[[part.value for part in row] for row in rows] for rows in parts])
+    names, weights = zip(*named, strict=True)
+    return RewardParts(names, values, torch.tensor(weights))
+
+
+def _listed(named: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{weight:g} · {name}" for name, weight in named) or "no parts"
+
+
 def scored_groups(
     engine: RolloutEngine, reward: Reward, prompts: Sequence[Prompt], sampling: Sampling
 ) -> Iterator[ScoredGroup]:
@@ -120,15 +165,28 @@ def scored_groups(
             """Other ranks wait for this one in the engine until all groups are there."""
         raise
     while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        for future in _some_done(waiting, reward):
             yield scored(future)
+
+
+def _some_done(
+    waiting: Mapping[Future[list[Score]], Group], reward: Reward
+) -> set[Future[list[Score]]]:
+    """Those that are done, at least one; a long wait is reported."""
+    while not (done := wait(waiting, PATIENCE_S, FIRST_COMPLETED).done):
+        logger.warning(
+            "the reward %s has scored nothing for %.0f minutes; it is still waited for, on %s",
+            *(name_of(reward), PATIENCE_S / 60),
+            listed([group.problem.id for group in waiting.values()]),
+        )
+    return done
 
 
 def _submitted(reward: Reward, group: Group) -> Future[list[Score]]:
     future = reward.submit(group)
     if not isinstance(future, Future):
         raise UserError(
-            f"the reward {name_of(reward)} returned {str(future)[:80]!r} for the samples of "
+            f"the reward {name_of(reward)} returned {shown(future)} for the samples of "
             f"{group.problem.id}: submit must return a concurrent.futures.Future of its scores"
         )
     return future
@@ -164,10 +222,10 @@ def _scoring(reward: Reward, group: Group) -> Iterator[None]:
         yield
     except UserError as error:
         raise RewardFailed.caused(str(error), error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end the run without a word
         message = (
             f"the reward {name_of(reward)} failed on the samples of {group.problem.id}: "
-            f"{type(error).__name__}: {error}"
+            f"{described(error)}"
         )
         if is_death(error):
             raise RewardDied(message) from error
@@ -178,7 +236,8 @@ def try_reward(reward: Reward, group: Group) -> None:
     """Scores a group whose scores do not matter; raises RewardFailed unless that goes well."""
     try:
         with _scoring(reward, group):
-            checked(_submitted(reward, group).result(), reward, group)
+            (future,) = _some_done({_submitted(reward, group): group}, reward)
+            checked(future.result(), reward, group)
     except RewardDied as error:
         raise RewardFailed(f"{error} (tried on the reference answer)") from error.__cause__
     except RewardFailed as error:

@@ -135,6 +135,8 @@ def _unfit_settings(config: dict[str, Any], required: Requirements) -> Iterator[
         )
     if model["dtype"].removeprefix("torch.") != required.dtype:
         yield f"computes in {model['dtype']}: start it with --dtype {required.dtype}"
+    if model["skip_tokenizer_init"]:
+        yield "cannot find stop strings: start it without --skip-tokenizer-init"
     if config["device_config"]["device"] == "cpu" and scheduler["enable_chunked_prefill"]:
         yield "cannot seed samples on a CPU: start it with --no-enable-chunked-prefill"
 

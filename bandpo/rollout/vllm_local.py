@@ -24,10 +24,12 @@ from bandpo.cpu import separate_compile_caches
 from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
+from bandpo.model.vocabulary import end_tokens
 from bandpo.ranks.collectives import Ranks
 from bandpo.ranks.shared_memory import SEGMENTS
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
+from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
 from bandpo.types import Completion, Group, Prompt, token_array
 
 OLDEST_VLLM = (0, 27, 1)
@@ -138,6 +140,14 @@ def _has_head(model: torch.nn.Module) -> bool:
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
 
 
+def _forget_expert_kernels(model: torch.nn.Module) -> None:
+    """Has vLLM pack the next experts too, which on a CPU it does for the first ones alone."""
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
+
+
 def cache_tokens(spec: EngineSpec, max_num_seqs: int, parts: int) -> int:
     """Tokens of a cache with blocks for all sequences that an engine of `parts` ranks has at once.
 
@@ -221,7 +231,9 @@ class VLLMLocal(RolloutEngine):
             )
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
-        self._decode = Decoder(self._llm.get_tokenizer())
+        tokenizer = self._llm.get_tokenizer()
+        self._decode = Decoder(tokenizer)
+        self._ends = end_tokens(spec.model_path, model, tokenizer).keys()
         self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None
         self._parts = _Parts(tensor_parallel_size)
@@ -238,15 +250,10 @@ class VLLMLocal(RolloutEngine):
         for prompt, own in self._parts.gather(prompts):
             self._requests += 1
             parameters = SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_tokens,
+                **vllm_parameters(sampling, self._ends),
                 seed=prompt.seed,
                 logprobs=0,
                 flat_logprobs=True,
-                detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             waiting[str(self._requests)] = prompt if own else None
@@ -292,11 +299,9 @@ class VLLMLocal(RolloutEngine):
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
                 SamplingParams(
-                    max_tokens=1,
-                    temperature=0.0,
+                    **vllm_parameters(FORCED, self._ends),
                     prompt_logprobs=0,
                     flat_logprobs=True,
-                    detokenize=False,
                 ),
                 use_tqdm=False,
             )
@@ -323,6 +328,8 @@ class VLLMLocal(RolloutEngine):
                 seen.add(name)
                 yield name, tensor
 
+        if not torch.cuda.is_available():
+            self._llm.apply_model(_forget_expert_kernels)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
         if self._weight_names is not None and seen != self._weight_names:
             difference = sorted(seen ^ self._weight_names)[:5]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.model.tying import as_its_files_are
+from bandpo.model.vocabulary import end_tokens
 from bandpo.rollout.decoding import Decoder, Sampled
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.server_check import (
@@ -34,6 +35,7 @@ from bandpo.rollout.server_check import (
     normalised,
 )
 from bandpo.rollout.servers import Server, ServerLost, ServerPool
+from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
 from bandpo.rollout.weight_exchange import DeviceExchange, FolderExchange, WeightExchange
 from bandpo.types import Completion, Group, Prompt, token_array
 
@@ -99,8 +101,11 @@ class VLLMServer(RolloutEngine):
             self._open.close()
             raise
         trusted = {"trust_remote_code": spec.trust_remote_code}
-        self._decode = Decoder(AutoTokenizer.from_pretrained(path, **trusted))
-        if as_its_files_are(path, AutoConfig.from_pretrained(path, **trusted)):
+        tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
+        config = AutoConfig.from_pretrained(path, **trusted)
+        self._decode = Decoder(tokenizer)
+        self._ends = end_tokens(path, config, tokenizer).keys()
+        if as_its_files_are(path, config):
             logger.warning(
                 "%s is configured with a tied head, but its weights have a separate one, which "
                 """servers ignore without --hf-overrides '{"tie_word_embeddings": false}'""",
@@ -124,14 +129,7 @@ class VLLMServer(RolloutEngine):
                 f"{sampling.n} samples per prompt need servers started with --max-num-seqs >= "
                 f"{sampling.n}, not {most}"
             )
-        parameters = {
-            "n": sampling.n,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "max_tokens": sampling.max_tokens,
-            "logprobs": 0,
-        }
+        parameters = vllm_parameters(sampling, self._ends) | {"logprobs": 0}
         waiting = {
             self._submit(prompt.token_ids, parameters | {"seed": prompt.seed}, _sampled): prompt
             for prompt in prompts
@@ -155,11 +153,8 @@ class VLLMServer(RolloutEngine):
         The reply was sampled with our weights. It has a dictionary for every token, which nobody
         should keep until its group's turn.
         """
-        body = {
-            "token_ids": list(token_ids),
-            "sampling_params": parameters | {"detokenize": False},
-        }
-        label, samples = self._label, parameters.get("n", 1)
+        body = {"token_ids": list(token_ids), "sampling_params": parameters}
+        label, samples = self._label, parameters["n"]
         return self._pool.submit(
             GENERATE, body, samples, lambda reply: read(_of_weights(label, reply)), first
         )
@@ -173,7 +168,7 @@ class VLLMServer(RolloutEngine):
         The completions of all ranks go to the servers in turn: as many as there are servers reach
         all of them.
         """
-        parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        parameters = vllm_parameters(FORCED, self._ends) | {"prompt_logprobs": 0}
         start = len(prompt.token_ids)
         servers = sorted(self._pool.alive, key=lambda server: server.url)
         futures = [

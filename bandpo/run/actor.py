@@ -8,10 +8,12 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from bandpo.config.sections.rollout import RolloutConfig
+from bandpo.config.sections.sampling import stop_ids, stop_texts
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward
 from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.groups.truncation import Truncation
 from bandpo.rollout.scoring import (
     EngineDied,
     GroupSummary,
@@ -88,7 +90,7 @@ class Actor:
         A sync before there are samples is proved on `answer`, as `prove_weights` proves it with
         `tolerance` and `context`. `rollout_ranks` are the collectives of the thread that samples.
         """
-        self._config = config
+        self._config, self._truncation = config, Truncation.of(config)
         self._engine, self._reward, self._learner = engine, reward, learner
         self._ranks, self._rollout_ranks = ranks, rollout_ranks
         self._answer, self._tolerance, self._context = answer, tolerance, context
@@ -99,6 +101,8 @@ class Actor:
             top_p=config.top_p,
             top_k=config.top_k,
             max_tokens=config.max_tokens,
+            stop=stop_texts(config.stop),
+            stop_token_ids=stop_ids(config.stop),
         )
 
     @property
@@ -140,7 +144,8 @@ class Actor:
     ) -> list[ScoredGroup] | EngineDied | RewardDied | RewardFailed:
         """The groups, or the failure that the ranks have to agree on."""
         try:
-            return rollout(self.engine, self.reward, prompts, self.sampling)
+            scored = rollout(self.engine, self.reward, prompts, self.sampling)
+            return [self._truncation.penalised(item) for item in scored]
         except EngineDied as error:
             if not self._can_replace:
                 raise

@@ -9,12 +9,14 @@ from typing import Any
 
 from bandpo.config.schema import Config
 from bandpo.config.sections.model import ModelConfig
+from bandpo.config.sections.sampling import stop_ids
 from bandpo.data.benchmarks import Benchmark
-from bandpo.data.prompts import date_of
+from bandpo.data.prompts import date_of, set_chat_template
 from bandpo.evaluation.evaluate import Task, demands_of
 from bandpo.model.features import examine
+from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
-from bandpo.model.vocabulary import examine_tokenizer
+from bandpo.model.vocabulary import examine_tokenizer, require_known_stops
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.context import Demand, context_length, require_context
 from bandpo.run.host import served_length
@@ -53,16 +55,21 @@ def read_inputs(
     lm_config = model.config(trust)
     notes = examine(model.path, lm_config, config)
     tokenizer = load_tokenizer(model, trust)
+    set_chat_template(tokenizer, data.chat_template)
     date = ranks.gather(date_of(tokenizer, start.state.get("prompt_date")))[0]
     prompts = TrainingPrompts(problems, tokenizer, data, config.rollout, config.seed, date)
     if start.checkpoint:
-        prompts.resume(start.state["sampler"])
+        prompts.resume(start.state["sampler"], start.checkpoint.folder)
     tasks = tuple(
-        Task.prepare(benchmark, tokenizer, data.template, data.max_prompt_tokens, date)
+        Task.prepare(benchmark, tokenizer, prompts.prompting, data.max_prompt_tokens, date)
         for benchmark in benchmarks
     )
-    shown = chain(prompts.all, *(task.prompts for task in tasks))
+    shown = [*prompts.all, *chain.from_iterable(task.prompts for task in tasks)]
     notes += examine_tokenizer(model.path, lm_config, tokenizer, shown)
+    require_known_stops(stop_ids(config.rollout.stop), lm_config, "rollout.stop")
+    require_known_stops(stop_ids(config.eval.stop or ()), lm_config, "eval.stop")
+    notes += generation_settings(model.path).unused()
+    notes += prompts.prompting.notes(tokenizer, shown)
     trained = Demand.of("data.train", prompts.all, "rollout.max_tokens", config.rollout.max_tokens)
     demands = [trained, *demands_of(tasks, config.eval.max_tokens)]
     limit = context_length(lm_config)

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
@@ -28,18 +27,21 @@ from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
 from bandpo.disk.lock import only_one
 from bandpo.errors import RunHalted
+from bandpo.evaluation.eval_config import sampling_in
 from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
-from bandpo.learner.learner import DeepSpeedLearner, UpdateResult
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.learner.updates.result import UpdateResult
 from bandpo.loss import PolicyLoss
 from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
-from bandpo.rollout.engine import RolloutEngine, Sampling
+from bandpo.rollout.engine import RolloutEngine
 from bandpo.rollout.exchange import samples_of_rank
-from bandpo.rollout.scoring import GroupSummary
+from bandpo.rollout.groups.truncation import Truncation
+from bandpo.rollout.scoring import GroupSummary, advantages_of
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
 from bandpo.run.host import Host, fitted_here
@@ -93,7 +95,10 @@ class Job:
             )
             stack.callback(reward.close)
             answer = reference_answer(inputs.prompts.all[0], tokenizer)
-            notes = preflight(config, model, tokenizer, reward.current, answer, command, ranks)
+            notes = preflight(
+                *(config, model, tokenizer, reward.current, answer, command, ranks),
+                resumed=self.start > 0,
+            )
             kept = start.prepare_folder() if ranks.is_first else None
             notes = [*start.notes, *([kept] if kept else []), *inputs.notes, *notes]
             ranks.barrier()  # what is in the folder from before is set aside
@@ -112,6 +117,7 @@ class Job:
                 loss,
                 ranks,
                 temperature=config.rollout.temperature,
+                rollouts=config.trainer.steps,
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])
@@ -174,6 +180,7 @@ class Job:
             self.learner,
             inputs.tokenizer,
             loop_state=self._loop_state,
+            problems=self._prompts.problems_after,
             sample=sample,
             tolerance=tolerance,
             facts={"train problems": len(inputs.prompts)},
@@ -198,7 +205,7 @@ class Job:
         """
         usable = [item for item in scored if item.usable]
         rollout, learner = self.config.rollout, self.config.learner
-        rewards = torch.tensor([item.rewards for item in usable]).reshape(-1, rollout.group_size)
+        truncation = Truncation.of(rollout)
         shares = schedule(
             [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
             self.learner.cost,
@@ -206,8 +213,11 @@ class Job:
             epochs=learner.epochs_per_rollout,
             seed=f"{self.config.seed}/{step}",
             ranks=self.ranks.size,
+            masked=truncation.masked_places(usable),
         )
-        batches = samples_of_rank(usable, self._advantages(rewards).tolist(), shares, self.ranks)
+        estimator = truncation.estimator(self._advantages, usable)
+        advantages = advantages_of(estimator, usable, rollout.group_size)
+        batches = samples_of_rank(usable, advantages, shares, self.ranks)
         if rollout.lag:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
@@ -253,19 +263,12 @@ class Job:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The metrics of every benchmark at this step; samples and summary go to eval/<step>/."""
-        settings = self.config.eval
-        sampling = Sampling(
-            n=settings.n,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=settings.max_tokens,
-        )
         config = self.config
         evaluator = Evaluator(
             self.actor.engine,
             self.actor.reward,
-            sampling,
-            settings.seed,
+            sampling_in(config),
+            config.eval.seed,
             model={"run": config.run.name, "step": step, "dtype": config.model.dtype},
             scoring=config.reward,
             ranks=self.ranks,
@@ -360,6 +363,7 @@ def _facts(config: Config, inputs: Inputs, ranks: Ranks, engine: str, lm: Any) -
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in lm.parameters()),
         "train_problems": len(inputs.prompts),
         "dropped_prompts": inputs.prompts.dropped,
+        "prompting": inputs.prompts.prompting.facts(),
         "resumed_from_step": inputs.start.step,
         "prompt_date": inputs.prompt_date,
     }

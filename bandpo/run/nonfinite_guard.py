@@ -14,7 +14,7 @@ import torch
 
 from bandpo.batching import Sample
 from bandpo.errors import RunHalted, listed
-from bandpo.learner.learner import UpdateResult
+from bandpo.learner.updates.result import UpdateResult
 from bandpo.ranks.collectives import Ranks
 
 NAMED = 8

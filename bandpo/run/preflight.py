@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bandpo.artifacts.figures import plot_timeline, plot_training
+from bandpo.artifacts.hub_push import check_hub
 from bandpo.artifacts.model_card import model_card
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
@@ -32,8 +33,10 @@ def preflight(
     answer: Group,
     command: str,
     ranks: Ranks,
+    *,
+    resumed: bool = False,
 ) -> list[str]:
-    """Scores a group of `answer` and writes everything that the end writes; collective.
+    """Scores a group of `answer`, writes all that the end writes and asks the hub; collective.
 
     Returns notes for the user. Raises UserError on every rank for what fails on any.
     """
@@ -44,6 +47,7 @@ def preflight(
         try_reward(reward, replace(answer, completions=completions))
         if ranks.is_first:
             notes = _write_everything(config, model, tokenizer, command)
+            notes += check_hub(config, resumed)
     except UserError as error:
         failure = error
     ranks.raise_any(failure)

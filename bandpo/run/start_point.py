@@ -12,7 +12,10 @@ from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint, point
 from bandpo.artifacts.folder import cut_after, holds_a_run, set_aside
 from bandpo.config.identity import changes
 from bandpo.config.schema import Config
+from bandpo.data.sampling.history import PROBLEMS
+from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError
+from bandpo.learner.updates.rates import moved_horizon
 from bandpo.ranks.collectives import Ranks
 
 
@@ -48,9 +51,18 @@ class StartPoint:
                 point(folder / "checkpoints" / "latest", self.checkpoint)
         else:
             kept = set_aside(folder) if holds_a_run(folder) else None
+        self._restore(folder / PROBLEMS)
         if kept is None:
             return None
         return f"files in {folder} from before this start are kept in {kept}"
+
+    def _restore(self, file: Path) -> None:
+        """Makes a file of the folder the one that the checkpoint has, or removes it."""
+        before = self.checkpoint and self.checkpoint.folder / file.name
+        if before and before.exists():
+            write_atomically(file, before.read_bytes())
+        else:
+            file.unlink(missing_ok=True)
 
     def _is_the_run_of(self, folder: Path) -> bool:
         """Whether a folder holds this run's own past, which it may write again."""
@@ -75,7 +87,8 @@ def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
         fresh = {"step": 0, "weight_version": 1, "ranks": ranks.size, "trackers": {}}
         return StartPoint(config, None, fresh, tuple(notes))
     state = checkpoint.state()
-    changed = changes(checkpoint.settings(), config)
+    before = checkpoint.settings()
+    changed = changes(before, config)
     if changed.determining:
         raise UserError.join(
             f"{config.run.dir} cannot resume from {checkpoint.folder.name}: changed settings "
@@ -92,4 +105,7 @@ def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
             f"changed since the checkpoint: {', '.join(rounding)}; floating-point rounding "
             "differs, so the run is no longer bitwise the same"
         )
+    steps = before["trainer"]["steps"], config.trainer.steps
+    if note := moved_horizon(config.learner, *steps, step=int(state["step"])):
+        notes.append(note)
     return StartPoint(config, checkpoint, state, tuple(notes))

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.config.schema import Config, longest_sequence
-from bandpo.data.benchmarks import benchmark_spec, local_names
+from bandpo.data.benchmarks import benchmark_spec, expanded, local_names
 from bandpo.disk.space import free_gib
 from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
@@ -260,12 +260,12 @@ def _repositories(config: Config) -> Iterator[tuple[str, str]]:
         yield "model", path
     yield from (("dataset", name) for name in _hub_ids(config.data.train))
     root = Path(config.data.root) if config.data.root else None
-    for spec in config.eval.benchmarks:
+    for spec in expanded(config.eval.benchmarks):
         benchmark = benchmark_spec(spec)
         local = root and any((root / name).is_file() for name in local_names(benchmark))
-        hub = getattr(benchmark.source, "hub", None)
-        if hub and not local:
-            yield "dataset", hub
+        for source in () if local else (benchmark.source, *benchmark.also):
+            if hub := getattr(source, "hub", None):
+                yield "dataset", hub
 
 
 def _hub_ids(source: Any) -> Iterator[str]:

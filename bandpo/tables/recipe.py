@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -245,6 +246,6 @@ def _hydra_value(value: Any) -> str:
         case list() | tuple():
             return "[" + ",".join(map(_hydra_value, value)) + "]"
         case str() if not (_PLAIN.fullmatch(value) or "${" in value):
-            return "'" + value.replace("\\", r"\\").replace("'", r"\'") + "'"
+            return QuotedString(value, Quote.single).with_quotes()
         case _:
             return str(value)

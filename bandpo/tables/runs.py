@@ -15,7 +15,7 @@ from bandpo.artifacts.folder import read_metrics
 from bandpo.config.composition import compose_seeds, defaults
 from bandpo.config.identity import config_hash
 from bandpo.config.schema import Config
-from bandpo.config.sections.trainer import EvalConfig, RunConfig
+from bandpo.config.sections.trainer import EvalConfig
 from bandpo.errors import UserError
 from bandpo.tables.recipe import Recipe, override_of, seed_list
 
@@ -186,7 +186,8 @@ def _placed(
 ) -> PlannedRun:
     """A run in a folder that no other configuration shares."""
     name = f"{method}-seed{seed}-{table_hash(config)}"
-    run = RunConfig(name=f"{model}-{name}", dir=str(folder / model / name))
+    place = {"name": f"{model}-{name}", "dir": str(folder / model / name)}
+    run = config.run.model_copy(update=place)
     where = (override_of("run.name", run.name), override_of("run.dir", run.dir))
     return PlannedRun(
         model=model,

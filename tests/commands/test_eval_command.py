@@ -258,3 +258,95 @@ def test_what_a_model_argument_means(model, tmp_path):
     assert find_model(str(run)).path == find_model(str(step)).path == hf
     hub = find_model("org/name")
     assert (hub.path, hub.slug) == ("org/name", "org_name")
+
+
+def test_a_preset_is_named_with_every_deviation(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate(model, out, "eval.preset=r1", "eval.temperature=1.0") == 0
+    deviations = [
+        "eval.n=4 instead of 64",
+        "eval.temperature=1.0 instead of 0.6",
+        "eval.max_tokens=6 instead of 32768",
+        "eval.limit=10 instead of all problems",
+    ]
+    output = capsys.readouterr().out
+    for line in ("protocol r1 (README of deepseek-ai/DeepSeek-R1", *deviations):
+        assert line in " ".join(output.split())
+    summary = read_summaries(out)["arithmetic"]
+    assert summary.protocol["name"] == "r1" and summary.protocol["deviations"] == deviations
+    assert (summary.settings["template"], summary.settings["top_p"]) == ("step_by_step", 0.95)
+    page = (out / "report.html").read_text()
+    assert all(line in page for line in ("protocol r1 (README", *deviations))
+    sent = json.loads((out / "arithmetic.jsonl").read_text().splitlines()[0])["prompt"]
+    assert "put your final answer within" in sent
+    # what is in the folder is continued by its settings, whatever they are called
+    given = ["eval.template=step_by_step", "eval.top_p=0.95", "eval.temperature=1.0"]
+    assert evaluate(model, out, *given) == 0
+    assert read_summaries(out)["arithmetic"].protocol == {}
+    assert "protocol" not in capsys.readouterr().out
+    assert evaluate(model, out, "eval.preset=nonsense") == 2
+    assert "eval.preset=nonsense: no such preset" in capsys.readouterr().err
+
+
+def test_seeds_repeat_an_evaluation_and_show_its_spread(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate(model, out, "eval.seeds=[0,1,5]") == 0
+    output = capsys.readouterr().out
+    found = json.loads((out / "seeds.json").read_text())["arithmetic"]
+    values = []
+    for seed in (0, 1, 5):
+        summary = read_summaries(out / f"seed{seed}")["arithmetic"]
+        assert summary.settings["seed"] == seed
+        assert (out / f"seed{seed}" / "report.html").exists()
+        values.append(summary.metrics["mean@4"].value)
+    assert list(found["by_seed"].values()) == values and len(set(values)) > 1
+    assert found["mean"] == pytest.approx(sum(values) / 3)
+    assert f"{100 * found['deviation']:.1f}" in output and found["expected"] > 0
+    assert len(Engine.calls) and not (out / "summary.json").exists()
+    assert evaluate(model, tmp_path / "one", "eval.seed=5") == 0
+    one = read_summaries(tmp_path / "one")["arithmetic"]
+    assert one == read_summaries(out / "seed5")["arithmetic"]
+    assert evaluate(model, out, "eval.seeds=[1,1]") == 2
+    assert "the same seed twice" in capsys.readouterr().err
+
+
+def test_a_multiple_choice_benchmark_has_its_own_template(model, tmp_path):
+    rows = ({"problem": f"Which, {i}?", "answer": f"r{i}", "w": f"w{i}"} for i in range(3))
+    (tmp_path / "mc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = f"{{name: mc, source: {{path: {tmp_path / 'mc.jsonl'}}}, choices: {{wrong: [w]}}}}"
+    assert evaluate(model, tmp_path / "out", f"benchmarks=[{spec}]", "eval.limit=null") == 0
+    summary = read_summaries(tmp_path / "out")["mc"]
+    assert summary.settings["template"] == "choice"
+    assert {problem.answer for problem in summary.problems} <= {"A", "B"}
+    samples = [json.loads(line) for line in (tmp_path / "out/mc.jsonl").open()]
+    assert all("\nA) " in s["prompt"] and "the letter of the right" in s["prompt"] for s in samples)
+    assert {s["status"] for s in samples if s["extracted"] == s["answer"]} == {"correct"}
+
+
+def test_the_table_has_the_errors_and_the_groups_of_equal_answers(model, tmp_path, capsys):
+    assert evaluate(model, tmp_path / "a") == evaluate(model, tmp_path / "b", "eval.seed=3") == 0
+    output = capsys.readouterr().out
+    summary = read_summaries(tmp_path / "a")["arithmetic"]
+    error = summary.standard_error
+    assert f"{100 * error.total:.1f}, {100 * error.samples:.1f}" in output
+    assert error.total > 0 and error.samples > 0
+    for row in ("g-pass@2, τ = 0.5", "mg-pass@2", "maj@4", "cons@4"):
+        assert row in output and row.replace(", τ = ", "_") in summary.metrics
+    assert [p.marks.count("1") for p in summary.problems] == [p.correct for p in summary.problems]
+    places = [str(tmp_path / name) for name in "ab"]
+    assert main(["compare", "--force", *places]) == 0
+    compared = capsys.readouterr().out
+    assert "cons@4" in compared and "mg-pass@4" in compared
+    # a summary of an earlier version has neither
+    path = tmp_path / "a/summary.json"
+    old = json.loads(path.read_text())
+    entry = old["arithmetic"]
+    entry["metrics"] = {
+        k: v for k, v in entry["metrics"].items() if not k.startswith(("cons", "mg"))
+    }
+    for problem in entry["problems"]:
+        del problem["marks"], problem["consensus"]
+    del entry["standard_error"], entry["protocol"]
+    path.write_text(json.dumps(old))
+    assert main(["compare", "--force", *places]) == 0
+    assert "cons@4" not in capsys.readouterr().out

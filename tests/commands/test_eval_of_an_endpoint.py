@@ -100,12 +100,43 @@ def test_a_tokenizer_renders_the_prompts_of_completions(server, tmp_path, untrai
         ("rollout.engine.extra_body={model: x}", "model is a standard field"),
         ("rollout.engine.key_env=sk-123", "the name of an environment variable"),
         ("rollout.engine.temperature=1", "no such key"),
+        ("eval.stop=[7]", "eval.stop=[7]: OpenAI's interface has no stop_token_ids"),
+        ("eval.min_p=0.1", "no min_p"),
+        ("eval.sampling=model", "only a name"),
+        ("eval.chat_template=none", "rollout.engine.api=chat leaves it to the endpoint"),
+        ("eval.chat_template_kwargs={enable_thinking: false}", "extra_body={chat_template_kwargs"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_asked(override, said, server, tmp_path, capsys):
     assert main(words(server, tmp_path / "out", override)) == 2
     shown = capsys.readouterr().err
     assert said in shown and "Traceback" not in shown and server.bodies == []
+
+
+def test_system_prompt_stops_and_penalties_are_standard(server, tmp_path):
+    given = ["eval.system_prompt=Be brief.", "eval.stop=['###']", "eval.presence_penalty=0.5"]
+    assert main(words(server, tmp_path / "out", *given)) == 0
+    body = server.bodies[0][1]
+    assert [turn["role"] for turn in body["messages"]] == ["system", "user"]
+    assert (body["stop"], body["presence_penalty"]) == (["###"], 0.5)
+    prompt = read_samples(tmp_path / "out" / "arithmetic.jsonl")[0].prompt
+    assert prompt.startswith("[system]\nBe brief.\n\n[user]\n")
+
+
+def test_a_base_model_continues_the_template_alone(server, tmp_path, capsys):
+    base = ["rollout.engine.api=completions", "eval.chat_template=none"]
+    assert main(words(server, tmp_path / "out", *base, "eval.stop=['\\n']")) == 0
+    body = server.bodies[0][1]
+    assert body["prompt"].endswith("inside \\boxed{}.") and body["stop"] == ["\n"]
+    assert main(words(server, tmp_path / "told", base[0], "eval.system_prompt=Hm.")) == 2
+    assert "without turns" in capsys.readouterr().err
+
+
+def test_several_seeds_are_several_evaluations(server, tmp_path):
+    assert main(words(server, tmp_path / "out", "eval.seeds=[1,2]")) == 0
+    found = [read_samples(tmp_path / "out" / f"seed{s}" / "arithmetic.jsonl") for s in (1, 2)]
+    assert found[0] != found[1] and len(server.bodies) == 2 * PROBLEMS
+    assert json.loads((tmp_path / "out" / "usage.json").read_text())["samples"] == 96
 
 
 def test_top_k_goes_besides(server, tmp_path):

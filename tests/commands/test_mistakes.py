@@ -24,7 +24,7 @@ function: {{_target_: my.{}, _partial_: true}}
 """
 FILES = {
     "problems.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
-    "array.jsonl": json.dumps(ROWS),
+    "foreign.json": json.dumps([{"frage": f"{n}+1", "antwort": n + 1} for n in range(6)]),
     "my.py": """
 import torch
 from bandpo.loss import Bounds, Divergence, Interval
@@ -109,7 +109,7 @@ MISTAKES = [
     ("bandpo eval model=model benchmarks=[file:no.jsonl]", "no.jsonl: no such file", 2),
     ("bandpo eval model=model benchmarks=[amc99]", "no benchmark 'amc99'", 2),
     ("bandpo plan eval.benchmarks=amc23,math500", "(eval.benchmarks=[amc23,math500])", 2),
-    ("bandpo data check array.jsonl", "a JSON array, where a .jsonl … > array_lines.jsonl", 2),
+    ("bandpo data check foreign.json", "data.columns.problem=frage data.columns.answer=antwort", 2),
     (
         "bandpo train {small} data.max_prompt_tokens=2",
         "6 of 6 prompts are longer than 2 tokens; max_prompt_tokens=",

@@ -45,7 +45,7 @@ def test_every_method_composes_and_instantiates(method):
     "override",
     [
         f"{group}={name}"
-        for group in ("rollout", "reward", "data")
+        for group in ("rollout", "reward", "data", "sampler")
         for name in names(group)
         if name != "openai"  # evaluates alone
     ],

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from bandpo.config.composition import compose
-from bandpo.config.identity import changes, config_hash, effect_of
+from bandpo.config.identity import UNCHANGED, _complete, changes, config_hash, effect_of
 from bandpo.config.schema import Config
 
 
@@ -119,3 +119,35 @@ def test_every_mark_is_one_that_means_something():
 def test_engines_without_a_setting_that_was_renamed_have_a_hash_too(engine):
     hashed = config_hash(compose("train", [f"rollout={engine}"], Config))
     assert len(hashed) == 16
+
+
+def test_keys_that_came_later_at_their_neutral_values_are_in_no_hash():
+    now = config()
+    old = now.model_dump(mode="json")
+    for key in ("schedule", "min_lr_ratio", "decay_share"):
+        del old["learner"][key]
+    for key in [key for key in old["method"] if key.startswith("entropy_")]:
+        del old["method"][key]
+    del old["method"]["loss"]["entropy"]
+    assert config_hash(old) == config_hash(now)
+    assert changes(old, now) == ((), ())
+    assert not any(key in UNCHANGED for key in _complete(now))
+    for override in (
+        "learner.schedule=cosine",
+        "method.entropy_coef=0.001",
+        "method.entropy_floor=0.2",
+    ):
+        changed = config(override)
+        assert config_hash(changed) != config_hash(now)
+        key, _, value = override.partition("=")
+        found = changes(old, changed).determining
+        assert f"{key}: {UNCHANGED[key]} → {value}" in found
+        assert not any("_target_" in line for line in found)
+
+
+def test_the_number_of_steps_is_part_of_a_schedule():
+    more = "trainer.steps=99"
+    assert config_hash(config()) == config_hash(config(more))
+    cosine = config("learner.schedule=cosine")
+    assert config_hash(cosine) != config_hash(config("learner.schedule=cosine", more))
+    assert changes(cosine, config("learner.schedule=cosine", more)) == ((), ())

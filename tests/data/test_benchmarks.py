@@ -103,7 +103,7 @@ def test_duplicates_and_wrong_answers_are_errors(tmp_path, rows, message):
 
 
 def test_unknown_names_and_keys():
-    with pytest.raises(UserError, match="no benchmark 'aime99'; there are aime24, aime25, amc23"):
+    with pytest.raises(UserError, match="no benchmark 'aime99'; there are aime24, aime25, aime26"):
         load_benchmark("aime99")
     with pytest.raises(UserError, match="sise: Extra inputs"):
         load_benchmark({"name": "a", "source": "a/b", "sise": 3})

@@ -269,7 +269,7 @@ def test_one_file_twice_leaves_its_first_rows(tmp_path):
 
 
 def test_what_cannot_be_read_again_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("bandpo.data.composite._distinct", lambda names: list(names))
+    monkeypatch.setattr("bandpo.data.composite.distinct", lambda names: list(names))
     folder = tmp_path / "built"
     for _ in range(2):  # the second time is like the first
         with pytest.raises(UserError, match="duplicate id"):

@@ -52,11 +52,69 @@ LAYOUTS = {
         }
         for n in (1, 2)
     ],
+    "verl with answers in lists": [
+        {"prompt": [SYSTEM, user(f"{n}+{n}")], "reward_model": {"ground_truth": [str(2 * n)]}}
+        for n in (1, 2)
+    ],
+    "Skywork-OR1": [
+        {"prompt": [user(f"{n}+{n}")], "reward_model": {"ground_truth": json.dumps([str(2 * n)])}}
+        for n in (1, 2)
+    ],
+    "Open-Reasoner-Zero": [
+        [
+            {"from": "human", "value": f"{n}+{n}"},
+            {"from": "assistant", "ground_truth": {"value": str(2 * n)}},
+        ]
+        for n in (1, 2)
+    ],
+    "Open-Reasoner-Zero on the hub": [
+        {
+            "0": {"from": "human", "value": f"{n}+{n}", "ground_truth": None},
+            "1": {"from": "assistant", "value": None, "ground_truth": {"value": str(2 * n)}},
+        }
+        for n in (1, 2)
+    ],
+    "OpenR1-Math": [
+        {
+            "problem": f"{n}+{n}",
+            "solution": "worked out",
+            "answer": str(2 * n),
+            "messages": [user(f"{n}+{n}"), {"role": "assistant", "content": "2"}],
+            "generations": ["a", "b"],
+            "uuid": str(n),
+        }
+        for n in (1, 2)
+    ],
+    "NuminaMath": [
+        {
+            "source": "amc",
+            "problem": f"{n}+{n}",
+            "solution": rf"So \boxed{{{2 * n}}}.",
+            "messages": [user(f"{n}+{n}"), {"role": "assistant", "content": "so"}],
+        }
+        for n in (1, 2)
+    ],
+    "DeepScaleR": [
+        {"problem": f"{n}+{n}", "answer": 2 * n, "solution": "worked out"} for n in (1, 2)
+    ],
+    "DeepMath": [
+        {"question": f"{n}+{n}", "final_answer": str(2 * n), "r1_solution_1": "…"} for n in (1, 2)
+    ],
+    "Big-Math": [
+        {"problem": f"{n}+{n}", "answer": str(2 * n), "domain": ["Algebra"], "source": "gsm8k"}
+        for n in (1, 2)
+    ],
+    "ShareGPT and an answer": [
+        {"conversations": [{"from": "human", "value": f"{n}+{n}"}], "answer": 2 * n} for n in (1, 2)
+    ],
     "prompt and ground_truth": [
         {"prompt": "1+1", "ground_truth": 2},
         {"prompt": "2+2", "ground_truth": 4},
     ],
 }
+
+
+AS_THEY_ARE = ("plain", "OpenR1-Math", "DeepScaleR", "Big-Math")  # problem and answer
 
 
 def write(path, rows):
@@ -69,7 +127,7 @@ def test_a_known_layout_is_read_as_it_is(name, tmp_path, caplog):
     caplog.set_level("INFO", "bandpo")
     problems = load_problems(write(tmp_path / "a.jsonl", LAYOUTS[name]))
     assert [(p.problem, p.answer) for p in problems] == [("1+1", "2"), ("2+2", "4")]
-    assert ("a.jsonl: read with data.columns." in caplog.text) == (name != "plain")
+    assert ("a.jsonl: read with data.columns." in caplog.text) == (name not in AS_THEY_ARE)
 
 
 # name -> rows, and what is to be typed
@@ -91,15 +149,15 @@ UNCLEAR = {
         [{"problem": "1+1", "solution": "One and one.\nSo the answer is 2"}],
         r"""data.columns.answer=solution and 'data.columns.answer_pattern="answer is (.+)"'""",
     ),
-    "a system message": (
-        [{"prompt": [SYSTEM, user("1+1")], "answer": 2}],
-        "line 1: problem (prompt) begins with a system message, which prompts here do not have; "
-        "data.columns.problem=prompt.1.content sends the user's turn without it",
+    "an assistant's turn at the end": (
+        [{"prompt": [user("1+1"), {"role": "assistant", "content": "2"}], "answer": 2}],
+        "line 1: problem (prompt) ends with a turn of the assistant, where a problem ends with the "
+        "user's; data.columns.problem=prompt.0.content takes that turn alone",
     ),
-    "a conversation": (
-        [{"prompt": [user("1+1"), {"role": "assistant", "content": "2"}, user("sure?")],
-          "answer": 2}],
-        "conversation of 3 messages (user, assistant, user); a prompt here is a single user turn",
+    "several answers": (
+        [{"problem": "1+1", "answer": [2, 3]}],
+        "line 1: answer (answer) is a list of 2, and a completion is compared with one answer; "
+        "data.columns.answer=answer.0 takes the first",
     ),
 }  # fmt: skip
 
@@ -125,7 +183,8 @@ def test_the_commands_that_are_shown_work(tmp_path):
         "a worked solution without a box": [
             "data.columns.answer=solution", 'data.columns.answer_pattern="answer is (.+)"'
         ],
-        "a system message": ["data.columns.problem=prompt.1.content"],
+        "an assistant's turn at the end": ["data.columns.problem=prompt.0.content"],
+        "several answers": ["data.columns.answer=answer.0"],
     }.items():  # fmt: skip
         path = write(tmp_path / "a.jsonl", UNCLEAR[name][0])
         assert loaded(name, *overrides) == [("1+1", "2")], name

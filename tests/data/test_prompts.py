@@ -110,7 +110,7 @@ def on_day(monkeypatch):
             def now(cls, tz=None):
                 return cls(year, month, day, 23, 59, 59)
 
-        monkeypatch.setattr("bandpo.data.prompts.datetime", Clock)
+        monkeypatch.setattr("bandpo.data.prompting.chat.datetime", Clock)
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
     return at

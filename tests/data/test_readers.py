@@ -142,5 +142,5 @@ def test_a_bad_row_costs_itself_alone(tmp_path, caplog, row, message):
 
 
 def test_utf_16_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.csv: invalid CSV: .*save it as UTF-8"):
+    with pytest.raises(UserError, match=r"a\.csv: not UTF-8 .*save it as UTF-8"):
         load_problems(csv_file(tmp_path, "problem,answer\na,1\n".encode("utf-16")))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,6 +59,38 @@ def test_a_crash_ends_both_ranks_and_nothing_is_lost(start, tmp_path):
     for job in (*start("two", ranks=2), *start("one", ranks=1)):
         assert job.wait(120) == 0, job.log.read_text()
     assert found(tmp_path / "two") == found(tmp_path / "one")
+
+
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm_local", marks=pytest.mark.slow)])
+def test_one_command_evaluates_on_all_ranks_and_resumes_on_others(engine, untrained, tmp_path):
+    """What one process began, launch.sh ends on two ranks, and the reverse, with equal numbers."""
+    what = [*WHAT[:-1], f"rollout={engine}", f"model={untrained()}"]
+    launched = ["bash", str(ROOT / "scripts/launch.sh"), "--nproc", "2", "eval", *what]
+    alone = [sys.executable, "-m", "bandpo.cli", "eval", *what]
+    venv = {"BANDPO_VENV": str(Path(sys.executable).parents[1])}
+
+    def started(command: list[str], out: str) -> str:
+        done = subprocess.run(
+            [*command, f"out={tmp_path / out}"],
+            env={**os.environ, **venv},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    def interrupt(out: str) -> None:
+        path = tmp_path / out / "arithmetic.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 3 * 8]))
+        (tmp_path / out / "summary.json").unlink()
+
+    started(alone, "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "both")
+    for command in (launched, alone):  # begun by one and by two, ended by two and by one
+        interrupt("both")
+        assert started(command, "both").count("mean@8") == 1  # one table
+        assert found(tmp_path / "both") == found(tmp_path / "one")
 
 
 def lines_in(folder: Path, name: str) -> int:

@@ -1,6 +1,7 @@
 """Every estimator against enumeration of what its docstring says, and against known numbers."""
 
 import itertools
+import math
 from collections import Counter
 from fractions import Fraction
 
@@ -8,16 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
 from bandpo.evaluation.metrics import (
+    average_per_problem,
     best_at_k,
     best_per_problem,
     maj_at_k,
     majority_per_problem,
     mean_at_k,
+    mean_stable_pass_per_problem,
     pass_at_k,
     pass_per_problem,
     powers_of_two,
+    stable_pass_per_problem,
 )
 
 tables = st.integers(1, 6).flatmap(
@@ -43,6 +48,50 @@ def test_pass_best_and_mean_by_enumeration(table, data):
     assert pass_at_k(table, k) == pytest.approx(by_subset, abs=1e-12)
     assert best_at_k(table, k) == pytest.approx(by_bootstrap, abs=1e-12)
     assert mean_at_k(table, k) == pytest.approx(by_mean, abs=1e-12)
+
+
+@given(tables, st.data())
+@settings(max_examples=60, deadline=None)
+def test_stable_pass_by_enumeration(table, data):
+    k = data.draw(st.integers(1, len(table[0])))
+    threshold = data.draw(
+        st.sampled_from([Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1)])
+    )
+    draws = [list(itertools.combinations(row, k)) for row in table]
+
+    def passes(share):
+        return lambda draw: sum(draw) >= max(math.ceil(share * k), 1)
+
+    found = stable_pass_per_problem(table, k, float(threshold))
+    expected = [enumerate_mean(own, passes(threshold)) for own in draws]
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    shares = [Fraction(i, k) for i in range(math.ceil(k / 2) + 1, k + 1)]
+    areas = [2 / k * sum(enumerate_mean(own, passes(s)) for s in shares) for own in draws]
+    found = mean_stable_pass_per_problem(table, k)
+    assert found.tolist() == pytest.approx(areas, abs=1e-12)
+
+
+def test_stable_pass_lies_between_pass_and_all_right():
+    table = np.random.default_rng(3).random((50, 48)) < 0.6
+    c = table.sum(1).tolist()
+    all_right = [math.comb(right, 16) / math.comb(48, 16) for right in c]
+    assert stable_pass_per_problem(table, 16, 0.0) == pytest.approx(pass_per_problem(table, 16))
+    assert stable_pass_per_problem(table, 16, 1.0) == pytest.approx(all_right)
+    assert stable_pass_per_problem(table, 10, 0.7) == pytest.approx(  # 0.7 · 10 > 7 in floats
+        [1 - hypergeom.cdf(6, 48, right, 10) for right in c]
+    )
+    assert mean_stable_pass_per_problem(np.ones((1, 4), bool), 4).tolist() == [1.0]
+    for threshold in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="not in"):
+            stable_pass_per_problem(table, 16, threshold)
+    with pytest.raises(ValueError, match="out of range"):
+        stable_pass_per_problem(table, 49, 0.5)
+
+
+def test_the_average_is_of_the_first_samples():
+    table = [[True, False, True, True], [False, False, False, True]]
+    assert average_per_problem(table, 2).tolist() == [0.5, 0.0]
+    assert average_per_problem(table, 4).mean() == mean_at_k(table, 4)
 
 
 def vote(sample):

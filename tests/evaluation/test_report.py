@@ -116,7 +116,7 @@ def test_the_page_fits_a_phone_and_the_dark_and_says_of_what_it_is_percent(tmp_p
         '<div class="wide"><table>'
     )
     rows = re.findall(r"<tr><td>([^<]*?)\s*<td>", page)
-    assert rows[:3] == ["mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
+    assert rows[:3] == ["mean@4, avg@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"]
     assert "tokens" in rows and "tokens [%]" not in rows and "no answer [%]" in rows
 
 
@@ -155,9 +155,16 @@ def test_benchmarks_of_different_n_share_an_order_of_rows(tmp_path):
     summaries = [run(tmp_path / str(n), sampling=replace(SAMPLING, n=n)) for n in (2, 4)]
     rows = shown(summary_table(summaries)).splitlines()[4:-1]
     names = [row.split("│")[1].strip() for row in rows]
-    assert names[:7] == [
-        *("mean@2, pass@1 [%]", "mean@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]", "best@2 [%]"),
-        *("best@4 [%]", "maj@2 [%]"),
+    assert names[:10] == [
+        *("mean@2, avg@2, pass@1 [%]", "mean@4, avg@4, pass@1 [%]", "pass@2 [%]", "pass@4 [%]"),
+        *(
+            "best@2 [%]",
+            "best@4 [%]",
+            "g-pass@2, τ = 0.5 [%]",
+            "g-pass@2, τ = 1.0 [%]",
+            "mg-pass@2 [%]",
+        ),
+        "maj@2 [%]",
     ]
 
 
@@ -190,7 +197,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     a = evaluated(tmp_path / "a")
     b = evaluated(tmp_path / "b", engine=Improved(), model={"path": "better"})
     rows = {row.metric: row for row in compare_folders(a, b)["toy"]}
-    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "maj@4"}
+    assert set(rows) == {"mean@4", "pass@2", "pass@4", "best@4", "mg-pass@4", "maj@4"}
     mean = rows["mean@4"]
     counts = [[p.correct for p in read_summaries(f)["toy"].problems] for f in (a, b)]
     assert mean.paired.value == pytest.approx((sum(counts[1]) - sum(counts[0])) / 48)
@@ -198,7 +205,7 @@ def test_a_comparison_is_paired_and_of_equal_settings(tmp_path, capsys):
     assert 0 < mean.paired.low < mean.paired.value < mean.paired.high
     assert main(["compare", str(a), str(b)]) == 0
     output = capsys.readouterr().out
-    (row,) = (line for line in output.splitlines() if "mean@4, pass@1" in line)
+    (row,) = (line for line in output.splitlines() if "mean@4, avg@4, pass@1" in line)
     assert row.split("│")[-2].strip() == "B"
     told = " ".join(output.split())
     assert f"A: {a} B: {b} B − A: positive where B is better. Its interval is paired" in told

@@ -129,11 +129,13 @@ def test_empty_completions_count_as_sequences_and_learn_nothing(
         assert totals.sequences == 9 and any((gradient != 0).any() for gradient in together)
 
 
-def test_peak_memory_is_a_small_part_of_full_logits():
+@pytest.mark.parametrize("gradient", [[], ["--entropy"]])
+def test_peak_memory_is_a_small_part_of_full_logits(gradient):
     script = Path(__file__).parents[2] / "benchmarks/logprob_memory.py"
     tokens, vocabulary, chunk = 8192, 50_000, 256
     found = subprocess.check_output(
-        [sys.executable, script, "--work", *map(str, (tokens, vocabulary, 8, chunk))], text=True
+        [sys.executable, script, *gradient, "--work", *map(str, (tokens, vocabulary, 8, chunk))],
+        text=True,
     )
     risen = json.loads(found.splitlines()[-1])["bytes"]
     # Backward forms the chunks again; at least one chunk's logits did exist.

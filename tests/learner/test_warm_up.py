@@ -6,7 +6,7 @@ import torch
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.config.sections.learner import LearnerConfig
-from bandpo.learner.policy import warm_up
+from bandpo.learner.updates.rates import warm_up
 
 
 def rates(config: LearnerConfig, updates: int) -> list[float]:

@@ -1,17 +1,22 @@
 """Group-relative advantages against their definitions."""
 
 import statistics
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bandpo.advantage import (
+    RewardParts,
     centered_advantages,
+    gdpo_advantages,
     group_advantages,
     has_spread,
     leave_one_out_advantages,
+    takes_parts,
 )
 
 ESTIMATORS = (group_advantages, centered_advantages, leave_one_out_advantages)
@@ -93,3 +98,68 @@ def test_integer_rewards_are_computed_in_float32():
 def test_rewards_must_be_grouped():
     with pytest.raises(ValueError, match=r"\[prompts, samples\]"):
         group_advantages(torch.ones(3))
+
+
+# --- GDPO --------------------------------------------------------------------------------------
+
+
+def gdpo_by_numpy(values, weights, valid):
+    """The paper's rule over the samples that count, written another way; [P, G, K] → [P, G]."""
+    values = np.asarray(values, dtype=np.float64)
+    total = np.zeros(values.shape[:2])
+    for p, kept in enumerate(valid):
+        for k, weight in enumerate(weights):
+            column = values[p, kept, k]
+            if len(column) > 1:
+                scaled = (column - column.mean()) / (column.std(ddof=1) + 1e-6)
+                total[p, kept] += weight * scaled
+    batch = total[valid]
+    total[valid] = (batch - batch.mean()) / (batch.std(ddof=1) + 1e-6)
+    return total
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.1), (2.0, -0.5), (1.0,)])
+def test_gdpo_is_the_papers(weights, masked):
+    generator = torch.Generator().manual_seed(len(weights))
+    values = torch.randint(0, 3, (5, 8, len(weights)), generator=generator).float()
+    values[0] = 1.0  # a group without spread
+    valid = torch.rand(5, 8, generator=generator) > 0.3 if masked else torch.ones(5, 8).bool()
+    names = ("a", "b")[: len(weights)]
+    found = gdpo_advantages(
+        RewardParts(names, values, torch.tensor(weights)), valid if masked else None
+    )
+    expected = gdpo_by_numpy(values, weights, valid.numpy())
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert found[0].eq(0).all() and found[~valid].eq(0).all()
+
+
+def test_gdpo_tells_apart_what_a_sum_does_not():
+    """Two binary rewards: GRPO gives (1, 0) and (0, 1) the same advantage."""
+    values = torch.tensor(
+        [[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]]
+    )
+    summed = group_advantages(values.sum(-1))[0]
+    decoupled = gdpo_advantages(RewardParts(("a", "b"), values, torch.ones(2)))[0]
+    assert summed[0] == summed[1] and decoupled[0] > decoupled[1] > decoupled[2]
+
+
+def test_gdpo_ignores_the_scale_of_a_part():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(3, 8, 2, generator=generator)
+    scaled = values * torch.tensor([1.0, 1000.0])
+    one, other = (
+        gdpo_advantages(RewardParts(("a", "b"), v, torch.ones(2))) for v in (values, scaled)
+    )
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tensor_of_rewards_is_one_part():
+    rewards = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    whole = gdpo_advantages(RewardParts.whole(rewards))
+    assert torch.equal(gdpo_advantages(rewards), whole)
+
+
+def test_only_marked_estimators_take_parts():
+    assert takes_parts(gdpo_advantages) and takes_parts(partial(gdpo_advantages, valid=None))
+    assert not takes_parts(group_advantages) and not takes_parts(partial(group_advantages))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from bandpo.advantage import centered_advantages, group_advantages
 from bandpo.loss import (
     ConstantNorm,
+    EntropyBonus,
     LossDiagnostics,
     PolicyLoss,
     SequenceMeanTokenMean,
@@ -156,6 +157,16 @@ def test_the_parameters_of_a_method_are_short_keys(tmp_path):
     assert loss.surrogate.surrogate.bounds.max_ratio == 4
     assert loss.surrogate.surrogate.bounds.inner.delta == 0.03
     assert not loss.needs_reference
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_an_entropy_bonus_and_a_floor(name, tmp_path):
+    loss = build(tmp_path, f"method={name}")
+    assert loss.entropy == EntropyBonus() and not loss.needs_entropy_gradient
+    overrides = ("method.entropy_coef=0.001", "method.entropy_floor=0.2")
+    loss = build(tmp_path, f"method={name}", *overrides)
+    assert loss.entropy == EntropyBonus(0.001, 0.2, step=1e-4, limit=5e-3)
+    assert not loss.vanishes_at_zero_advantage
 
 
 def test_a_correction_or_an_aggregate_is_an_override(tmp_path):

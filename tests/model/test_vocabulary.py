@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 from bandpo.data.prompts import build_prompts
 from bandpo.errors import UserError
 from bandpo.model import embedded
-from bandpo.model.vocabulary import end_tokens, examine_tokenizer
+from bandpo.model.vocabulary import end_tokens, examine_tokenizer, require_known_stops
 from bandpo.types import Problem, Prompt
 
 
@@ -124,3 +124,32 @@ def test_a_template_that_ends_turns_with_another_token_is_told(folder, ending, t
 def test_a_template_that_raises_is_left_to_the_prompts(folder):
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no assistant') }}")
     assert examined(folder) == []
+
+
+def test_ends_of_all_three_files_count_once_each(folder):
+    configure(folder, "tokenizer_config.json", eos_token="<|end|>")
+    configure(folder, "generation_config.json", eos_token_id=[7, 1, 7])
+    configure(folder, "config.json", eos_token_id=[9, 5000])
+    config, tokenizer = parts(folder)
+    assert list(end_tokens(folder, config, tokenizer)) == [1, 7, 9]
+
+
+def test_an_end_that_no_file_names_is_not_made_up(tmp_path):
+    """The class of a configuration has one of its own: Llama's is 2."""
+    from transformers import LlamaConfig
+
+    sizes = {"vocab_size": 262, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
+    LlamaConfig(**sizes, num_attention_heads=2).save_pretrained(tmp_path)
+    configure(tmp_path, "config.json", eos_token_id=None, bos_token_id=None)
+    embedded.build_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 4}')
+    config, tokenizer = parts(tmp_path)
+    assert config.eos_token_id == 2
+    assert list(end_tokens(tmp_path, config, tokenizer)) == [1, 4]
+
+
+def test_a_stop_that_the_model_never_samples_is_refused(folder):
+    config, _ = parts(folder)
+    require_known_stops((0, 261), config, "rollout.stop")
+    with pytest.raises(UserError, match=r"rollout\.stop: the model has tokens 0 to 261.*262, 9999"):
+        require_known_stops((5, 262, 9999), config, "rollout.stop")

@@ -65,6 +65,16 @@ def test_one_machine():
     ]
 
 
+@pytest.mark.parametrize("words", [["eval"], ["eval", "--"], ["train"]])
+def test_another_command_takes_the_place_of_the_dashes(words):
+    done = launch("--dry-run", "--nproc", "8", *words, "model=a b", "benchmarks=[math]")
+    assert done.returncode == 0, done.stderr
+    assert shlex.split(done.stdout)[3:] == [
+        *("--nproc-per-node", "8", "--standalone", "-m", "bandpo.cli", words[0]),
+        *("model=a b", "benchmarks=[math]"),
+    ]
+
+
 @pytest.mark.parametrize(("usable", "processes"), [(0, 1), (3, 3)])
 def test_a_process_per_gpu_that_torch_can_use_and_one_without(
     tmp_path, programs, usable, processes
@@ -145,7 +155,7 @@ def test_several_nodes_under_slurm(programs, cpus):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["method=grpo"], "unknown option method=grpo; overrides come after --"),
+        (["method=grpo"], "unknown option method=grpo; overrides come after --, or after train"),
         (["--nproc", "2"], "put -- before the overrides"),
         (["--nproc", "--"], "--nproc needs a value"),
         (["--nodes", "2", "--"], "--nodes needs --head"),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import AddedToken
 
+from bandpo.data.prompts import NONE, Prompting, build_prompts
 from bandpo.model.embedded import build_tokenizer
 from bandpo.reward import MathReward, MathVerifier
 from bandpo.rollout.decoding import Decoder
@@ -123,3 +124,86 @@ def test_every_engine_shows_the_verifier_where_reasoning_ends(engine, group_of, 
         assert isinstance(group, Group) and group.completions[0].text == tail
         (score,) = reward.submit(group).result()
         assert (score.status, score.extracted) == (status, answer)
+
+
+def test_a_completion_cut_within_a_character_can_be_scored_and_saved(reward, tmp_path):
+    """Byte-level tokens: the text has U+FFFD where the rest of the character is missing."""
+    from bandpo.evaluation.samples import samples_of
+    from bandpo.evaluation.store import SampleLog
+
+    tokenizer = build_tokenizer()
+    tokens = ids_of(tokenizer, r"\boxed{9}½")[:-1]
+    group = Decoder(tokenizer).group(
+        Prompt(Problem("a", "4+5", "9"), "4+5", (1,)), [(tokens, [-0.5] * len(tokens), False)], 0
+    )
+    (completion,) = group.completions
+    assert completion.text == "\\boxed{9}\ufffd" and completion.token_ids.tolist() == tokens
+    scores = reward.submit(group).result()
+    assert scores[0].status == "correct"
+    log = SampleLog(tmp_path / "few.jsonl")
+    log.restart({})
+    log.append(samples_of(group, scores))
+    (kept,) = log.resume({}, 1)["a"]
+    assert kept.completion == completion.text
+
+
+def test_ids_beyond_the_tokenizer_have_no_text():
+    tokenizer = build_tokenizer()
+    assert Decoder(tokenizer)(
+        [[*ids_of(tokenizer, "5"), 262, 299, *ids_of(tokenizer, "6")]], [False]
+    ) == ["56"]
+
+
+# As R1's, Qwen3's, Magistral's and gpt-oss's write them; the last frames its turns with tokens that
+# also stand within a completion.
+R1 = TURN + "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+QWEN3 = TURN + (
+    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and "
+    "enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+MAGISTRAL = TURN.replace("<|end|>", "[/INST]")
+HARMONY = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final"
+    "{% endif %}<|message|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+TAGS, MARKS = ("<think>", "</think>"), ("[THINK]", "[/THINK]", "[/INST]")
+CHANNELS = ("<|start|>", "<|message|>", "<|channel|>", "<|return|>")
+ANALYSIS = r"<|channel|>analysis<|message|>\boxed{8}?"
+FINAL = r"<|end|><|start|>assistant<|channel|>final<|message|>\boxed{9}<|return|>"
+OFF, ON = {"enable_thinking": False}, {"enable_thinking": True}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    ("tokens", "template", "variables", "completion", "answer"),
+    [
+        (TAGS, R1, {}, r"\boxed{8}?</think>\boxed{9}<|end|>", "9"),
+        (TAGS, R1, {}, r"\boxed{8}?", None),
+        (TAGS, R1, {}, r"\boxed{8}!<|end|>", None),
+        (TAGS, QWEN3, ON, "<think>\\boxed{8}?</think>\\boxed{9}<|end|>", "9"),
+        (TAGS, QWEN3, {}, "<think>\n\\boxed{8}?", None),
+        (TAGS, QWEN3, OFF, r"\boxed{9}<|end|>", "9"),
+        (TAGS, QWEN3, OFF, r"<think>\boxed{8}", None),
+        (MARKS, MAGISTRAL, {}, r"[THINK]\boxed{8}?[/THINK]\boxed{9}<|end|>", "9"),
+        (MARKS, MAGISTRAL, {}, r"[THINK]\boxed{8}?", None),
+        (CHANNELS, HARMONY, {}, ANALYSIS + FINAL, "9"),
+        (CHANNELS, HARMONY, {}, ANALYSIS, None),
+    ],
+)
+def test_an_answer_within_the_reasoning_of_a_template_is_none(
+    tokens, template, variables, completion, answer, special, reward
+):
+    tokenizer = build_tokenizer()
+    # Of gpt-oss's tokens all are special; those of R1's and Qwen3's tags are not.
+    kind = {"special": special or tokens is CHANNELS, "normalized": False}
+    tokenizer.add_tokens([AddedToken(token, **kind) for token in tokens])
+    tokenizer.chat_template = template
+    problem = Problem("a", "What is 4+5?", "9")
+    prompting = Prompting(NONE, variables=variables)
+    (prompt,), _ = build_prompts([problem], tokenizer, prompting, 1000)
+    ids = ids_of(tokenizer, completion)
+    ended = completion.endswith(("<|end|>", "<|return|>"))
+    group = Decoder(tokenizer).group(prompt, [(ids, [-0.5] * len(ids), ended)], 0)
+    (score,) = reward.submit(group).result()
+    assert (score.extracted, score.status) == (answer, "correct" if answer else "truncated")

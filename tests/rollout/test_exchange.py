@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from thread_ranks import ThreadRanks, on_threads
 
 from bandpo.batching import schedule
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.errors import UserError
 from bandpo.reward import Score
 from bandpo.rollout.draws import Draws
@@ -36,18 +37,10 @@ def scored(index: int, lengths) -> ScoredGroup:
     return ScoredGroup(Group(prompt, tuple(completions)), tuple(scores))
 
 
-class Settings:
-    """A step of some prompts without a filter."""
-
-    filter_groups, max_refills = False, 0
-
-    def __init__(self, prompts: int) -> None:
-        self.prompts_per_step = prompts
-
-
 def batches(ranks, groups, updates=2, epochs=1):
     """A step from a rank's own groups to its samples, and the bytes of the rollout's summaries."""
-    draws = Draws(Settings(len(groups)), None, None, ranks)
+    settings = RolloutConfig(engine={}, prompts_per_step=len(groups), max_tokens=1)
+    draws = Draws(settings, None, None, ranks)
     draws.add(ranks.share(groups))
     summaries, rollout = ranks.received, draws.rollout()
     lengths = [[len(g.prompt.token_ids) + n for n in g.lengths] for g in rollout.groups]

@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bandpo.errors import UserError
-from bandpo.rollout import hf_cache
 from bandpo.rollout.engine import EngineSpec, Sampling, start_engine
 from bandpo.rollout.hf import HFGenerate
+from bandpo.rollout.hf import cache as hf_cache
 from bandpo.types import Problem, Prompt
 
 LENGTHS = (3, 7, 3, 12, 1)
@@ -66,7 +66,7 @@ def test_logprobs_are_those_of_one_pass_over_the_sequence(engine, folder, drawn)
 def test_samples_end_with_the_end_token_or_at_the_limit(engine):
     """About one in five ends within 60 tokens of an untrained policy over 262."""
     groups = list(engine.generate(prompts(), Sampling(16, max_tokens=60)))
-    ends = engine._end_tokens()
+    ends = engine._ends
     assert len(ended_early(groups, 60)) > 5
     for c in (c for g in groups for c in g.completions):
         assert len(c.token_ids) == len(c.logprobs) <= 60

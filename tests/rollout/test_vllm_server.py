@@ -6,11 +6,8 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
+from serving import KEY, LENGTH, serving
 from small_runs import LOW_BYTES, timeless
 
 from bandpo.errors import UserError
@@ -31,63 +29,11 @@ pytest.importorskip("vllm")
 
 from bandpo.rollout.vllm_server import VLLMServer
 
-KEY = "a-key-that-no-message-may-show"
-LENGTH = 128
 SAMPLING = Sampling(n=4, temperature=0.8, max_tokens=12)
 PROMPTS = [
     Prompt(Problem(f"p{i}", "", ""), "", (3, *range(20 + i, 30 + i), 1, 4), 4096 * (i + 1))
     for i in range(6)
 ]
-
-
-@contextmanager
-def serving(model: Path, log: Path):
-    """A vLLM server started as docs/servers.md says; yields (url, process)."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--max-model-len", str(LENGTH), "--max-num-seqs", "32", "--enforce-eager"]
-    command += ["--logprobs-mode", "processed_logprobs", "--enable-scale-out"]
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
-    settings = {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_API_KEY": KEY,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    # Not those that an in-process engine of this test run has set.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            env=inherited | settings,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while not _is_up(url):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
-            time.sleep(0.5)
-        yield url, process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def _unspoiled(path, body, reply):

@@ -34,7 +34,8 @@ class Replaced(Exception):
 
 def actor(sampler, reward, **settings) -> Actor:
     shared = {"lag": 0, "engine": {}, "group_size": 2, "temperature": 1.0, "top_p": 1.0}
-    config = SimpleNamespace(**{**shared, "top_k": 0, "max_tokens": 8, **settings})
+    shared |= {"top_k": 0, "max_tokens": 8, "stop": ()}
+    config = SimpleNamespace(**{**shared, **settings})
     sync = {"answer": None, "tolerance": 1.0, "context": 8, "weight_version": 1}
     return Actor(config, sampler, reward, None, RANKS, RANKS, **sync)
 

@@ -142,7 +142,11 @@ def test_a_missing_recipe_names_those_at_hand(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 3, 1e-6, "a/b-c", "two words, 'quoted'", [1, "x y"], {"a": {"b": [None]}}]
+    "value",
+    [
+        *(None, True, 3, 1e-6, "a/b-c", "two words, 'quoted'", [1, "x y"], {"a": {"b": [None]}}),
+        *(r"\d+ \\n", r"it's \'s", "\\", ["\\", r"\n"], "a\nb"),
+    ],
 )
 def test_overrides_mean_to_hydra_what_the_file_says(value):
     (parsed,) = OverridesParser.create().parse_overrides([override_of("key", value)])

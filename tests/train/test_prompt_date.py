@@ -8,7 +8,7 @@ import pytest
 from small_runs import few, metrics_of
 from transformers.utils import chat_template_utils
 
-from bandpo.data import prompts
+from bandpo.data.prompting import chat
 
 SMALL = [
     *("rollout=hf", "trainer.checkpoint_every=1", "trainer.sample_every=1", "trainer.eval_every=1"),
@@ -28,7 +28,7 @@ def today(monkeypatch):
             def now(cls, tz=None):
                 return cls.fromisoformat(f"{day}T23:59:50")
 
-        for module in (prompts, chat_template_utils):
+        for module in (chat, chat_template_utils):
             monkeypatch.setattr(module, "datetime", Clock)
 
     return at_the_end_of

@@ -126,7 +126,7 @@ def test_the_last_checkpoint_says_what_it_is(whole):
     assert (whole / "checkpoints/best").resolve() == checkpoint.resolve()
     assert not (whole / "checkpoints/step_000002/hf").exists()
     assert {p.name for p in checkpoint.iterdir()} == {
-        *("engine", "hf", "random", "config.yaml", "manifest.json", "state.json")
+        *("engine", "hf", "random", "config.yaml", "manifest.json", "problems.jsonl", "state.json")
     }
     card = (checkpoint / "hf/README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bandpo.config.section import HARMLESS, Section
+from bandpo.config.sections.prompting import (
+    ChatTemplate,
+    ChatTemplateKwargs,
+    SystemPrompt,
+    turns_where_there_are_turns,
+)
 
 
 class ColumnsConfig(Section):
@@ -36,8 +42,8 @@ class DataConfig(Section):
     """The problems to train on, and how they become prompts."""
 
     train: str | dict[str, Any] = Field(
-        description="A JSONL/parquet/CSV file or a hub id; or a mapping with `path`, `hub` or "
-        "`_target_` and their settings (`bandpo.data.sources`).",
+        description="A data file, a folder of them, a pattern or a hub id; or a mapping with "
+        "`path`, `hub` or `_target_` and their settings, or `sources` with weights (docs/data.md).",
     )
     columns: ColumnsConfig = NO_COLUMNS
     root: str | None = Field(
@@ -52,6 +58,17 @@ class DataConfig(Section):
         description="Drop longer prompts (and count them), or end with an error.",
         json_schema_extra=HARMLESS,
     )
+    sampler: dict[str, Any] | None = Field(
+        None,
+        description="hydra `_target_` of a rule by which prompts are drawn; null: shuffled epochs "
+        "(docs/data.md).",
+    )
+
+    system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = Field({})
+
+    _prompting = model_validator(mode="after")(turns_where_there_are_turns)
 
     @field_validator("train")
     @classmethod

@@ -38,7 +38,7 @@ class LearnerConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     lr: float = Field(
-        gt=0.0, le=1.0, description="AdamW's learning rate, constant after the warm-up."
+        gt=0.0, le=1.0, description="AdamW's learning rate after the warm-up; see learner.schedule."
     )
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0.0)
@@ -82,6 +82,26 @@ class LearnerConfig(Section):
         description="Optimizer state in the CPU's memory: between_updates (ZeRO 1 and 2: while the "
         "engine works), optimizer (ZeRO ≥ 1: always, and updated there), parameters (ZeRO 3: "
         "weights too).",
+    )
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "constant",
+        description="The learning rate after the warm-up, the same for all updates on a rollout: "
+        "linear and cosine fall until trainer.steps, wsd stays and falls over the last "
+        "learner.decay_share of the steps. More or fewer trainer.steps on resume move the rates "
+        "from there on, with a note.",
+    )
+    min_lr_ratio: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="The share of learner.lr to which a schedule falls.",
+    )
+    decay_share: float = Field(
+        0.2,
+        gt=0.0,
+        le=1.0,
+        description="learner.schedule=wsd: the share of the steps, the last ones, over which the "
+        "rate falls, as 1 − √progress.",
     )
 
     def micro_batch_on(self, device: Literal["cuda", "cpu"]) -> int:

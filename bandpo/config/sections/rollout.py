@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from bandpo.config.section import HARMLESS, Section
+from bandpo.config.section import HARMLESS
+from bandpo.config.sections.sampling import STOP_DESCRIPTION, AlteredSection, Stops
 
 # vLLM refuses higher temperatures, and silently raises lower ones to this.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
@@ -16,7 +17,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
 MAX_SAMPLES = 4096
 
 
-class RolloutConfig(Section):
+class RolloutConfig(AlteredSection):
     """Sampling groups of completions."""
 
     engine: dict[str, Any] = Field(
@@ -64,6 +65,20 @@ class RolloutConfig(Section):
         "accepted after a weight sync; null: 3e-4 in float32, 0.1 in bfloat16 (docs/silent-"
         "faults.md).",
         json_schema_extra=HARMLESS,
+    )
+    stop: Stops = Field((), description=STOP_DESCRIPTION)
+    truncated: Literal["keep", "mask", "penalise"] = Field(
+        "keep",
+        description="Completions that max_tokens cut off: trained on as they are (keep), out of "
+        "the loss (mask), or with truncated_penalty off their reward (penalise) (docs/data.md).",
+    )
+    truncated_in_baseline: bool = Field(
+        True,
+        description="truncated=mask: whether the rewards of masked completions count in the mean "
+        "and deviation of their group.",
+    )
+    truncated_penalty: float = Field(
+        1.0, gt=0.0, description="What truncated=penalise takes off a reward; unused otherwise."
     )
 
     @field_validator("filter_groups", mode="before")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from bandpo.config.section import HARMLESS, Section
 from bandpo.config.sections.rollout import MAX_SAMPLES, MAX_TEMPERATURE, MIN_TEMPERATURE
+from bandpo.config.sections.sampling import LISTED, AlteredSection
 
 
 class RunConfig(Section):
@@ -15,6 +16,15 @@ class RunConfig(Section):
 
     name: str = Field(min_length=1, description="Name of the run, also in trackers.")
     dir: str = Field(min_length=1, description="Folder of the run; see docs/run-folder.md.")
+    push_to_hub: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="Hub repository, `user/name`, that gets the last checkpoint's `hf/` after the "
+        "last step, and the best one's as its branch `best`; checked at the start.",
+    )
+    hub_private: bool = Field(
+        True, description="Whether a repository that is made is private, and must be."
+    )
 
 
 class TrainerConfig(Section):
@@ -62,7 +72,7 @@ class TrainerConfig(Section):
     )
 
 
-class EvalConfig(Section):
+class EvalConfig(AlteredSection):
     """Evaluation inside training; with no `benchmarks`, nothing is evaluated."""
 
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
@@ -75,6 +85,9 @@ class EvalConfig(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(ge=1)
     seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
+    stop: Annotated[tuple[str | int, ...] | None, LISTED] = Field(
+        None, description="Texts and token ids that end a completion; null: those of rollout.stop."
+    )
 
 
 class TrackingConfig(Section):
@@ -82,3 +95,10 @@ class TrackingConfig(Section):
 
     trackers: tuple[str, ...] = Field((), description="accelerate's: wandb, tensorboard, …")
     project: str = Field("bandpo", description="Project name in the trackers.")
+    samples: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="Completions in the table that wandb, tensorboard and trackio get every "
+        "`trainer.sample_every` steps; 0: none.",
+    )

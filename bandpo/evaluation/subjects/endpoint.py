@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-
+from bandpo.config.sections.prompting import PLAIN
 from bandpo.data.benchmarks import Benchmark, load_benchmarks
-from bandpo.data.prompts import prompt_fingerprint, prompt_template
+from bandpo.data.prompts import Prompting, prompt_fingerprint, set_chat_template
 from bandpo.errors import UserError, did_you_mean, listed
 from bandpo.evaluation.eval_config import EvalCommand
-from bandpo.evaluation.evaluate import Task
+from bandpo.evaluation.evaluate import Task, prompting_of
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.subjects.subject import Subject
 from bandpo.model.source import find_model, load_tokenizer
@@ -27,11 +27,6 @@ from bandpo.types import Completion, Group, Problem, Prompt, Turn, logprob_array
 KEY_ENV = "OPENAI_API_KEY"
 
 
-def is_endpoint(config: EvalCommand) -> bool:
-    """Whether the engine knows the model by name alone."""
-    return bool(getattr(get_object(config.rollout["engine"]["_target_"]), "name_only", False))
-
-
 def endpoint(config: EvalCommand) -> Subject:
     """The endpoint's model; replies of an earlier evaluation are discarded without eval.resume.
 
@@ -41,7 +36,7 @@ def endpoint(config: EvalCommand) -> Subject:
     engine, settings = config.engine(), config.eval
     address = Address.of(engine.get("url"), engine.get("key_env") or KEY_ENV)
     fields = Fields.of(config.model, engine)
-    fields.of_sampling(settings.sampling)
+    fields.of_sampling(settings.parameters)
     folder = config.out or Path("outputs") / "eval" / _slug(fields.model)
     benchmarks = [
         benchmark.head(settings.limit)
@@ -50,15 +45,13 @@ def endpoint(config: EvalCommand) -> Subject:
         )
     ]
     renders = engine.get("tokenizer")
+    prompting = Prompting.of(settings)
+    _require_renderer(fields, renders, prompting)
     if renders is None:
-        tasks = [_unrendered(benchmark, settings.template, fields) for benchmark in benchmarks]
-    elif fields.api == "completions":
-        tasks = _rendered(benchmarks, renders, config, folder)
+        choice = settings.choice_template
+        tasks = [_unrendered(b, prompting_of(b, prompting, choice), fields) for b in benchmarks]
     else:
-        raise UserError(
-            "rollout.engine.tokenizer has no effect with rollout.engine.api=chat: the endpoint "
-            "renders the prompts; remove it, or set rollout.engine.api=completions"
-        )
+        tasks = _rendered(benchmarks, renders, prompting, config, folder)
     found = served(address, fields.model)
     if not settings.resume:
         for path in files_of(folder):
@@ -105,15 +98,48 @@ def _notes(address: Address, fields: Fields, found: Served, dtype: str | None) -
     return notes
 
 
-def _unrendered(benchmark: Benchmark, template: str, fields: Fields) -> Task:
+def _require_renderer(fields: Fields, renders: str | None, prompting: Prompting) -> None:
+    """Raises UserError for settings of prompts that nobody would read."""
+    if fields.api == "chat" and renders is not None:
+        raise UserError(
+            "rollout.engine.tokenizer has no effect with rollout.engine.api=chat: the endpoint "
+            "renders the prompts; remove it, or set rollout.engine.api=completions"
+        )
+    if renders is not None:
+        return
+    here = "rollout.engine.api=completions with rollout.engine.tokenizer renders prompts here"
+    if prompting.chat_template is not None and not (
+        fields.api == "completions" and prompting.is_plain
+    ):
+        raise UserError(
+            f"eval.chat_template={prompting.chat_template} would have no effect: "
+            f"rollout.engine.api={fields.api} leaves it to the endpoint; {here}"
+        )
+    if prompting.variables and _sent(fields) != dict(prompting.variables):
+        raise UserError(
+            "eval.chat_template_kwargs: the endpoint renders the prompts; where it takes them, "
+            "send 'rollout.engine.extra_body={chat_template_kwargs: {…}}' with the same values"
+        )
+    if fields.api == "completions" and prompting.system_prompt is not None:
+        raise UserError(
+            "eval.system_prompt: with rollout.engine.api=completions the text of eval.template is "
+            f"the prompt, without turns; {here}"
+        )
+
+
+def _sent(fields: Fields) -> object:
+    return fields.extra_body.get("chat_template_kwargs")
+
+
+def _unrendered(benchmark: Benchmark, prompting: Prompting, fields: Fields) -> Task:
     """Conversations that the endpoint renders; for `completions` the template's text alone."""
-    text = prompt_template(template)
-    turns = {p.id: [*p.turns, Turn("user", text.render(p))] for p in benchmark.problems}
     if fields.api == "completions":
-        prompts = [_text(problem, turns[problem.id]) for problem in benchmark.problems]
+        how = dataclasses.replace(prompting, chat_template=PLAIN)
+        prompts = [Prompt(p, how.render(None, p, {}), ()) for p in benchmark.problems]
     else:
-        prompts = [conversation(problem, turns[problem.id]) for problem in benchmark.problems]
-    return Task(benchmark, tuple(prompts), text, prompt_fingerprint(prompts))
+        how = prompting
+        prompts = [conversation(p, how.turns(p)) for p in benchmark.problems]
+    return Task(benchmark, tuple(prompts), how, prompt_fingerprint(prompts))
 
 
 def conversation(problem: Problem, turns: Sequence[Turn]) -> Prompt:
@@ -125,24 +151,21 @@ def conversation(problem: Problem, turns: Sequence[Turn]) -> Prompt:
     return Prompt(problem, text, (), turns=tuple(turns))
 
 
-def _text(problem: Problem, turns: Sequence[Turn]) -> Prompt:
-    if len(turns) > 1:
-        raise UserError(
-            f"problem {problem.id!r} is a conversation, which only a chat template can render: set "
-            "rollout.engine.tokenizer to the model's, or rollout.engine.api=chat"
-        )
-    return Prompt(problem, turns[0].content, ())
-
-
 def _rendered(
-    benchmarks: Sequence[Benchmark], name: str, config: EvalCommand, folder: Path
+    benchmarks: Sequence[Benchmark],
+    name: str,
+    prompting: Prompting,
+    config: EvalCommand,
+    folder: Path,
 ) -> list[Task]:
     """Prompts rendered by the tokenizer of a folder or hub id, as for weights."""
     settings = config.eval
     tokenizer = load_tokenizer(find_model(name), config.trust_remote_code)
-    date = prompt_date(folder) if settings.resume else None
-    limit = settings.max_prompt_tokens
-    return [Task.prepare(b, tokenizer, settings.template, limit, date) for b in benchmarks]
+    set_chat_template(tokenizer, prompting.chat_template)
+    first = next(iter(settings.folders(folder).values()))
+    date = prompt_date(first) if settings.resume else None
+    limit, choice = settings.max_prompt_tokens, settings.choice_template
+    return [Task.prepare(b, tokenizer, prompting, limit, date, choice) for b in benchmarks]
 
 
 def _reference(prompt: Prompt) -> Group:

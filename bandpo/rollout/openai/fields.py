@@ -20,6 +20,8 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 OMITTABLE = (*_ALWAYS, "seed")
 # Set by the engine itself, or by the settings of an evaluation.
 _TAKEN = {"model", "messages", "prompt", "n", "seed", "stream", *_LIMITS, *_ALWAYS, *_WHERE_SET}
+# Keys of `eval` that have another name than the sampling parameter.
+_KEYS = {"stop_token_ids": "stop"}
 SEED_BITS = 63
 
 
@@ -102,9 +104,10 @@ class Fields:
                     "effect: remove one of them"
                 )
             if name not in _ALWAYS and _plain(self.extra_body.get(name)) != _plain(value):
+                key, value = _KEYS.get(name, name), _plain(value)
                 raise UserError(
-                    f"eval.{name}={value}: OpenAI's interface has no {name}; where the endpoint "
-                    f"takes it, send it besides: 'rollout.engine.extra_body={{{name}: {value}}}'"
+                    f"eval.{key}={value}: OpenAI's interface has no {name}; where the endpoint takes "
+                    f"it, send it besides: 'rollout.engine.extra_body={{{name}: {value}}}'"
                 )
 
     def of_prompt(self, prompt: Prompt) -> dict[str, Any]:

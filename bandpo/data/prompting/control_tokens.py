@@ -30,12 +30,12 @@ class ControlTokens:
     template writes or looks for, such as `<think>`.
     """
 
-    def __init__(self, tokenizer: Any, texts: Iterable[str]) -> None:
-        """`texts` are all that will be hidden or rendered; no private character is taken from
-        them.
+    def __init__(self, tokenizer: Any, template: str, texts: Iterable[str]) -> None:
+        """`template` is the source of the chat template, or what stands in its place.
+
+        `texts` are all that will be hidden or rendered; no private character is taken from them.
         """
         self._tokenizer = tokenizer
-        template = str(tokenizer.chat_template)
         self._ids = {
             str(token): id
             for id, token in tokenizer.added_tokens_decoder.items()
@@ -58,6 +58,20 @@ class ControlTokens:
         """A hidden text with its control tokens spelled out."""
         return text.translate(self._spelled)
 
+    def parts(self, rendered: str) -> list[tuple[str, bool]]:
+        """Texts rendered around hidden ones, in parts, each with whether it is a control token."""
+        parts: list[tuple[str, bool]] = []
+        start = 0
+        for token in self._pattern.finditer(rendered):
+            parts += [(self.shown(rendered[start : token.start()]), False), (token.group(), True)]
+            start = token.end()
+        parts.append((self.shown(rendered[start:]), False))
+        return [(text, is_control) for text, is_control in parts if text]
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether an id is that of a control token."""
+        return token_id in self._control
+
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
         """The tokens of texts that templates rendered around hidden ones.
 
@@ -66,7 +80,7 @@ class ControlTokens:
         """
         if not rendered:
             return []
-        # The chat template has already written the special tokens that belong there.
+        # Special tokens that belong there are written already.
         texts = [self.shown(text) for text in rendered]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [

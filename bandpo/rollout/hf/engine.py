@@ -1,4 +1,4 @@
-"""Generation with a transformers model alone, for places without vLLM; chosen with `rollout=hf`.
+"""The engine of `rollout=hf`.
 
 As many groups as the cache has room for (a wave) decode together, one token of each sample per
 forward pass; samples that have ended leave the batch.
@@ -20,9 +20,13 @@ from bandpo.model.architecture import token_bytes
 from bandpo.model.features import likely_settings, softcap_of
 from bandpo.model.files import refuse_quantised
 from bandpo.model.loading import load_causal_lm
+from bandpo.model.naming import load_from_files
+from bandpo.model.vocabulary import end_tokens
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
-from bandpo.rollout.hf_cache import CACHED, Block, Cache
+from bandpo.rollout.hf.cache import CACHED, Block, Cache
+from bandpo.rollout.hf.draw import Draw
+from bandpo.rollout.hf.stop_strings import StopStrings
 from bandpo.types import Completion, Group, Problem, Prompt
 
 
@@ -46,6 +50,7 @@ class HFGenerate(RolloutEngine):
         self._model.to(self._device).eval()
         self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, spec.dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
+        self._ends = end_tokens(path, config, self._tokenizer).keys()
         self._decode = Decoder(self._tokenizer)
         self._prove_cache(TOLERANCE[spec.dtype])
 
@@ -70,19 +75,21 @@ class HFGenerate(RolloutEngine):
             self._prefill(cache, [prompt.token_ids for prompt in same], sampling)
             for _, same in groupby(prompts, key=lambda prompt: len(prompt.token_ids))
         ]
-        draw = _Draw(prompts, sampling, self._model.config.vocab_size, self._device)
+        vocabulary = self._model.config.get_text_config().vocab_size
+        draw = Draw(prompts, sampling, vocabulary, self._device)
+        with_stop_string = StopStrings(prompts, sampling, self._tokenizer)
         shape = (len(prompts) * sampling.n, sampling.max_tokens)
         tokens = torch.zeros(shape, dtype=torch.long, device=self._device)
         logprobs = torch.zeros(shape, device=self._device)
-        ends = torch.tensor(sorted(self._end_tokens()), device=self._device)
+        ends = torch.tensor(sorted(self._ends | set(sampling.stop_token_ids)), device=self._device)
         lengths = torch.full(shape[:1], sampling.max_tokens, device=self._device)
         ended = torch.zeros(shape[:1], dtype=torch.bool, device=self._device)
         scores = torch.cat(logits)
         for step in range(sampling.max_tokens):
             rows = cache.rows
-            chosen, logp = draw(scores, rows)
+            chosen, logp = draw(scores, rows, tokens[:, :step])
             tokens[rows, step], logprobs[rows, step] = chosen, logp
-            now = torch.isin(chosen, ends) & ~ended[rows]
+            now = (torch.isin(chosen, ends) | with_stop_string(rows, chosen)) & ~ended[rows]
             lengths[rows[now]] = step + 1
             ended[rows[now]] = True
             if bool(ended.all()) or step + 1 == sampling.max_tokens:
@@ -126,11 +133,6 @@ class HFGenerate(RolloutEngine):
         )
         return self._decode.group(prompt, cut, self.weight_version)
 
-    def _end_tokens(self) -> set[int]:
-        ends = self._model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        return {token for token in (*ends, self._tokenizer.eos_token_id) if token is not None}
-
     def _prove_cache(self, tolerance: float) -> None:
         """Raises UserError unless a sample's log-probabilities are those of a full forward pass.
 
@@ -164,59 +166,11 @@ class HFGenerate(RolloutEngine):
             found.append(logits.log_softmax(-1).gather(-1, chosen).squeeze(-1).tolist())
         return found
 
-    @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies the stream into the model; raises RuntimeError when it is not complete."""
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = set(own)
-        for name, tensor in weights:
-            own[name].copy_(tensor)
-            missing.discard(name)
-        if missing:
-            raise RuntimeError(f"the weight stream lacks {sorted(missing)[:5]}")
+        load_from_files(self._model, weights)
         self.weight_version = version
 
     def close(self) -> None:
         """Frees the model."""
         self._model = None
-
-
-class _Draw:
-    """Draws tokens; a prompt's samples depend on its seed and their logits alone."""
-
-    def __init__(
-        self, prompts: Sequence[Prompt], sampling: Sampling, vocabulary: int, device: torch.device
-    ) -> None:
-        from transformers import TopKLogitsWarper, TopPLogitsWarper
-
-        self._temperature = sampling.temperature
-        self._warpers: list[Any] = []
-        if 0 < sampling.top_k < vocabulary:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._generators = [torch.Generator(device).manual_seed(p.seed) for p in prompts]
-        shape = (len(prompts), sampling.n)
-        self._uniform = torch.empty(shape, dtype=torch.float64, device=device)
-
-    def __call__(self, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A token for each row and its log-probability in the distribution it was drawn from.
-
-        Inverse transform sampling: the first token whose cumulative probability exceeds a uniform
-        number, in float64, since float32 cannot resolve the tail of a large vocabulary.
-        """
-        scores = scores.float()
-        if self._temperature == 0:
-            best = scores.log_softmax(-1).max(-1)
-            return best.indices, best.values
-        scores = scores / self._temperature
-        for warper in self._warpers:
-            scores = warper(None, scores)
-        logp = scores.log_softmax(-1)
-        for uniform, generator in zip(self._uniform, self._generators, strict=True):
-            uniform.uniform_(generator=generator)
-        below = logp.exp().cumsum(-1, dtype=torch.float64)
-        level = self._uniform.flatten()[rows, None] * below[:, -1:]
-        # A level that rounds up to the total would lie beyond the last token.
-        chosen = torch.searchsorted(below, level, right=True).clamp_(max=below.shape[-1] - 1)
-        return chosen.squeeze(-1), logp.gather(-1, chosen).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Beyond a mean accuracy: votes by equality, errors, repeated seeds."""

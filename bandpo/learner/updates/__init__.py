@@ -1,0 +1,1 @@
+"""One optimizer update: its learning rate, its batch's statistics, sums over passes, result."""

@@ -1,0 +1,1 @@
+"""A step's scored groups: their samples that the limit cut off, and their metrics."""
