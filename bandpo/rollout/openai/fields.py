@@ -106,8 +106,8 @@ class Fields:
             if name not in _ALWAYS and _plain(self.extra_body.get(name)) != _plain(value):
                 key, value = _KEYS.get(name, name), _plain(value)
                 raise UserError(
-                    f"eval.{key}={value}: OpenAI's interface has no {name}; where the endpoint takes "
-                    f"it, send it besides: 'rollout.engine.extra_body={{{name}: {value}}}'"
+                    f"eval.{key}={value}: OpenAI's interface has no {name}; where the endpoint "
+                    f"takes it, send it besides: 'rollout.engine.extra_body={{{name}: {value}}}'"
                 )
 
     def of_prompt(self, prompt: Prompt) -> dict[str, Any]:
