@@ -29,10 +29,13 @@ from bandpo.evaluation.summary import read_summaries
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTH = 512
-WORK = [
-    *("benchmarks=[arithmetic]", "eval.limit=12", "eval.n=4", "eval.max_tokens=48"),
-    *("eval.temperature=0.8", "eval.top_p=0.95"),
-]
+SAMPLING = ("eval.n=8", "eval.max_tokens=16", "eval.temperature=0.8", "eval.top_p=0.95")
+NUMBERS = range(7, 400, 17)  # each followed by the number that is asked for
+SHOTS = """\
+Question: What number comes after 4? Answer: \\boxed{5}
+Question: What number comes after 61? Answer: \\boxed{62}
+Question: What number comes after 129? Answer: \\boxed{130}
+Question: {problem} Answer:"""
 BASE = "vllm_local"
 SHOWN = ("length/mean", "length/truncated_frac", "no_answer_frac")
 
@@ -42,6 +45,15 @@ def smollm2() -> Path:
     folder = cache_dir() / "smollm2-135m"
     subprocess.run([sys.executable, str(ROOT / "scripts" / "smollm2.py"), str(folder)], check=True)
     return folder
+
+
+def successors(folder: Path) -> list[str]:
+    """Overrides for questions that a small model answers now and then, with files for them."""
+    lines = [{"problem": f"What number comes after {n}?", "answer": str(n + 1)} for n in NUMBERS]
+    file, template = folder / "successors.jsonl", folder / "shots.txt"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    template.write_text(SHOTS)
+    return [f"benchmarks=[file:{file}]", f"eval.template={template}"]
 
 
 def ways(model: Path, url: str) -> dict[str, list[str]]:
@@ -98,9 +110,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write results/eval_engines.json")
     arguments, overrides = parser.parse_known_args()
     model = (arguments.model or smollm2()).resolve()
-    work = [*WORK, *overrides]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        work = [*successors(folder), *SAMPLING, *overrides]
         local = ["rollout=vllm_local", f"model={model}", *work]
         base = evaluate(folder / "local", local)
         found = {BASE: agreement(base, base)}
@@ -113,7 +125,8 @@ def main() -> int:
     for name in found[BASE]:
         print(f"{name:<{width}}", *(f"{values[name]:>20.4f}" for values in found.values()))
     if arguments.keep:
-        keep("eval_engines", {"model": model.name, "work": work, "found": found})
+        settings = {"sampling": SAMPLING, "problems": len(NUMBERS), "overrides": overrides}
+        keep("eval_engines", {"model": model.name, **settings, "found": found})
     else:
         print(json.dumps(found))
     return 0 if all(equal(values, found[BASE]) for values in found.values()) else 1

@@ -17,7 +17,8 @@ pytest.importorskip("vllm")
 @pytest.mark.timeout(1200)
 def test_a_server_and_an_endpoint_sample_as_the_engine_in_process():
     script = [sys.executable, str(ROOT / "benchmarks" / "eval_engines.py")]
-    chosen = ["--model", find_model("embedded").path, "eval.template=none", "eval.limit=20"]
+    chosen = ["--model", find_model("embedded").path, "benchmarks=[arithmetic]"]
+    chosen += ["eval.template=none", "eval.limit=20", "eval.n=4", "eval.max_tokens=48"]
     done = subprocess.run([*script, *chosen], capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
