@@ -31,7 +31,7 @@ Every shipped method has, besides its own parameters, `method.kl_coef` (the refe
 sampling temperature, is taken off every token's loss; 0 is none) and `method.entropy_floor` (nats;
 null is none): after a step whose `policy/entropy` is below the floor the coefficient rises by
 `method.entropy_coef_step` (1e-4), up to `method.entropy_coef_max` (5e-3), and falls again above it,
-where the bonus is that of `method.entropy_coef`. The defaults of step and limit are Skywork-OR1's.
+where the bonus is that of `method.entropy_coef`. The defaults of both are Skywork-OR1's.
 
 A run that resumes from a checkpoint refuses changed settings, except those marked under
 *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them only by

@@ -34,8 +34,8 @@ UNCHANGED: Mapping[str, Any] = {
     "method.loss.entropy._target_": "bandpo.loss.EntropyBonus",
     "method.loss.entropy.coefficient": 0.0,
     "method.loss.entropy.floor": None,
-    "method.loss.entropy.step": 1e-4,
-    "method.loss.entropy.limit": 5e-3,
+    "method.loss.entropy.increment": 1e-4,
+    "method.loss.entropy.maximum": 5e-3,
 }
 
 Effect = Literal["determining", "rounding", "harmless"]

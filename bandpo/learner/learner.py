@@ -62,7 +62,7 @@ class DeepSpeedLearner:
         self.config, self.loss, self.ranks, self._rollouts = config, loss, ranks, rollouts
         self.layout, _ = layout_for(model.attention, config.packing)
         policy = PolicySource(config, model, model_path, temperature, ranks)
-        self.engine, self.optimizer = policy.trained()
+        self.engine, self.optimizer, self._warm_up = policy.trained()
         self._hidden_size = self.lm.config.get_text_config().hidden_size
         self.reference: Any = None
         if loss.needs_reference and not self.has_adapter:
@@ -212,8 +212,8 @@ class DeepSpeedLearner:
         if self._rollouts is None or self.config.schedule == "constant":
             return
         share = scheduled(self.config, self._rollouts, step)
-        warm = self.engine.lr_scheduler.get_last_lr()
-        for group, rate in zip(self.optimizer.param_groups, warm, strict=True):
+        rates = self._warm_up.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * share
 
     def _update(

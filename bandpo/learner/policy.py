@@ -32,14 +32,14 @@ class PolicySource:
     temperature: float
     ranks: Ranks
 
-    def trained(self) -> tuple[Any, Any]:
-        """DeepSpeed's engine around the policy, and its optimizer; collective."""
+    def trained(self) -> tuple[Any, Any, Any]:
+        """DeepSpeed's engine around the policy, its optimizer and its warm-up; collective."""
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         settings = _deepspeed_config(self.config, self.model, self.ranks)
         network = self._network(settings)
-        engine, optimizer, _, _ = deepspeed.initialize(
+        engine, optimizer, _, warming = deepspeed.initialize(
             model=network,
             optimizer=_optimizer(self.config, network),
             lr_scheduler=lambda optimizer: warm_up(self.config, optimizer),
@@ -48,7 +48,7 @@ class PolicySource:
         )
         if self.model.dtype == "bfloat16" and self.config.zero_stage == 0:
             _undo_first_step(optimizer)
-        return engine, optimizer
+        return engine, optimizer, warming
 
     def frozen(self) -> Any:
         """The policy before training, as the reference; sharded under ZeRO 3. Collective."""

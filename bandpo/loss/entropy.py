@@ -17,25 +17,25 @@ class EntropyBonus:
 
     H is that of the distribution that was sampled from, at its temperature. A coefficient of 0
     makes it inactive: no gradient of the entropy is computed. With a `floor` [nats] the coefficient
-    follows the entropy (`EntropyFloor`) from `coefficient` up to `limit`, by `step` per rollout.
-    Source: Asynchronous Methods for Deep Reinforcement Learning, section 4 (A3C). Raises UserError
-    for negative values, a step of 0 and a limit below the coefficient.
+    follows the entropy (`EntropyFloor`) from `coefficient` up to `maximum`, by `increment` per
+    rollout. Source: Asynchronous Methods for Deep Reinforcement Learning, section 4 (A3C). Raises
+    UserError for negative values, an increment of 0 and a maximum below the coefficient.
     """
 
     coefficient: float = 0.0
     floor: float | None = None
-    step: float = 1e-4
-    limit: float = 5e-3
+    increment: float = 1e-4
+    maximum: float = 5e-3
 
     def __post_init__(self) -> None:
-        if self.coefficient < 0:
+        if not self.coefficient >= 0:
             raise UserError(f"{self}: coefficient must not be negative.")
         if self.floor is None:
             return
-        if not (self.floor >= 0 and self.step > 0):
-            raise UserError(f"{self}: floor must not be negative, and step must be positive.")
-        if self.limit < self.coefficient:
-            raise UserError(f"{self}: limit must be at least the coefficient.")
+        if not (self.floor >= 0 and self.increment > 0):
+            raise UserError(f"{self}: floor must not be negative, increment must be positive.")
+        if self.maximum < self.coefficient:
+            raise UserError(f"{self}: maximum must be at least the coefficient.")
 
     @property
     def needs_entropy_gradient(self) -> bool:
@@ -52,11 +52,11 @@ class EntropyBonus:
 class EntropyFloor:
     """The coefficient of a bonus with a floor, as it follows the mean entropy of each rollout.
 
-    c rises by a step after a rollout whose entropy e is below the floor and falls by one after any
-    other, within [coefficient, limit]; the bonus has c while e is at most the floor, and its own
-    coefficient otherwise. Source: Skywork Open Reasoner 1 Technical Report, adaptive entropy
-    control, whose public runs have a target of 0.2 nats, steps of 1e-4 and at most 5e-3; there e is
-    measured before a rollout's updates, here over them, so that c is that of the rollout before.
+    c rises by the increment after a rollout whose entropy e is below the floor and falls by it
+    after any other, within [coefficient, maximum]; the bonus has c while e is at most the floor,
+    and its own coefficient otherwise. Source: Skywork Open Reasoner 1 Technical Report, adaptive
+    entropy control; its public runs have a target of 0.2 nats, increments of 1e-4 and at most 5e-3.
+    There e is measured before a rollout's updates, here over them, for the next one's.
     """
 
     bonus: EntropyBonus
@@ -77,9 +77,9 @@ class EntropyFloor:
         """The state after a rollout with this mean entropy [nats]."""
         assert self.bonus.floor is not None
         if entropy < self.bonus.floor:
-            raised = min(self.raised + self.bonus.step, self.bonus.limit)
+            raised = min(self.raised + self.bonus.increment, self.bonus.maximum)
         else:
-            raised = max(self.raised - self.bonus.step, self.bonus.coefficient)
+            raised = max(self.raised - self.bonus.increment, self.bonus.coefficient)
         return replace(self, raised=raised, is_below=entropy <= self.bonus.floor)
 
 

@@ -41,6 +41,15 @@ def chunked_against_full(lab: Lab) -> Mapping[str, Figure]:
             logits = (states @ weight.T).float() / 0.9  # noqa: B023
             return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)  # noqa: B023
 
+        def chunked_entropy() -> Tensor:
+            return sum(  # type: ignore[return-value]
+                chunked_logprobs(states, weight, targets, 0.9, chunk, entropy_gradient=True)  # noqa: B023
+            )
+
+        def full_entropy() -> Tensor:
+            table = ((states @ weight.T).float() / 0.9).log_softmax(-1)  # noqa: B023
+            return table.gather(-1, targets[:, None]).squeeze(-1) - (table.exp() * table).sum(-1)  # noqa: B023
+
         ours, ours_bytes, ours_s = _measured(lab, chunked, slope, (states, weight))
         theirs, theirs_bytes, theirs_s = _measured(lab, full, slope, (states, weight))
         name = str(dtype).removeprefix("torch.")
@@ -48,6 +57,10 @@ def chunked_against_full(lab: Lab) -> Mapping[str, Figure]:
             f"{name}_value_error": Figure(_relative(ours[0], theirs[0]), at_most=1e-4),
             f"{name}_gradient_error": Figure(
                 max(map(_relative, ours[1:], theirs[1:])), at_most=bar
+            ),
+            f"{name}_entropy_gradient_error": Figure(
+                _gradient_error(chunked_entropy, full_entropy, slope, (states, weight)),
+                at_most=bar,
             ),
             f"{name}_seconds": Figure(ours_s),
             f"{name}_seconds_of_full": Figure(theirs_s),
@@ -71,6 +84,16 @@ def _measured(
 
     bytes_taken = lab.peak_bytes(work)
     return list(found), bytes_taken, lab.seconds(work, 2)
+
+
+def _gradient_error(
+    ours: Callable[[], Tensor],
+    theirs: Callable[[], Tensor],
+    slope: Tensor,
+    leaves: tuple[Tensor, ...],
+) -> float:
+    found, wanted = (torch.autograd.grad(value(), leaves, slope) for value in (ours, theirs))
+    return max(map(_relative, found, wanted))
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:

@@ -77,7 +77,7 @@ def weights(learner):
 
 def with_floor(stage, floor):
     """Four rollouts, and the last two of them once more from a checkpoint."""
-    bonus = EntropyBonus(0.0, floor, step=0.05, limit=0.12)
+    bonus = EntropyBonus(0.0, floor, increment=0.05, maximum=0.12)
     learner = learner_of(dataclasses.replace(PLAIN, entropy=bonus), stage)
     metrics = [rollout(learner, 1), rollout(learner, 2)]
     place = Path(root) / f"{ranks.size}-{stage}-{floor}"

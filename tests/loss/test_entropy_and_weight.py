@@ -109,8 +109,8 @@ def test_a_weight_multiplies_all_of_a_samples_value():
     [
         {"coefficient": -0.1},
         {"floor": -1.0},
-        {"floor": 1.0, "step": 0.0},
-        {"floor": 1.0, "coefficient": 0.1, "limit": 0.05},
+        {"floor": 1.0, "increment": 0.0},
+        {"floor": 1.0, "coefficient": 0.1, "maximum": 0.05},
     ],
 )
 def test_bonuses_that_mean_nothing_are_refused(wrong):
@@ -120,7 +120,7 @@ def test_bonuses_that_mean_nothing_are_refused(wrong):
 
 def test_the_coefficient_follows_the_entropy():
     """Skywork-OR1: c ± Δ, in use while the entropy is at most the target."""
-    state = EntropyFloor.of(EntropyBonus(0.01, floor=0.2, step=0.1, limit=0.25))
+    state = EntropyFloor.of(EntropyBonus(0.01, floor=0.2, increment=0.1, maximum=0.25))
     used = []
     for entropy in (0.5, 0.19, 0.1, 0.1, 0.2, 0.3, 0.1, 0.3, 0.3, 0.3):
         used.append(state.current.coefficient)

@@ -165,7 +165,7 @@ def test_every_method_takes_an_entropy_bonus_and_a_floor(name, tmp_path):
     assert loss.entropy == EntropyBonus() and not loss.needs_entropy_gradient
     overrides = ("method.entropy_coef=0.001", "method.entropy_floor=0.2")
     loss = build(tmp_path, f"method={name}", *overrides)
-    assert loss.entropy == EntropyBonus(0.001, 0.2, step=1e-4, limit=5e-3)
+    assert loss.entropy == EntropyBonus(0.001, 0.2, increment=1e-4, maximum=5e-3)
     assert not loss.vanishes_at_zero_advantage
 
 
