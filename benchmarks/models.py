@@ -329,14 +329,18 @@ class Trial:
         from transformers import AutoConfig
 
         from bandpo.learner.learner import DeepSpeedLearner
-        from bandpo.model.features import refuse_softcap
+        from bandpo.model.features import refuse_softcap, refuse_state
 
         attention = way.get("model.attention", "sdpa")
-        refuse_softcap(AutoConfig.from_pretrained(self.folder), attention)  # as a run begins
+        packing = way.get("learner.packing", True)
+        lm_config = AutoConfig.from_pretrained(self.folder)
+        refuse_softcap(lm_config, attention)  # as `examine` does before a run
+        if packing:
+            refuse_state(lm_config, attention)
         config = LearnerConfig(
             lr=1e-2,
             lora=LoraConfig(rank=rank, alpha=16, targets="all-linear"),
-            packing=way.get("learner.packing", True),
+            packing=packing,
         )
         model = ModelConfig(path=str(self.folder), dtype=dtype, attention=attention)
         loss = PolicyLoss(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean())

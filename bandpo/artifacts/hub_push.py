@@ -20,7 +20,6 @@ from bandpo.redaction import redact
 
 logger = logging.getLogger(__name__)
 
-_REFUSED = (401, 403)
 BEST = "best"
 """The branch that has the best checkpoint's policy."""
 
@@ -53,7 +52,7 @@ class Push:
         from huggingface_hub import CommitOperationAdd, HfApi
 
         api = HfApi()
-        api.create_repo(self.repository, private=self.private, exist_ok=True)
+        _make_repository(api, self.repository, self.private)
         if self.branch:
             api.create_branch(self.repository, branch=self.branch, exist_ok=True)
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -101,14 +100,14 @@ def check_hub(config: Config, resumed: bool = False) -> list[str]:
     """Makes the repository of `run.push_to_hub` and returns notes for the user.
 
     Raises UserError where the token at hand cannot push there, where HF_HUB_OFFLINE is set, and
-    where the repository is public against `run.hub_private`. A hub that does not answer is an
+    where the repository is public in spite of `run.hub_private`. A hub that does not answer is an
     error as well, except for a run that is `resumed`, which nobody may be watching.
     """
     name = config.run.push_to_hub
     if name is None:
         return []
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     setting = f"run.push_to_hub={name}"
     otherwise = "or set run.push_to_hub=null to train without"
@@ -123,12 +122,11 @@ def check_hub(config: Config, resumed: bool = False) -> list[str]:
         )
     try:
         user = _user(HfApi())
-        public = _is_public(HfApi(), name, config.run.hub_private)
-    except HFValidationError as error:
+        private = _make_repository(HfApi(), name, config.run.hub_private)
+    except (UserError, HFValidationError) as error:
         raise UserError(f"{setting}: {error}") from None
     except Exception as error:  # of the network, the hub or its client
-        refused = isinstance(error, HfHubHTTPError) and _status(error) in _REFUSED
-        if refused:
+        if _is_refusal(error):
             raise UserError(
                 f"{setting}: {constants.ENDPOINT} does not let this token push there "
                 f"({_reason(error)}): use one that may write, {otherwise}"
@@ -137,11 +135,7 @@ def check_hub(config: Config, resumed: bool = False) -> list[str]:
         if not resumed:
             raise UserError(f"{problem}: try again later, {otherwise}") from None
         return [f"{problem}; the push after the last step is tried nevertheless"]
-    if public and config.run.hub_private:
-        raise UserError(
-            f"{setting} is public: choose another name, or set run.hub_private=false to push there"
-        )
-    kind = "public" if public else "private"
+    kind = "private" if private else "public"
     return [f"after the last step hf/ is pushed to {name} ({kind}), as {user}"]
 
 
@@ -157,8 +151,11 @@ def _user(api: Any) -> str:
         raise
 
 
-def _is_public(api: Any, name: str, private: bool) -> bool:
-    """Makes the repository if there is none, and asks whether it may be written to."""
+def _make_repository(api: Any, name: str, private: bool) -> bool:
+    """Makes the repository unless there is one that may be written to; whether it is private.
+
+    Raises UserError for a public one where it should be private, and what the client raises.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     api.create_repo(name, private=private, exist_ok=True)
@@ -167,12 +164,23 @@ def _is_public(api: Any, name: str, private: bool) -> bool:
     except TypeError:  # a client that cannot ask yet
         pass
     except HfHubHTTPError as error:
-        if _status(error) in _REFUSED:
+        if _status(error) in (401, 403):  # a hub may not know the question
             raise
-    return not api.model_info(name).private
+    is_private = bool(api.model_info(name).private)
+    if private and not is_private:
+        raise UserError(
+            f"{name} is public: choose another name, or set run.hub_private=false to push there"
+        )
+    return is_private
 
 
-def _status(error: Any) -> int | None:
+def _is_refusal(error: Exception) -> bool:
+    """Whether the hub has answered that this will not do, however often it is asked."""
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in (408, 429)
+
+
+def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

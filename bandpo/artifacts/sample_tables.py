@@ -15,7 +15,7 @@ NAME = "samples"
 LONGEST = 2000
 """Characters of a text; of a longer one its beginning and its end are shown."""
 
-_MARKED = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation} | {ord("\n"): "<br>"}
+_MARKED = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class SampleTable:
     def markdown(self) -> str:
         """The table in Markdown."""
         head = [list(map(_escaped, self.columns)), ["---"] * len(self.columns)]
-        return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in head + self.escaped)
+        rows = [[str(cell).replace("\n", "<br>") for cell in row] for row in head + self.escaped]
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def sample_table(groups: Sequence[bytes], most: int) -> SampleTable:

@@ -13,9 +13,9 @@ from bandpo.errors import UserError
 from bandpo.reward.score import Score, Status
 from bandpo.types import Group
 
-# Where the same data lies may differ between the parts of one evaluation; the date that prompts
-# show is in the hash of the prompts.
-IRRELEVANT = frozenset({"origin", "prompt_date"})
+# Where data and chat template lie may differ between the parts of one evaluation; what a template
+# makes of the problems, and the date that prompts show, are in the hash of the prompts.
+IRRELEVANT = frozenset({"origin", "prompt_date", "chat_template"})
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def evaluate_model(config: EvalCommand) -> None:
     ]
     prompts = list(chain.from_iterable(task.prompts for task in tasks))
     lm_config = model.config(config.trust_remote_code)
-    notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts)
+    notes = examine_tokenizer(model.path, lm_config, tokenizer, prompts, settings.stop)
     require_known_stops(settings.parameters.stop_token_ids, lm_config, "eval.stop")
     if settings.sampling is None:
         notes += generation_settings(model.path).unused()
@@ -134,7 +134,7 @@ def _protocol(settings: EvalSection) -> dict[str, Any] | None:
     if settings.preset is None:
         return None
     preset = read_preset(settings.preset)
-    deviations = preset.deviations(settings.model_dump())
+    deviations = preset.deviations(settings)
     return {"name": preset.name, "source": preset.source, "deviations": deviations}
 
 

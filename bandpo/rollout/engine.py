@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from hydra.utils import instantiate
@@ -41,19 +40,6 @@ class EngineSpec:
     """The processes that construct an engine together, each with this spec."""
 
 
-UNALTERED: Mapping[str, float] = MappingProxyType(
-    {
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
-    }
-)
-"""The parameters that alter the distribution beyond its temperature, with which they do not."""
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How completions are drawn: `n` per prompt, of at most `max_tokens` tokens.
@@ -78,11 +64,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Divides positive logits of tokens in prompt and completion and multiplies negative ones."""
 
-    @property
-    def altered(self) -> dict[str, float]:
-        """The parameters that alter the distribution; importance ratios need that none does."""
-        values = {name: getattr(self, name) for name in UNALTERED}
-        return {name: value for name, value in values.items() if value != UNALTERED[name]}
+    def __post_init__(self) -> None:
+        """Raises ValueError for an empty stop string, which would end every completion at once."""
+        if "" in self.stop:
+            raise ValueError("stop: an empty text would end every completion at once")
 
     def settings(self) -> dict[str, Any]:
         """The parameters as JSON, without those that are unused and younger than saved settings."""

@@ -114,6 +114,7 @@ def test_a_repository_is_public_only_where_that_is_said(hub, run):
         ("another token", r"does not let this token push there.*run\.push_to_hub=null"),
         ("may not create", r"does not let this token push there"),
         ("may not write", r"does not let this token push there"),
+        ("no such owner", r"does not let this token push there"),
         ("offline", r"HF_HUB_OFFLINE is set, so nothing can be pushed"),
         ("no answer", r"does not answer.*try again later"),
         ("a broken server", r"does not answer.*try again later"),
@@ -131,6 +132,8 @@ def test_a_push_that_cannot_succeed_is_an_error_at_the_start(
         monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
     elif case == "may not create":
         hub.refuses["/api/repos/create"] = 403
+    elif case == "no such owner":
+        hub.refuses["/api/repos/create"] = 404
     elif case == "may not write":
         hub.add("me/mine", private=True)
         hub.refuses["/api/models/me/mine/auth-check"] = 403
@@ -159,6 +162,13 @@ def test_a_hub_that_is_asked_too_often_who_we_are_refutes_no_token(hub, run):
     hub.refuses["/api/whoami-v2"] = 429
     (note,) = check_hub(config(run, "run.push_to_hub=me/mine"))
     assert "as the token's owner" in note
+
+
+def test_nothing_private_is_pushed_to_a_repository_that_has_become_public(hub, run):
+    hub.add("me/mine", private=False)
+    said = pushed(config(run, "run.push_to_hub=me/mine"))
+    assert "step 20 was not pushed to me/mine: me/mine is public" in said[0]
+    assert hub.commits == []
 
 
 @pytest.mark.parametrize("case", ["refused", "gone", "no hf/"])

@@ -1,5 +1,6 @@
 """Completions as tables in the trackers: what they hold, and that no output breaks a page."""
 
+import html
 import html.parser
 import json
 import sys
@@ -164,14 +165,20 @@ def test_tensorboard_shows_hostile_output_as_it_is(logged):
 
 
 def test_trackio_gets_a_table(tmp_path, monkeypatch):
-    trackio = pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
     tracking = TrackingConfig(trackers=("trackio",), project="bandpo")
     display = Display(sys.stdout, sys.stderr)
     t = Tracker(tmp_path, tracking, display, active=True, steps=3, name="run")
     t.log_samples(1, [group("a", HOSTILE)], Alone())
     t.close()
-    assert trackio.Table
+    (run,) = SQLiteStorage.get_runs("bandpo")
+    (line,) = [line for line in SQLiteStorage.get_logs("bandpo", run) if "samples" in line]
+    (row,) = line["samples"]["_value"]
+    assert line["step"] == 1 and row["reward"] == 1.0
+    assert html.unescape(row["completion"]) == VISIBLE and "<" not in row["completion"]
 
 
 def test_the_call_of_trackio_is_the_one_that_it_documents(logged, monkeypatch):

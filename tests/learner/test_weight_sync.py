@@ -22,3 +22,13 @@ def test_engine_and_learner_agree_before_and_after_updates(launch, untrained, ra
         # The weights did change, so that a sync that does nothing would be seen.
         assert result["moved"] > 1e-1
         assert result["version"] == 2
+
+
+def test_experts_follow_too(launch, untrained_as):
+    """transformers stacks them, files have them apart, and vLLM packs them on a CPU."""
+    sizes = {"hidden_size": 64, "head_dim": 32, "moe_intermediate_size": 32}
+    folder = untrained_as("qwen3_moe", num_experts=4, num_experts_per_tok=2, **sizes)
+    for result in launch(WORKER, 1, str(folder)):
+        assert result["before"] < 1e-4
+        assert result["after"] < 1e-4
+        assert result["moved"] > 1e-1
