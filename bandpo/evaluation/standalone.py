@@ -81,6 +81,7 @@ def _checkpoint(config: EvalCommand) -> Subject:
         dtype=dtype,
         seed=settings.seed,
         trust_remote_code=config.trust_remote_code,
+        chat_template=prompting.chat_template,
         max_model_len=context,
         threads=usable_cores(),
         folder=folder,

@@ -31,6 +31,8 @@ class EngineSpec:
     seed: int = 0
     """Of the run; samples depend on their prompts' seeds alone."""
     trust_remote_code: bool = False
+    chat_template: str | None = None
+    """Of the prompts, as `data.chat_template` names it; None: the tokenizer's own."""
     max_model_len: int = 2048
     """Tokens of the longest prompt with its completion."""
     samples: int | None = None

@@ -180,7 +180,7 @@ class VLLMLocal(RolloutEngine):
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
         tokenizer = self._llm.get_tokenizer()
-        self._decode = Decoder(tokenizer)
+        self._decode = Decoder(tokenizer, spec.chat_template)
         self._ends = end_tokens(spec.model_path, model, tokenizer).keys()
         self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None
