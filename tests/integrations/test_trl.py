@@ -106,6 +106,10 @@ def test_settings_that_do_not_fit_are_refused_before_training(results, name, tol
     assert told in results[f"refused/{name}"]["message"]
 
 
+def test_parameters_get_the_gradient_of_trls_own_forward_pass(results):
+    assert results["model"]["gradient"] < 1e-5 and results["model"]["largest"] > 1e-3
+
+
 def test_the_loss_of_a_router_is_added(results):
     assert results["router"]["loss"] < 1e-12 and results["router"]["gradient"] < 1e-12
 

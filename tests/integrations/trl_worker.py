@@ -266,6 +266,26 @@ def loss_cases(results: dict) -> None:
     results["loss/everything"] = difference(*pair)
 
 
+def through_the_model(results: dict) -> None:
+    """Gradients of the parameters: both trainers' own forward passes of the same samples."""
+    inputs, gradients = samples(dtype=torch.float32), []
+    loss = PolicyLoss(
+        TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean(), ReferenceKL(0.1, K3(limit=1e9))
+    )
+    settings = {"beta": 0.1, "use_bias_correction_kl": False}
+    for kind, given in ((PolicyLossTrainer, {"loss": loss}), (GRPOTrainer, {})):
+        trainer = trainer_of(kind, settings, **given)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        trainer._compute_loss(trainer.model, inputs).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    own, canonical = gradients
+    results["model"] = {
+        "gradient": ((own - canonical).abs().max() / canonical.abs().max()).item(),
+        "largest": canonical.abs().max().item(),
+    }
+
+
 def refused(results: dict) -> None:
     loss = PolicyLoss(TokenRatio(), Clip(BAND), TokenMean())
     cases = {
@@ -382,6 +402,7 @@ if __name__ == "__main__":
             Path(sys.argv[2]).write_text(json.dumps(results))
     else:
         make_model()
-        for cases in (bounds_cases, loss_cases, refused, training_cases, documented):
+        for cases in (bounds_cases, loss_cases, through_the_model, refused, training_cases):
             cases(results)
+        documented(results)
         Path(sys.argv[2]).write_text(json.dumps(results, indent=1))
