@@ -82,6 +82,26 @@ class Fixed(Bounds):
 
 
 @dataclass(frozen=True)
+class FixedLog(Bounds):
+    """Fixed bounds of the log-ratio, [e^−low, e^high], both in nats.
+
+    Source: Geometric-Mean Policy Optimization (arXiv 2507.20673), where both are 0.4. Raises
+    UserError for negative bounds.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (self.low >= 0 and self.high >= 0):
+            raise UserError(f"{self}: low and high must not be negative.")
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        one = torch.ones_like(_log_probability(old_logp))
+        return Interval(one * math.exp(-self.low), one * math.exp(self.high))
+
+
+@dataclass(frozen=True)
 class Band(Bounds):
     """The extreme ratios of a token over all policies with D_f(π ‖ π_old) <= delta.
 
@@ -236,6 +256,32 @@ class Mixed(Bounds):
 
     def __call__(self, old_logp: Tensor) -> Interval:
         return Interval(self.low(old_logp).low, self.high(old_logp).high)
+
+
+@dataclass(frozen=True)
+class BySign(Bounds):
+    """One rule for tokens of advantage A >= 0, another for those of A < 0, resolved by `for_batch`.
+
+    For weights that are truncated on both sides (TOPR's); `Mixed` will do for `Clip`, which looks
+    at the upper bound where A > 0 and at the lower one where A < 0.
+    """
+
+    positive: Bounds
+    negative: Bounds
+    is_negative: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        require_bounds(self, positive=self.positive, negative=self.negative)
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        rules = (rule.for_batch(batch) for rule in (self.positive, self.negative))
+        return BySign(*rules, batch.advantages < 0)
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        if self.is_negative is None:
+            raise ValueError("BySign: resolve the advantages with for_batch(batch) first.")
+        sides = zip(self.positive(old_logp), self.negative(old_logp), strict=True)
+        return Interval(*(torch.where(self.is_negative, below, above) for above, below in sides))
 
 
 @dataclass(frozen=True)
