@@ -268,7 +268,7 @@ class BySign(Bounds):
 
     positive: Bounds
     negative: Bounds
-    is_negative: Tensor | None = None
+    is_negative: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         require_bounds(self, positive=self.positive, negative=self.negative)

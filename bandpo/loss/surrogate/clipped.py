@@ -60,7 +60,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class GradientPreservingClip:
-    """CE-GPPO: past a bound the gradient stays, as that of a ratio at β times the bound.
+    """CE-GPPO: past a bound the gradient stays, scaled: β·bound·r/sg(r)·A in place of bound·A.
 
         β_high·high·r/sg(r)·A where r > high and A > 0, β_low·low·r/sg(r)·A where r < low and
         A < 0, r·A elsewhere
