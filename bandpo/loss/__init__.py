@@ -25,6 +25,7 @@ from bandpo.loss.bounds import (
     FixedLog,
     Interval,
     Mixed,
+    OfBehaviour,
     Union,
 )
 from bandpo.loss.correction import (
@@ -127,6 +128,7 @@ __all__ = [
     "LossOutput",
     "Mask",
     "Mixed",
+    "OfBehaviour",
     "OffPolicySequenceMask",
     "PolicyLoss",
     "QuadraticPenalty",

@@ -19,6 +19,7 @@ from bandpo.errors import UserError
 from bandpo.loss.debug import require_logprobs
 from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius
+from bandpo.loss.ratio import behaviour_logp
 from bandpo.types import TokenBatch
 
 BLOCK = 1 << 16  # tokens
@@ -282,6 +283,31 @@ class BySign(Bounds):
             raise ValueError("BySign: resolve the advantages with for_batch(batch) first.")
         sides = zip(self.positive(old_logp), self.negative(old_logp), strict=True)
         return Interval(*(torch.where(self.is_negative, below, above) for above, below in sides))
+
+
+@dataclass(frozen=True)
+class OfBehaviour(Bounds):
+    """The inner bounds around the policy that sampled (`behaviour_logp`) in place of π_old.
+
+    For `BehaviourRatio`. Resolved by `for_batch`.
+    """
+
+    inner: Bounds
+    logp: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_bounds(self, inner=self.inner)
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        logp = behaviour_logp(batch)
+        return OfBehaviour(
+            self.inner.for_batch(dataclasses.replace(batch, old_logp=logp)), logp.detach()
+        )
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        if self.logp is None:
+            raise ValueError("OfBehaviour: resolve the policy with for_batch(batch) first.")
+        return self.inner(self.logp)
 
 
 @dataclass(frozen=True)
