@@ -172,7 +172,7 @@ def _words(token: Token, verdict: Verdict) -> str:
         (none and output.binding_high.item(), "clipped: ratio > high"),
         (none and abs(math.log(token.ratio)) < LOG_RATIO_LIMIT, "faded to 0% of r·A"),
         (none, "none: |log ratio| > 20"),
-        (share < 0, f"pulled back, {share:.0%} of r·A"),
+        (share < 0, f"pulled back, {share:.{0 if share < -0.005 else 2}%} of r·A"),
         (abs(share - 1) > EXACT, f"{share:.0%} of r·A"),
         (not inside, "kept: leads back"),
         (True, "kept"),

@@ -10,7 +10,6 @@ from bandpo.errors import UserError
 from bandpo.methods.explain import Token, explain, parse_token
 from bandpo.methods.method import FAMILIES, load_methods
 
-
 MASKED = "masked: its sequence is off policy"
 
 
@@ -105,7 +104,7 @@ def test_the_radius_of_band_is_that_of_its_divergence():
         ("topr", "p=0.1 adv=-1 ratio=2", -1.0, "50% of r·A"),
         ("topr", "p=0.1 adv=1 ratio=0.5", 1.0, "200% of r·A"),
         ("off_policy_mask:threshold=0.1", "p=0.1 adv=-1 ratio=0.85", 0.0, MASKED),
-        ("prime_rl", "p=0.1 adv=1 ratio=4", -2e-3 * math.log(4), "pulled back, -0% of r·A"),
+        ("prime_rl", "p=0.1 adv=1 ratio=4", -2e-3 * math.log(4), "pulled back, -0.07% of r·A"),
     ],
 )
 def test_what_happens_to_the_gradient(name, text, weight, words):
