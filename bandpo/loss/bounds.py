@@ -275,8 +275,8 @@ class BySign(Bounds):
         require_bounds(self, positive=self.positive, negative=self.negative)
 
     def for_batch(self, batch: TokenBatch) -> Bounds:
-        rules = (rule.for_batch(batch) for rule in (self.positive, self.negative))
-        return BySign(*rules, batch.advantages < 0)
+        positive, negative = self.positive.for_batch(batch), self.negative.for_batch(batch)
+        return BySign(positive, negative, batch.advantages < 0)
 
     def __call__(self, old_logp: Tensor) -> Interval:
         if self.is_negative is None:
