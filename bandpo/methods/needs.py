@@ -1,4 +1,4 @@
-"""What a method reads besides the token's own log-probabilities and advantage."""
+"""The inputs of a method besides the token's own log-probabilities and advantage."""
 
 from __future__ import annotations
 
