@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bandpo.data.benchmarks import BenchmarkSpec, benchmark_spec, groups
-from bandpo.evaluation.presets import preset_names, read_preset
+from bandpo.evaluation.presets import Preset, preset_names, read_preset
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evaluation.md"
 SETTINGS = ("template", "choice_template", "n", "temperature", "top_p", "top_k", "max_tokens")
+NAMED = [f"eval.{key}" for key in SETTINGS]
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -39,14 +40,19 @@ def benchmarks() -> str:
     return table(("benchmark", "set, subset and split", "problems", "answers"), rows)
 
 
+def others(preset: Preset) -> str:
+    """The settings that few presets have."""
+    return ", ".join(word.removeprefix("eval.") for word in preset.words(NAMED))
+
+
 def presets() -> str:
     """A row per preset."""
     rows = [
-        (f"`{name}`", *(preset.eval[key] for key in SETTINGS), preset.source)
+        (f"`{name}`", *(preset.eval[key] for key in SETTINGS), others(preset), preset.source)
         for name in preset_names()
         for preset in [read_preset(name)]
     ]
-    return table(("preset", *(f"`{key}`" for key in SETTINGS), "source"), rows)
+    return table(("preset", *(f"`{key}`" for key in SETTINGS), "besides", "source"), rows)
 
 
 def document(text: str) -> str:

@@ -23,6 +23,9 @@ from bandpo.data.suggestions import suggestions
 from bandpo.disk.space import require_folder
 from bandpo.errors import UserError
 
+LISTS = ("words", "columns", "benchmarks", "overrides")
+"""The arguments of subcommands that take any number of words."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs one of the subcommands."""
@@ -56,10 +59,11 @@ def main(argv: Sequence[str]) -> int:
     data_show.add_to(commands)
 
     arguments, rest = parser.parse_known_args(list(argv))
-    if unknown := [word for word in rest if word.startswith("-") or "words" not in arguments]:
+    if unknown := [word for word in rest if word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if rest:  # argparse takes words of one kind only where they stand together
-        arguments.words += rest
+    # argparse fills a list from words that stand together, not from those after an option.
+    filled = next(name for name in LISTS if name in arguments)
+    setattr(arguments, filled, [*getattr(arguments, filled), *rest])
     return int(arguments.run(arguments))
 
 

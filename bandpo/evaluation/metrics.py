@@ -73,7 +73,7 @@ def stable_pass_per_problem(correct: ArrayLike, k: int, threshold: float) -> Val
     without replacement. τ → 0 is pass@k, τ = 1 the chance that all k are right. Raises ValueError
     for a τ outside [0, 1].
 
-    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147), section 3.
+    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147).
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"τ = {threshold} is not in [0, 1]")
@@ -88,7 +88,7 @@ def mean_stable_pass_per_problem(correct: ArrayLike, k: int) -> Values:
     Twice the area under G-Pass@k_τ over τ from 1/2 to 1. For an odd k the sum has fewer than k/2
     terms, and a perfect score is (k − 1)/k.
 
-    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147), section 3.
+    Source: Liu et al., Are Your LLMs Capable of Stable Reasoning? (2412.13147).
     """
     return 2 / k * _tails(correct, k)[:, math.ceil(k / 2) + 1 :].sum(axis=1)
 
@@ -98,12 +98,14 @@ def _tails(correct: ArrayLike, k: int) -> Values:
     table = _table(correct)
     n = table.shape[1]
     _check_k(k, n)
-    total = comb(n, k)
-    rows = []
-    for c in table.sum(axis=1).tolist():
-        ways = [comb(c, j) * comb(n - c, k - j) for j in range(k + 1)]
-        rows.append([sum(ways[j:]) / total for j in range(k + 1)])
-    return np.array(rows)
+    return np.array([_tail(n, c, k) for c in table.sum(axis=1).tolist()])
+
+
+@lru_cache(maxsize=4096)
+def _tail(n: int, c: int, k: int) -> tuple[float, ...]:
+    """The row of `_tails` for c right samples of n."""
+    ways = [comb(c, j) * comb(n - c, k - j) for j in range(k + 1)]
+    return tuple(sum(ways[j:]) / comb(n, k) for j in range(k + 1))
 
 
 def majority_per_problem(

@@ -13,9 +13,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from bandpo.config.composition import config_dir
+from bandpo.config.sections.sampling import AlteredSection
 from bandpo.errors import UserError, did_you_mean
+from bandpo.evaluation.eval_config import EvalSection
 
 KEY = "eval.preset"
+PROTOCOL = (
+    *("template", "choice_template", "system_prompt", "chat_template", "chat_template_kwargs"),
+    *("n", "temperature", "top_p", "top_k", "max_tokens", "stop", *AlteredSection.model_fields),
+)
+"""The settings of `eval` that make a protocol."""
+_DEFAULTS = {
+    key: EvalSection.model_fields[key].get_default(call_default_factory=True) for key in PROTOCOL
+}
 
 
 class Preset(BaseModel):
@@ -30,17 +40,31 @@ class Preset(BaseModel):
     def words(self, named: Sequence[str]) -> list[str]:
         """Its settings as overrides, without the keys that are named by themselves."""
         pairs = ((f"eval.{key}", value) for key, value in self.eval.items())
-        return [f"{key}={value}" for key, value in pairs if key not in named]
+        return [f"{key}={_in_words(value)}" for key, value in pairs if key not in named]
 
-    def deviations(self, settings: Mapping[str, Any]) -> list[str]:
-        """`key=value instead of value` for every setting of `eval` that departs from it."""
+    def deviations(self, section: EvalSection) -> list[str]:
+        """`key=value instead of value` for every setting of a protocol that departs from it.
+
+        Those that it does not name have their defaults in it.
+        """
         changed = [
-            f"eval.{key}={settings[key]} instead of {value}"
-            for key, value in self.eval.items()
-            if settings[key] != value
+            f"eval.{key}={_in_words(getattr(section, key))} instead of {_in_words(value)}"
+            for key, value in {**_DEFAULTS, **self.eval}.items()
+            if getattr(section, key) != value
         ]
-        limit = settings.get("limit")
+        limit = section.limit
         return [*changed, *([f"eval.limit={limit} instead of all problems"] if limit else [])]
+
+
+def _in_words(value: Any) -> str:
+    """A value as hydra reads it in an override."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_in_words(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_in_words, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def preset_names() -> list[str]:

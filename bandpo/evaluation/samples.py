@@ -13,9 +13,9 @@ from bandpo.errors import UserError
 from bandpo.reward.score import Score, Status
 from bandpo.types import Group
 
-# Where the same data lies may differ between the parts of one evaluation; the date that prompts
-# show is in the hash of the prompts.
-IRRELEVANT = frozenset({"origin", "prompt_date"})
+# Where data and chat template lie may differ between the parts of one evaluation; what a template
+# makes of the problems, and the date that prompts show, are in the hash of the prompts.
+IRRELEVANT = frozenset({"origin", "prompt_date", "chat_template"})
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def samples_of(group: Group, scores: Sequence[Score]) -> list[Sample]:
             status=score.status,
             extracted=score.extracted,
             answer=group.problem.answer,
-            tokens=len(completion.token_ids),
+            tokens=completion.length,
             truncated=completion.truncated,
             seed=group.prompt.seed,
             prompt=group.prompt.text,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bandpo.config.sections.sampling import stop_ids, stop_texts
 from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError, listed
 from bandpo.types import Prompt
@@ -14,18 +15,24 @@ _ANSWER = "7316"  # an assistant's turn, to find its end in the rendered chat
 
 
 def examine_tokenizer(
-    path: str | Path, config: Any, tokenizer: Any, prompts: Iterable[Prompt]
+    path: str | Path,
+    config: Any,
+    tokenizer: Any,
+    prompts: Iterable[Prompt],
+    stops: Sequence[str | int] = (),
 ) -> list[str]:
     """Notes on a tokenizer to report to the user; `config` is transformers' of the model.
 
-    Raises UserError where prompts contain tokens that the model at `path` does not have, or where
-    no token ends its completions.
+    `stops` are texts and token ids that end completions as well. Raises UserError where prompts
+    contain tokens that the model at `path` does not have, or where nothing ends its completions.
     """
     extra = extra_tokens(tokenizer, config)
     require_known_tokens(prompts, extra)
     ends = end_tokens(path, config, tokenizer)
-    require_end(ends, path, extra)
-    return [note for note in (turn_note(tokenizer, ends), extra_note(extra)) if note]
+    if not stops:
+        require_end(ends, path, extra)
+    notes = (turn_note(tokenizer, ends, stops), extra_note(extra))
+    return [note for note in notes if note]
 
 
 def extra_tokens(tokenizer: Any, config: Any) -> dict[str, int]:
@@ -103,11 +110,11 @@ def require_end(ends: dict[int, str], path: str | Path, extra: dict[str, int]) -
         "tokenizer_config.json nor eos_token_id of generation_config.json or config.json is "
         f"one{beyond}, so every completion would run to rollout.max_tokens and count as truncated. "
         "Set eos_token_id in generation_config.json to the id of the token that ends the model's "
-        "turn"
+        "turn, or name stops (docs/sampling.md)"
     )
 
 
-def turn_note(tokenizer: Any, ends: dict[int, str]) -> str | None:
+def turn_note(tokenizer: Any, ends: dict[int, str], stops: Sequence[str | int] = ()) -> str | None:
     """A note where the chat template ends a turn with a token that ends no completion."""
     try:
         text = tokenizer.apply_chat_template(
@@ -118,11 +125,13 @@ def turn_note(tokenizer: Any, ends: dict[int, str]) -> str | None:
         return None
     _, found, ending = text.rpartition(_ANSWER)
     ids = tokenizer.encode(ending, add_special_tokens=False) if found else []
-    if not ids or set(ids) & ends.keys():
+    if not ids or set(ids) & {*ends, *stop_ids(stops)}:
+        return None
+    if any(stop in ending for stop in stop_texts(stops)):
         return None
     special = [i for i in ids if i in tokenizer.all_special_ids]
     last = (special or ids)[0]
-    known = ", ".join(f"{token!r} ({i})" for i, token in ends.items())
+    known = ", ".join(f"{token!r} ({i})" for i, token in ends.items()) or "a stop"
     return (
         f"the chat template ends a turn with {tokenizer.convert_ids_to_tokens(last)!r} ({last}), "
         f"which ends no completion; {known} does. A model that ends its answers as the template "

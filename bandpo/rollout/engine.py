@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.utils import instantiate
@@ -31,6 +31,8 @@ class EngineSpec:
     seed: int = 0
     """Of the run; samples depend on their prompts' seeds alone."""
     trust_remote_code: bool = False
+    chat_template: str | None = None
+    """Of the prompts, as `data.chat_template` names it; None: the tokenizer's own."""
     max_model_len: int = 2048
     """Tokens of the longest prompt with its completion."""
     samples: int | None = None
@@ -39,19 +41,8 @@ class EngineSpec:
     """CPU threads of this rank."""
     ranks: Ranks = field(default_factory=Alone)
     """The processes that construct an engine together, each with this spec."""
-
-
-UNALTERED: Mapping[str, float] = MappingProxyType(
-    {
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
-    }
-)
-"""The parameters that alter the distribution beyond its temperature, with which they do not."""
+    folder: Path | None = None
+    """The results of the evaluation, where an engine may keep records of its own; None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Divides positive logits of tokens in prompt and completion and multiplies negative ones."""
 
-    @property
-    def altered(self) -> dict[str, float]:
-        """The parameters that alter the distribution; importance ratios need that none does."""
-        values = {name: getattr(self, name) for name in UNALTERED}
-        return {name: value for name, value in values.items() if value != UNALTERED[name]}
+    def __post_init__(self) -> None:
+        """Raises ValueError for an empty stop string, which would end every completion at once."""
+        if "" in self.stop:
+            raise ValueError("stop: an empty text would end every completion at once")
 
     def settings(self) -> dict[str, Any]:
         """The parameters as JSON, without those that are unused and younger than saved settings."""
@@ -102,7 +92,7 @@ class RolloutEngine(Protocol):
     """
 
     name: str
-    """The engine as it appears in run.json: vllm_local, vllm_server or hf."""
+    """The engine as it appears in run.json: vllm_local, vllm_server, hf or openai."""
     weight_version: int
     """How many times the weights have been replaced."""
 
@@ -111,6 +101,9 @@ class RolloutEngine(Protocol):
 
     is_shared: bool = False
     """Whether ranks hold it together: then all must call `generate` and exhaust it."""
+
+    name_only: bool = False
+    """Whether its model is known by name alone, as an endpoint's: it evaluates and never trains."""
 
     @property
     def replicas(self) -> int:
@@ -134,6 +127,10 @@ class RolloutEngine(Protocol):
 
     def wake(self) -> None:
         """Takes device memory back before weights are loaded; does nothing by default."""
+
+    def notes(self) -> list[str]:
+        """Lines for the user at the end of an evaluation; none by default."""
+        return []
 
     def close(self) -> None:
         """Ends the engine and its processes."""

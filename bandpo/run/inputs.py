@@ -65,7 +65,7 @@ def read_inputs(
         for benchmark in benchmarks
     )
     shown = [*prompts.all, *chain.from_iterable(task.prompts for task in tasks)]
-    notes += examine_tokenizer(model.path, lm_config, tokenizer, shown)
+    notes += examine_tokenizer(model.path, lm_config, tokenizer, shown, config.rollout.stop)
     require_known_stops(stop_ids(config.rollout.stop), lm_config, "rollout.stop")
     require_known_stops(stop_ids(config.eval.stop or ()), lm_config, "eval.stop")
     notes += generation_settings(model.path).unused()

@@ -110,10 +110,15 @@ def test_bad_input_ends_with_a_message(words, message, capsys, data, tmp_path, m
     assert code == 2 and message in told.err and "Traceback" not in told.err
 
 
-def test_other_subcommands_take_no_stray_words(capsys):
+def test_words_after_an_option_count_in_every_subcommand(capsys, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"frage": "1+1?", "answer": "2"}\n')
+    check = ["data", "check", str(path)]
+    assert main([*check, "--fast"]) == 2 and "data.columns.problem=" in capsys.readouterr().err
+    assert main([*check, "--fast", "data.columns.problem=frage"]) == 0
     with pytest.raises(SystemExit) as exit:
-        main(["data", "check", "amc23", "more"])
-    assert exit.value.code == 2 and "unrecognized arguments: more" in capsys.readouterr().err
+        main([*check, "--fst"])
+    assert exit.value.code == 2 and "unrecognized arguments: --fst" in capsys.readouterr().err
 
 
 def test_a_histogram_counts_every_prompt_once():

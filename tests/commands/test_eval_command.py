@@ -65,7 +65,7 @@ def on_day(monkeypatch):
             def now(cls, tz=None):
                 return cls(2031, 5, day, 12)
 
-        monkeypatch.setattr("bandpo.data.prompts.datetime", Clock)
+        monkeypatch.setattr("bandpo.data.prompting.chat.datetime", Clock)
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
     return at

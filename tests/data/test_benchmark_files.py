@@ -120,7 +120,7 @@ def hub(monkeypatch, tmp_path):
         return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(path)))
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    monkeypatch.setattr("bandpo.data.readers.asked_once", lambda hub: nullcontext())
+    monkeypatch.setattr("bandpo.data.readers.tables.asked_once", lambda hub: nullcontext())
 
 
 def test_every_set_of_the_hub_has_a_stand_in():

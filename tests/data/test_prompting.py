@@ -19,6 +19,7 @@ from bandpo.data.prompts import (
     set_chat_template,
 )
 from bandpo.errors import UserError
+from bandpo.reward.extract import extract
 from bandpo.types import Problem, Turn
 
 SUM = Problem("a", "What is 1+1?", "2")
@@ -339,6 +340,14 @@ def test_none_silences_a_template_that_is_there(tmp_path):
     exported = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert not exported.chat_template
     assert only(exported, NONE) == only(base, NONE)
+
+
+def test_a_base_model_may_be_asked_to_reason():
+    """As R1-Zero is: the template's text opens the reasoning."""
+    asked = PromptTemplate("zero", "Q: {problem} A: <think>\n")
+    prompt = only(byte_level("<s> $A"), asked)
+    assert extract(r"\boxed{3}", prompt.text).truncated
+    assert extract(r"\boxed{3}</think> \boxed{2}", prompt.text).answer == "2"
 
 
 def test_a_conversation_needs_a_chat_template():

@@ -153,3 +153,21 @@ def test_a_stop_that_the_model_never_samples_is_refused(folder):
     require_known_stops((0, 261), config, "rollout.stop")
     with pytest.raises(UserError, match=r"rollout\.stop: the model has tokens 0 to 261.*262, 9999"):
         require_known_stops((5, 262, 9999), config, "rollout.stop")
+
+
+@pytest.mark.parametrize("stop", [2, "<|system|>", "|>\n"])
+def test_a_stop_ends_a_turn_as_well(folder, stop):
+    (folder / "chat_template.jinja").write_text(TURN % "<|system|>\n")
+    config, tokenizer = parts(folder)
+    assert examine_tokenizer(folder, config, tokenizer, (), [stop]) == []
+    assert len(examine_tokenizer(folder, config, tokenizer, (), [3, "other"])) == 1
+
+
+def test_a_model_without_an_end_may_have_stops(folder):
+    without_end(folder)
+    config, tokenizer = parts(folder)
+    with pytest.raises(UserError, match="or name stops"):
+        examine_tokenizer(folder, config, tokenizer, ())
+    tokenizer.chat_template = None
+    (note,) = examine_tokenizer(folder, config, tokenizer, (), ["\n\n"])
+    assert "none is used" in note

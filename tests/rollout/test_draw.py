@@ -125,3 +125,8 @@ def test_saved_settings_of_an_evaluation_lack_what_is_not_used():
         "stop": ["\n"],
         "min_p": 0.1,
     }
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match="would end every completion"):
+        Sampling(stop=("a", ""))

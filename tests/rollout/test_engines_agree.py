@@ -24,7 +24,7 @@ from bandpo.rollout.vllm_local import VLLMLocal
 from bandpo.rollout.vllm_server import VLLMServer
 
 FILE = {"temperature": 0.1, "top_k": 1, "repetition_penalty": 1.5, "max_new_tokens": 3}
-EOS = [1, 31, 31]  # the tokenizer's, and ";", which worked solutions have
+EOS = [1, 29, 29]  # the tokenizer's, and "9", which few completions have
 QUESTIONS = ("2 + 3", "17 + 4", "9 + 8", "31 + 15")
 
 
@@ -140,7 +140,7 @@ def test_every_engine_ends_at_the_same_tokens(engines, prompts, model):
 
     parts = AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     ends = set(end_tokens(model, *parts))
-    assert ends == {1, 31}
+    assert ends == {1, 29}
     assert all(set(engine._ends) == ends for engine in engines.values())
     sampled, best = everywhere(engines, prompts, n=16, temperature=2.0)
     ended = [c for c in sampled if c.finish_reason == "stop"]

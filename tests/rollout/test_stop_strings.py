@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from bandpo.errors import UserError
 from bandpo.model import embedded
@@ -69,6 +69,27 @@ def test_bytes_that_are_no_text_yet_do_not_hide_what_follows():
         bool(find(torch.tensor([0]), torch.tensor([token]))) for token in [*half, *half, *ids("ab")]
     ]
     assert found == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("stop", "length"), [(" a", 1), ("½:", 4), ("a½: a", 5), (": a a", 6), ("aa", None)]
+)
+def test_a_tokenizer_of_words_with_byte_fallback(stop, length):
+    """As Llama 2's: a space begins a token, and is text where the prompt goes before it."""
+    words = ("<unk>", "\u2581a", "b", "<0xC2>", "<0xBD>", ":")
+    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True))
+    made.decoder = decoders.Sequence(
+        [
+            *(decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    prompts = [Prompt(Problem("p", "", ""), "b", (2,))]
+    find = StopStrings(
+        prompts, Sampling(n=1, stop=(stop,)), SimpleNamespace(backend_tokenizer=made)
+    )
+    found = [bool(find(torch.tensor([0]), torch.tensor([i]))) for i in (1, 3, 4, 5, 1, 1)]
+    assert found.index(True) + 1 == length if length else not any(found)
 
 
 def test_a_tokenizer_that_only_decodes_whole_texts_is_refused():

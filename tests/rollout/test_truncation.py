@@ -61,6 +61,12 @@ def test_the_baseline_has_the_masked_sample_or_has_it_not():
     )
 
 
+def test_a_step_without_a_usable_group_has_no_advantages():
+    for truncation in (KEEP, MASK, APART):
+        found = truncation.estimator(group_advantages, [])(torch.empty(0, 4))
+        assert found.shape == (0, 4)
+
+
 def test_masked_samples_are_in_no_minibatch():
     items = [ITEM, group([0.0, 1.0, 0.0, 0.0], [True, False, True, False], "p1")]
     summaries = [item.summary() for item in items]

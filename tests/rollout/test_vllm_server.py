@@ -356,6 +356,7 @@ def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, model, connect, m
             info["vllm_config"]["model_config"] |= {
                 "logprobs_mode": "raw_logprobs",
                 "dtype": "torch.bfloat16",
+                "skip_tokenizer_init": True,
             }
             info["vllm_config"]["scheduler_config"]["enable_chunked_prefill"] = True
             content = json.dumps(info).encode()
@@ -376,6 +377,7 @@ def test_what_a_server_lacks_is_told_with_the_flag_to_add(url, model, connect, m
     for part in (
         "--logprobs-mode processed_logprobs",
         "--dtype float32",
+        "without --skip-tokenizer-init",
         "--no-enable-chunked-prefill",
         "--enable-scale-out",
         "--max-model-len 4096",

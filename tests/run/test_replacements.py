@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.reward.score import WorkerDied
 from bandpo.rollout.scoring import EngineDied, RewardFailed
 from bandpo.run.actor import Actor, Replaceable
@@ -33,9 +34,8 @@ class Replaced(Exception):
 
 
 def actor(sampler, reward, **settings) -> Actor:
-    shared = {"lag": 0, "engine": {}, "group_size": 2, "temperature": 1.0, "top_p": 1.0}
-    shared |= {"top_k": 0, "max_tokens": 8, "stop": ()}
-    config = SimpleNamespace(**{**shared, **settings})
+    shared = {"engine": {}, "group_size": 2, "prompts_per_step": 1, "max_tokens": 8}
+    config = RolloutConfig.model_validate(shared | settings)
     sync = {"answer": None, "tolerance": 1.0, "context": 8, "weight_version": 1}
     return Actor(config, sampler, reward, None, RANKS, RANKS, **sync)
 

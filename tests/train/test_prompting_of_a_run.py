@@ -10,6 +10,7 @@ from small_runs import few, metrics_of, timeless
 from transformers import AutoTokenizer
 
 from bandpo.cli import main
+from bandpo.evaluation.samples import differences
 from bandpo.evaluation.summary import read_summaries
 from bandpo.model.source import find_model
 
@@ -89,6 +90,9 @@ def test_its_evaluation_inherits_them_and_says_so(chat_run, tmp_path, capsys):
     assert f"chat template {place}/chat.jinja (in hf/)" in told and "! eval" not in told
     ours, theirs = (read_summaries(folder)["few"] for folder in (out, run / "eval/000001"))
     assert ours.settings["prompt_sha256"] == theirs.settings["prompt_sha256"]
+    # the template is the same, wherever it lies
+    changed = [line.split(":")[0] for line in differences(theirs.settings, ours.settings)]
+    assert set(changed) <= {"model", "scoring"}
     assert ours.settings["system_prompt"] == SYSTEM
     assert {n: ours.scalars()[n] for n in theirs.scalars()} == pytest.approx(theirs.scalars())
 

@@ -22,7 +22,7 @@ class Truncation:
                  tokens nor as sequences of the loss: DAPO's overlong filtering (section 3.4), with
                  the normalisation of verl's `agg_loss`, which excludes sequences without a token
     in_baseline  masked samples count in the mean and deviation of their group's rewards, as they do
-                 in TRL (`mask_truncated_completions`), verl and NeMo-RL
+                 in TRL (`mask_truncated_completions`) and NeMo-RL
     penalty      subtracted from their rewards, beside the terms of the reward itself: what
                  `bandpo.reward.Overlong` becomes at the limit as its buffer shrinks to nothing
     """
@@ -84,7 +84,7 @@ class Truncation:
 
         Samples that are not in the baseline are its invalid ones.
         """
-        if not self.masked or self.in_baseline:
+        if not groups or not self.masked or self.in_baseline:
             return estimate
         valid = torch.tensor([self.learned(item) for item in groups], dtype=torch.bool)
         return partial(estimate, valid=valid.reshape(len(groups), -1))
