@@ -44,6 +44,23 @@ def leave_one_out_advantages(rewards: Tensor, valid: Tensor | None = None) -> Te
     return centered * count / (count - 1).clamp(min=1)
 
 
+def maximum_likelihood_advantages(
+    rewards: Tensor, valid: Tensor | None = None, wrong: float = 0.0
+) -> Tensor:
+    """MaxRL's advantage, A = (R − mean(R)) / (mean(R) − wrong), and 0 where the mean is `wrong`.
+
+    `wrong` is the reward of a wrong answer, the paper's 0: then the mean is the share p of right
+    answers, and 1/p the slope of log p, so that prompts count as in maximum likelihood, the hard
+    ones most. A mean below `wrong`, which other rewards may have, is no share, and has advantage 0
+    too. Shapes and other zeros as in `group_advantages`.
+    Source: Maximum Likelihood Reinforcement Learning (arXiv 2602.02710).
+    """
+    centered, valid = _centered(rewards, valid)
+    above = torch.where(valid, _floating(rewards) - wrong, 0.0).sum(-1, keepdim=True)
+    share = above / valid.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(share > 0, centered / torch.where(share > 0, share, 1.0), 0.0)
+
+
 class RewardParts(NamedTuple):
     """The parts of rewards: names [K], values [P, G, K] and weights [K]; Σ_k w_k · r_k is R."""
 

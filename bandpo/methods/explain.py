@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.errors import UserError
+from bandpo.loss.ratio import LOG_RATIO_LIMIT
 from bandpo.methods.method import FAMILIES, Method, Verdict, single_tokens
 from bandpo.types import TokenBatch
 
@@ -165,11 +166,13 @@ def _words(token: Token, verdict: Verdict) -> str:
     share = verdict.gradient.item() / token.unclipped
     none, inside = abs(share) < EXACT, low <= r <= high
     cases = (
+        (none and output.binding_low.item() and r >= low, "masked: its sequence is off policy"),
         (none and output.binding_low.item(), "clipped: ratio < low"),
         (none and token.advantage < 0 and output.binding_high.item(), "clipped by the dual clip"),
         (none and output.binding_high.item(), "clipped: ratio > high"),
+        (none and abs(math.log(token.ratio)) < LOG_RATIO_LIMIT, "faded to 0% of r·A"),
         (none, "none: |log ratio| > 20"),
-        (share < 0, f"pulled back, {share:.0%} of r·A"),
+        (share < 0, f"pulled back, {share:.{0 if share < -0.005 else 2}%} of r·A"),
         (abs(share - 1) > EXACT, f"{share:.0%} of r·A"),
         (not inside, "kept: leads back"),
         (True, "kept"),
@@ -208,6 +211,7 @@ def _table(methods: Sequence[Method], token: Token) -> Table:
             table.add_section()
             family = method.family
         e = explain(method, token)
-        bounds = (f"{bound:.5g}" for bound in (e.low, e.high))
+        known = method.has_bounds
+        bounds = (f"{bound:.5g}" if known else "none" for bound in (e.low, e.high))
         table.add_row(method.name, *bounds, str(e.least), str(e.most), f"{e.weight:.4g}", e.words)
     return table

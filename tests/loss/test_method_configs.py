@@ -11,17 +11,41 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from bandpo.advantage import centered_advantages, group_advantages
+from bandpo.advantage import (
+    centered_advantages,
+    group_advantages,
+    maximum_likelihood_advantages,
+)
 from bandpo.loss import (
+    K3,
+    BandTV,
+    BehaviourRatio,
+    BySign,
+    Clip,
     ConstantNorm,
     EntropyBonus,
+    Fixed,
+    FixedLog,
+    GammaWeight,
+    GeometricMean,
+    GradientPreservingClip,
+    KLPlusChiSquared,
     LossDiagnostics,
+    Mask,
+    OfBehaviour,
+    OffPolicySequenceMask,
     PolicyLoss,
+    ReferenceKL,
     SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
     SequenceRatio,
+    SoftGate,
+    SquaredLogRatio,
     TokenBatch,
     TokenMean,
     TokenRatio,
+    TrajectoryRatio,
+    TruncatedWeight,
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,8 +70,41 @@ INTERVAL = {
     "dppo_tv": (0.0, 4.0),
     "dppo_kl": (0.1620234, 2.981205),
     "cfpo": (0.8, 1.2),
+    "sapo": (0.0, 4.8516520e8),  # none: up to the largest ratio, e^20
+    "vespo": (0.0, 4.8516520e8),
+    "gmpo": (0.6703200, 1.4918247),
+    "gmpo_band_kl": (0.1620234, 2.981205),
+    "ce_gppo": (0.8, 1.2),
+    "topr": (1.0, 1.0),  # where A > 0
+    "luspo": (1 - 2e-3, 1 + 2.5e-3),
+    "maxrl": (0.8, 1.2),
+    "off_policy_mask": (0.8, 1.2),
+    "unbiased_kl": (0.8, 1.2),
+    "deepseek_v32": (0.8, 1.2),
+    "kl_chi2": (0.8, 1.2),
+    "prime_rl": (0.0, 5.0),
 }
-WITHOUT_KL = {"dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl"}
+WITHOUT_KL = {
+    *("dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl", "sapo", "vespo", "gmpo", "gmpo_band_kl"),
+    *("ce_gppo", "topr", "luspo", "maxrl", "prime_rl"),
+}
+RATIOS = {
+    "gspo": SequenceRatio(),
+    "luspo": SequenceRatio(),
+    "topr": TrajectoryRatio(),
+    "vespo": TrajectoryRatio(),
+    "prime_rl": BehaviourRatio(),
+}
+AGGREGATES = {
+    **dict.fromkeys(("dapo", "cispo", "ce_gppo", "vespo", "prime_rl"), TokenMean()),
+    **dict.fromkeys(("topr", "luspo"), SequenceMeanTokenSum()),
+    "dr_grpo": ConstantNorm(100),
+}
+ADVANTAGES = {
+    "dr_grpo": centered_advantages,
+    "prime_rl": centered_advantages,
+    "maxrl": maximum_likelihood_advantages,
+}
 
 
 def composed(tmp_path: Path, *overrides: str) -> DictConfig:
@@ -104,7 +161,7 @@ def test_method_builds_and_takes_an_update(name, tmp_path):
     loss, advantage = instantiate(config.loss), instantiate(config.advantage)
     assert config.name == name
     assert loss.needs_reference == (name not in WITHOUT_KL)
-    expected = centered_advantages if name == "dr_grpo" else group_advantages
+    expected = ADVANTAGES.get(name, group_advantages)
     assert torch.equal(advantage(torch.eye(2)), expected(torch.eye(2)))
 
     torch.manual_seed(0)
@@ -130,10 +187,38 @@ def test_parameters_are_those_of_the_papers(name, tmp_path):
     batch = TokenBatch(p.log(), p.log(), torch.ones_like(p), torch.ones_like(p))
     low, high = loss.surrogate(torch.ones_like(p), batch).interval
     assert (low.item(), high.item()) == pytest.approx(INTERVAL[name], rel=1e-4)
-    sequence_level = name == "gspo"
-    assert loss.ratio == (SequenceRatio() if sequence_level else TokenRatio())
-    aggregates = {"dapo": TokenMean(), "cispo": TokenMean(), "dr_grpo": ConstantNorm(100)}
-    assert loss.aggregate == aggregates.get(name, SequenceMeanTokenMean())
+    assert loss.ratio == RATIOS.get(name, TokenRatio())
+    assert loss.aggregate == AGGREGATES.get(name, SequenceMeanTokenMean())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_the_field_is_at_most_ten_lines(name):
+    text = (CONFIGS / "method" / f"{name}.yaml").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    older = {"dapo", "cispo", "dcpo", "band_kl_entropy", "dr_grpo", "grpo"}
+    older |= {name for name in METHODS if name.startswith("band_")}
+    assert len(lines) <= 10 or name in older
+
+
+def test_the_constants_of_the_fields_rules(tmp_path):
+    def surrogate(name):
+        return build(tmp_path, f"method={name}").surrogate
+
+    assert surrogate("sapo") == SoftGate(1.0, 1.05)
+    assert surrogate("gmpo") == GeometricMean(FixedLog(0.4, 0.4))
+    assert surrogate("ce_gppo") == GradientPreservingClip(Fixed(0.2, 0.2), 0.75, 1.0)
+    assert surrogate("vespo") == GammaWeight((2.0, 3.0), (3.0, 2.0))
+    weights = TruncatedWeight(BySign(positive=Fixed(0.0, 0.0), negative=Fixed(1.0, 0.0)))
+    assert surrogate("topr") == weights
+    masked = OffPolicySequenceMask(Clip(Fixed(0.2, 0.2)), 0.5)
+    assert surrogate("off_policy_mask") == surrogate("deepseek_v32") == masked
+    assert surrogate("prime_rl") == SquaredLogRatio(Mask(OfBehaviour(BandTV(0.2))), 1e-3)
+    for name in ("unbiased_kl", "deepseek_v32"):
+        kl = build(tmp_path, f"method={name}").reference_kl
+        assert kl == ReferenceKL(0.001, K3(), TokenRatio())
+    assert build(tmp_path, "method=kl_chi2").reference_kl == ReferenceKL(0.001, KLPlusChiSquared())
+    overrides = ("method=vespo", "method.positive=[1,2]")
+    assert build(tmp_path, *overrides).surrogate.positive == (1.0, 2.0)
 
 
 def test_the_entropy_method_widens_where_the_policy_is_unsure(tmp_path):
