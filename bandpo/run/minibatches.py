@@ -59,10 +59,8 @@ def minibatches_of(
             sample.weight = weights.get(place)
     if not pruned:
         return [Minibatch(samples) for samples in batches]
-    everything = frozenset(
-        (i, j) for i, item in enumerate(groups) for j in range(len(item.lengths))
-    )
-    gone = plan(masked=everything - pruned)
+    every = {(i, j) for i, item in enumerate(groups) for j in range(len(item.lengths))}
+    gone = plan(masked=every - pruned)
     return [
         Minibatch(samples, _counts(groups, left[ranks.rank]), _share(left, here))
         for samples, left, here in zip(batches, gone, kept, strict=True)

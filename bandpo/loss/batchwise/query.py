@@ -31,9 +31,7 @@ class QueryKL:
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
         if batch.dual is None:
-            raise ValueError(
-                "QueryKL needs TokenBatch.dual, which method.advantage=query_kl gives."
-            )
+            raise ValueError("QueryKL needs TokenBatch.dual, which query_kl_advantages gives.")
         advantages, dual = batch.advantages, batch.dual
         learns = advantages != 0
         objective = ratio * (advantages + dual - dual * ratio.log())

@@ -48,7 +48,7 @@ class SecondMomentMask:
     needs_batch_statistic: ClassVar[bool] = True
     statistic_of_ratios: ClassVar[bool] = True
 
-    surrogate: Surrogate = Unclipped()
+    surrogate: Surrogate
     threshold: float = 0.04
     limit: float | None = None
 
@@ -76,13 +76,11 @@ class SecondMomentMask:
         found = self.surrogate(ratio, batch)
         log_ratio = (batch.logp - batch.old_logp).detach()
         dropped = log_ratio.square() >= self.limit
-        high = min(self.limit**0.5, LOG_RATIO_LIMIT)
-        low, high = math.exp(-high), math.exp(high)
+        reach = min(math.sqrt(self.limit), LOG_RATIO_LIMIT)
+        low, high = found.interval
         return found._replace(
             objective=torch.where(dropped, 0.0, found.objective),
-            interval=Interval(
-                found.interval.low.clamp(min=low), found.interval.high.clamp(max=high)
-            ),
+            interval=Interval(low.clamp(min=math.exp(-reach)), high.clamp(max=math.exp(reach))),
             binding_high=found.binding_high | (dropped & (log_ratio > 0)),
             binding_low=found.binding_low | (dropped & (log_ratio < 0)),
         )
