@@ -59,8 +59,8 @@ class Method:
     """A file of configs/method under the name that was asked for, such as `band_kl:delta=0.03`.
 
     Only ratio, bounds and surrogate count: aggregation, reference KL, correction and entropy bonus
-    weigh tokens by other things than their trust region. A batch is taken for the whole. `advantage` maps rewards [P, G] to
-    advantages.
+    weigh tokens by other things than their trust region. A batch is taken for the whole.
+    `advantage` maps rewards [P, G] to advantages.
     """
 
     name: str
