@@ -136,7 +136,7 @@ class Method:
         if not isinstance(self.loss.ratio, TokenRatio):
             return "a sequence's ratio"
         if self.depends_on_batch:
-            return "depends on the whole batch, here of this token alone"
+            return "depends on the whole batch; shown for a token alone"
         _, above = self.past(0.05, 1.0)
         if abs(above) < 1e-6:
             return ""

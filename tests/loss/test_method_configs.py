@@ -55,7 +55,7 @@ INTERVAL = {
     "dppo_tv": (0.0, 4.0),
     "dppo_kl": (0.1620234, 2.981205),
     "cfpo": (0.8, 1.2),
-    "m2po": (0.0, math.exp(20)),  # nothing is dropped where nothing has moved
+    "m2po": (math.exp(-20), math.exp(20)),  # nothing is dropped where nothing has moved
     "clip_cov": (0.8, 1.2),
     "kl_cov": (0.0, math.exp(20)),
     "bapo": (0.6, 1.2),
