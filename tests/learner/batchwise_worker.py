@@ -13,6 +13,7 @@ from deepspeed.utils import safe_get_full_grad
 from sample_batch import LOSS, TEMPERATURE
 
 from bandpo.advantage import group_advantages
+from bandpo.batching import Minibatch
 from bandpo.config.sections.learner import LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
@@ -20,6 +21,7 @@ from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.draws import Draws
 from bandpo.run.minibatches import minibatches_of
+from bandpo.types import BatchTotals
 
 folder, target = sys.argv[1:]
 ranks = Ranks()
@@ -81,6 +83,9 @@ for name, rule in RULES.items():
 learner = learner_of(LOSS)
 for share in (0.0, 0.5, 0.9):
     results["pruned", share] = pruned(learner, share)
+nothing = Minibatch([], pruned=BatchTotals(4.0, 20.0), pruned_share=1.0)
+asking = learner_of(loss_of(RULES["m2po"]))
+results["all pruned"] = [part.update(nothing, 5) for part in (learner, asking)]
 if ranks.is_first:
     torch.save(results, target)
     print('RESULT {"saved": true}', flush=True)

@@ -69,6 +69,10 @@ def test_gradients_are_those_of_the_whole_batch_whatever_the_split(name, results
         check(results[split], *expected, split)
 
 
+def test_a_minibatch_of_which_nothing_is_left_is_no_update(results):
+    assert results["all pruned"] == [None, None]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_a_pruned_step_is_the_others_weighted_in_the_totals_of_all(share, results, untrained):
     groups = cut_off_groups()
