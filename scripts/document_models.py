@@ -43,7 +43,7 @@ def table(models: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
 
     def cell(found: Mapping[str, Any] | None) -> str:
         if found is None:
-            return ""
+            return "–"
         verdict = Verdict(**found)
         said = f"with `{verdict.settings}`" if verdict.settings else verdict.reason
         number = f" [{notes.setdefault(said, len(notes) + 1)}]" if said else ""

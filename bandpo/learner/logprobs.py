@@ -199,6 +199,7 @@ class LogprobHead(nn.Module):
 
         Without targets hidden […, H] → hidden Wᵀ […, V], from which the model forms its logits.
         """
+        hidden = hidden.to(self.weight.dtype)  # Mamba's are float32 beside bfloat16 weights
         if targets is None:
             return functional.linear(hidden, self.weight)
         return chunked_logprobs(

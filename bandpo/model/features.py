@@ -16,6 +16,8 @@ _NOISE = re.compile(r"drop|jitter|noise")
 _OTHER_HEADS = re.compile(r"^(summary|classifier|cls|head)_")
 _LIKELY = re.compile(r"soft_?cap|logit|multiplier|scal|alibi|sink|window|chunk|clip_qkv|qk_norm")
 _UNLIKELY = re.compile(r"rope|scaling_factor|router|max_window_layers|use_sliding_window")
+# Among kinds of layers, and where there are none among settings.
+_RECURRENT = re.compile(r"linear_attention|hybrid|mamba|ssm_|state_size|conv|recurrent")
 SOFTCAPS = ("attn_logit_softcapping", "attention_logits_soft_cap", "attn_logit_soft_cap")
 SETTINGS = {"softcap": "attn_logit_softcapping", "s_aux": "attention sinks"}
 """Arguments that transformers' attention layers pass on, and the features that they stand for."""
@@ -29,6 +31,8 @@ def examine(path: str | Path, lm_config: Any, config: Config) -> list[str]:
     refuse_quantised(path, lm_config)
     refuse_softcap(lm_config, config.model.attention)
     refuse_chunks(lm_config, longest_sequence(config))
+    if config.learner.packing:
+        refuse_state(lm_config, config.model.attention)
     noise = training_noise(lm_config)
     if not noise:
         return []
@@ -109,3 +113,25 @@ def refuse_dropped(settings: Mapping[str, Any], where: str, instead: str) -> Non
     for name, meaning in SETTINGS.items():
         if settings.get(name) is not None:
             raise UserError(f"{where} omits this model's {meaning}; {instead}")
+
+
+def refuse_state(config: Any, attention: str) -> None:
+    """Raises UserError for layers that carry a state from a sequence of a row to the next.
+
+    In bfloat16 a small leak is less than rounding, so it cannot be told from log-probabilities.
+    Flash attention passes on where sequences end.
+    """
+    if (kinds := stateful_layers(config)) and "flash" not in attention:
+        raise UserError(
+            f"learner.packing=true: this model has layers ({kinds}) that carry a state from one "
+            "sequence of a row to the next; set learner.packing=false"
+        )
+
+
+def stateful_layers(config: Any) -> str:
+    """The kinds of a model's layers that are no attention but recurrent; empty without any."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
+    if kinds is None:
+        kinds = [name for name, _ in settings_of(config)]
+    return ", ".join(sorted({str(kind) for kind in kinds if _RECURRENT.match(str(kind))}))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any, TypeVar
@@ -25,8 +24,15 @@ from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.model.vocabulary import end_tokens
-from bandpo.ranks.collectives import Ranks
-from bandpo.ranks.shared_memory import SEGMENTS
+from bandpo.rollout.colocation.guards import (
+    changes_of_classes,
+    classes_apart,
+    experts_packed_anew,
+    process_group_kept,
+    shared_memory_of_its_own,
+    start_in_words,
+    untouched_random_state,
+)
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
@@ -82,70 +88,10 @@ def _prepare_environment(threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-@contextmanager
-def _untouched_random_state() -> Iterator[None]:
-    """Restores torch's global generator, which vLLM reseeds when it starts and then draws from."""
-    # Of this rank's device alone: asking another one for its state would make a context there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-@contextmanager
-def _process_group_kept() -> Iterator[None]:
-    """Keeps torch's default process group, the learner's, which vLLM destroys with its engine."""
-    destroy = dist.destroy_process_group
-
-    def destroy_own(group: dist.ProcessGroup | None = None) -> None:
-        if group is not None:
-            destroy(group)
-
-    dist.destroy_process_group = destroy_own
-    try:
-        yield
-    finally:
-        dist.destroy_process_group = destroy
-
-
-@contextmanager
-def _shared_memory_of_its_own(ranks: Ranks) -> Iterator[None]:
-    """Names the memory that the parts of an engine share on a CPU after this engine alone.
-
-    vLLM's name is the same in every job of a machine: two would meet in one segment, and what a
-    killed one leaves would keep every later one from starting. Once all parts have opened it the
-    name goes, so that nothing is left. Collective over the ranks.
-    """
-    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as Shared
-
-    engine = ranks.gather(uuid.uuid4().hex)[0]
-    opened = Shared._init_cpu_shm
-
-    def open_own(shared: Any) -> int:
-        shared.group_name = f"{shared.group_name}-{engine}"
-        handle = opened(shared)
-        for segment in SEGMENTS.glob(f"*{engine}_*"):
-            segment.unlink(missing_ok=True)
-        return handle
-
-    Shared._init_cpu_shm = open_own
-    try:
-        yield
-    finally:
-        Shared._init_cpu_shm = opened
-
-
 def _has_head(model: torch.nn.Module) -> bool:
     """Whether a model of vLLM has a head module, even if it shares the embedding's weight."""
     names = (name for name, _ in model.named_modules(remove_duplicate=False))
     return any(name.rpartition(".")[2] == "lm_head" for name in names)
-
-
-def _forget_expert_kernels(model: torch.nn.Module) -> None:
-    """Has vLLM pack the next experts too, which on a CPU it does for the first ones alone."""
-    for module in model.modules():
-        method: Any = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None
 
 
 def cache_tokens(spec: EngineSpec, max_num_seqs: int, parts: int) -> int:
@@ -214,8 +160,9 @@ class VLLMLocal(RolloutEngine):
         self._asleep = False
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         parted = tensor_parallel_size > 1 and not on_gpu
-        naming = _shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
-        with _untouched_random_state(), naming:
+        naming = shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
+        refusal = start_in_words(spec.model_path, vllm_version())
+        with untouched_random_state(), naming, refusal, changes_of_classes() as changed:
             self._llm = LLM(
                 model=spec.model_path,
                 dtype=spec.dtype,
@@ -229,10 +176,11 @@ class VLLMLocal(RolloutEngine):
                 use_tqdm_on_load=False,
                 **llm_arguments,
             )
+        classes_apart(self._llm, changed)
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
         tokenizer = self._llm.get_tokenizer()
-        self._decode = Decoder(tokenizer)
+        self._decode = Decoder(tokenizer, spec.chat_template)
         self._ends = end_tokens(spec.model_path, model, tokenizer).keys()
         self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None
@@ -264,7 +212,7 @@ class VLLMLocal(RolloutEngine):
             )
         try:
             while waiting:
-                with _untouched_random_state():
+                with untouched_random_state():
                     outputs = engine.step()
                 for output in outputs:
                     if not output.finished:
@@ -295,7 +243,7 @@ class VLLMLocal(RolloutEngine):
         asked = self._parts.gather(
             [[*prompt.token_ids, *c.token_ids.tolist()] for c in completions]
         )
-        with _untouched_random_state():
+        with untouched_random_state():
             every = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=tokens) for tokens, _ in asked],
                 SamplingParams(
@@ -317,7 +265,7 @@ class VLLMLocal(RolloutEngine):
         """Reloads every weight in place and drops the prefix cache of the old ones.
 
         Raises RuntimeError when the stream carries other names than the one before it, or when
-        the prefix cache cannot be dropped.
+        the prefix cache cannot be dropped; UserError where vLLM does not reload experts.
         """
         seen: set[str] = set()
 
@@ -328,9 +276,8 @@ class VLLMLocal(RolloutEngine):
                 seen.add(name)
                 yield name, tensor
 
-        if not torch.cuda.is_available():
-            self._llm.apply_model(_forget_expert_kernels)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
+        with experts_packed_anew(self._llm):
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": watched()})
         if self._weight_names is not None and seen != self._weight_names:
             difference = sorted(seen ^ self._weight_names)[:5]
             raise RuntimeError(f"the weight stream changed its names: {difference}")
@@ -360,7 +307,7 @@ class VLLMLocal(RolloutEngine):
         """
         llm, self._llm = self._llm, None
         try:
-            with _process_group_kept():
+            with process_group_kept():
                 llm.llm_engine.engine_core.shutdown()
         finally:
             del llm

@@ -22,3 +22,14 @@ def test_engine_and_learner_agree_before_and_after_updates(launch, untrained, ra
         # The weights did change, so that a sync that does nothing would be seen.
         assert result["moved"] > 1e-1
         assert result["version"] == 2
+
+
+def test_experts_and_models_that_vllm_runs_by_transformers_follow_too(launch, untrained_as):
+    """Experts are stacked, apart in files, and packed; OLMo's class is changed by vLLM."""
+    sizes = {"hidden_size": 64, "head_dim": 32}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    folders = [untrained_as("qwen3_moe", **sizes, **experts), untrained_as("olmo2", **sizes)]
+    for result in launch(WORKER, 1, *map(str, folders)):
+        assert result["before"] < 1e-4
+        assert result["after"] < 1e-4
+        assert result["moved"] > 1e-1

@@ -1,0 +1,1 @@
+"""vLLM and the learner in one process."""
