@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from bandpo.loss.statistic import asking_parts
 from bandpo.methods.method import Method, single_tokens
 from bandpo.types import TokenBatch
 
@@ -20,9 +19,9 @@ def needs(method: Method) -> list[str]:
         "the old policy's entropy": _fails_without(method, "entropy"),
         "its group's pass rate": _fails_without(method, "pass_rate"),
         "its query's dual variable": _fails_without(method, "dual"),
-        "whole sequences": _looks_at_other_tokens(method),
+        "whole sequences": not method.depends_on_batch and _looks_at_other_tokens(method),
         "the engine's log-probabilities": _reads_the_engine(method),
-        "a pass over the batch before the update": bool(asking_parts(method.loss)),
+        "a pass over the batch before the update": method.depends_on_batch,
     }
     return [words for words, needed in found.items() if needed]
 
@@ -45,7 +44,12 @@ def _sequence(second_ratio: float) -> TokenBatch:
     old_logp = torch.tensor([[0.3, 0.3]], dtype=torch.float64).log()
     ones = torch.ones_like(old_logp)
     logp = old_logp + torch.tensor([[1.0, second_ratio]], dtype=torch.float64).log()
-    known: dict[str, Any] = {"entropy": ones, "pass_rate": 0.5 * ones, "dual": ones}
+    known: dict[str, Any] = {
+        "entropy": ones,
+        "pass_rate": 0.5 * ones,
+        "dual": ones,
+        "number": 0 * ones,
+    }
     return TokenBatch(logp, old_logp, -ones, ones, rollout_logp=old_logp, **known)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -86,8 +86,8 @@ class ClipCovariance:
     low: float = 1.0
     high: float = 5.0
     share: float = 2e-4
-    centre: Centre | None = None
-    limit: float = -1.0
+    centre: Centre | None = field(default=None, repr=False)
+    limit: float = field(default=-1.0, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -134,7 +134,8 @@ class KLCovariance:
     cov = (A − mean A)·(log π_old − mean log π_old), means over the optimizer batch; of N tokens the
     max(⌊share·N⌋, 1) highest are chosen as long as they are positive, tied ones together. The limit
     is exact (`TokenRows`) and lies between the last token chosen and the next one.
-    Source: as of `ClipCovariance`; verl's `kl_cov` (share 2e-4, coefficient 1), which again takes
+    Source: The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models
+    (arXiv 2505.22617); verl's `kl_cov` (share 2e-4, coefficient 1), which again takes
     the policy being trained and one micro-batch at a time. Raises UserError for numbers out of
     range and for a surrogate that asks for a statistic too, and ValueError for a batch whose own it
     was not given.
@@ -147,8 +148,8 @@ class KLCovariance:
     surrogate: Surrogate
     coefficient: float = 1.0
     share: float = 2e-4
-    centre: Centre | None = None
-    limit: float = 0.0
+    centre: Centre | None = field(default=None, repr=False)
+    limit: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
