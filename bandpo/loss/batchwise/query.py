@@ -11,6 +11,7 @@ from torch import Tensor
 from bandpo.loss.bounds import Interval
 from bandpo.loss.ratio import LOG_RATIO_LIMIT
 from bandpo.loss.surrogate import SurrogateOutput
+from bandpo.loss.surrogate.interface import nowhere
 from bandpo.types import TokenBatch
 
 
@@ -37,6 +38,6 @@ class QueryKL:
         objective = ratio * (advantages + dual - dual * ratio.log())
         optimum = advantages.abs() / dual.clamp(min=torch.finfo(dual.dtype).tiny)
         reach = torch.where(learns, optimum, 0.0).clamp(max=LOG_RATIO_LIMIT)
-        none = torch.zeros_like(learns)
+        none = nowhere(ratio)
         interval = Interval((-reach).exp(), reach.exp())
         return SurrogateOutput(torch.where(learns, objective, 0.0), interval, none, none)

@@ -14,6 +14,7 @@ from bandpo.loss.batchwise.rows import TokenRows
 from bandpo.loss.bounds import Interval
 from bandpo.loss.ratio import LOG_RATIO_LIMIT
 from bandpo.loss.surrogate import Surrogate, SurrogateOutput, require_surrogate
+from bandpo.loss.surrogate.interface import nowhere, unbounded
 from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import TokenBatch
 
@@ -25,10 +26,8 @@ class Unclipped:
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        none = torch.zeros_like(ratio, dtype=torch.bool)
-        every = torch.full_like(batch.old_logp, math.exp(LOG_RATIO_LIMIT))
-        interval = Interval(torch.zeros_like(every), every)
-        return SurrogateOutput(ratio * batch.advantages, interval, none, none)
+        none = nowhere(ratio)
+        return SurrogateOutput(ratio * batch.advantages, unbounded(ratio), none, none)
 
 
 @dataclass(frozen=True)
