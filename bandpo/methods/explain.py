@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.errors import UserError
-from bandpo.loss.ratio import LOG_RATIO_LIMIT
+from bandpo.loss.ratio import LARGEST_RATIO, LOG_RATIO_LIMIT
 from bandpo.methods.method import FAMILIES, Method, Verdict, single_tokens
 from bandpo.types import TokenBatch
 
@@ -157,6 +157,8 @@ def explain(method: Method, token: Token) -> Explanation:
     verdict = method.judge(token.batch())
     low, high = (bound.item() for bound in verdict.output.interval)
     below, above = method.past(token.p, token.entropy or 0.0)
+    if not method.has_bounds and high < LARGEST_RATIO:  # this token's batch gave it some
+        below = above = 0.0
     return Explanation(
         low,
         high,
@@ -220,7 +222,7 @@ def _table(methods: Sequence[Method], token: Token) -> Table:
             table.add_section()
             family = method.family
         e = explain(method, token)
-        known = method.has_bounds
+        known = e.high < LARGEST_RATIO
         bounds = (f"{bound:.5g}" if known else "none" for bound in (e.low, e.high))
         table.add_row(method.name, *bounds, str(e.least), str(e.most), f"{e.weight:.4g}", e.words)
     return table

@@ -139,6 +139,20 @@ def test_entropy_widens_the_radius_that_follows_it():
     assert highs == pytest.approx(expected)
 
 
+def test_rules_of_the_batch_and_of_the_group():
+    dropped, kept = (of("m2po", f"p=0.1 adv=1 ratio={r}") for r in (1.6, 1.1))
+    assert dropped.high == pytest.approx(math.exp(0.2)) and dropped.weight == 0
+    assert str(dropped.most) == "0.122" and kept.weight == pytest.approx(1.1)
+    query = "p=0.1 adv=1 ratio={} dual=2"
+    assert of("query_kl", query.format(1)).weight == 1
+    assert of("query_kl", query.format(math.exp(0.5))).weight == pytest.approx(0, abs=1e-9)
+    assert "pulled back" in of("query_kl", query.format(2.0)).words
+    plain, wide = "p=0.1 adv=0 ratio=1 pass_rate=1", "p=0.1 adv=2 ratio=1 pass_rate=0.5"
+    widths = [of("elastic", token).high for token in (plain, wide)]
+    expected = [of(f"band_kl:delta={d}", "p=0.1 adv=1 ratio=1").high for d in (0.05, 0.1125)]
+    assert widths == pytest.approx(expected)
+
+
 def test_the_command(capsys):
     assert main(["explain", "logp=-3.2 adv=1.0 ratio=1.6"]) == 0
     shown = capsys.readouterr().out
