@@ -14,12 +14,15 @@ from bandpo.types import TokenBatch
 
 def needs(method: Method) -> list[str]:
     """The method's needs in words, found by trying: those of its file and of its trust region."""
+    asks = bool(asking_parts(method.loss))
     found = {
         "a reference model": _has_reference(method),
-        "the old policy's entropy": bool(_without_entropy(method)),
-        "whole sequences": _looks_at_other_tokens(method),
+        "the old policy's entropy": _lacks(method, entropy=None),
+        "the group's pass rate": _lacks(method, pass_rate=None),
+        "the group's dual variable": _lacks(method, dual=None),
+        "whole sequences": not asks and _looks_at_other_tokens(method),
         "the engine's log-probabilities": _reads_the_engine(method),
-        "a pass over the batch before the update": bool(asking_parts(method.loss)),
+        "a statistic of the whole batch": asks,
     }
     return [words for words, needed in found.items() if needed]
 
@@ -28,8 +31,10 @@ def _has_reference(method: Method) -> bool:
     return method.config is not None and bool(instantiate(method.config.loss).needs_reference)
 
 
-def _without_entropy(method: Method) -> str | None:
-    return method.missing_inputs(single_tokens(torch.tensor([0.5]), 1.0, 1.0))
+def _lacks(method: Method, **without: None) -> bool:
+    """Whether the method cannot judge a token that is known but for these inputs."""
+    known = dataclasses.replace(single_tokens(torch.tensor([0.5]), 1.0, 1.0, 1.0), **without)
+    return method.missing_inputs(known) is not None
 
 
 def _sequence(second_ratio: float) -> TokenBatch:
@@ -37,7 +42,14 @@ def _sequence(second_ratio: float) -> TokenBatch:
     old_logp = torch.tensor([[0.3, 0.3]], dtype=torch.float64).log()
     ones = torch.ones_like(old_logp)
     logp = old_logp + torch.tensor([[1.0, second_ratio]], dtype=torch.float64).log()
-    return TokenBatch(logp, old_logp, -ones, ones, entropy=ones, rollout_logp=old_logp)
+    return TokenBatch(
+        *(logp, old_logp, -ones, ones),
+        entropy=ones,
+        rollout_logp=old_logp,
+        pass_rate=ones / 2,
+        dual=ones,
+        number=0 * ones,
+    )
 
 
 def _looks_at_other_tokens(method: Method) -> bool:

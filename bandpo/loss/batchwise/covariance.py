@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -86,8 +86,8 @@ class ClipCovariance:
     low: float = 1.0
     high: float = 5.0
     share: float = 2e-4
-    centre: Centre | None = None
-    limit: float = -1.0
+    centre: Centre | None = field(default=None, repr=False)
+    limit: float = field(default=-1.0, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -147,7 +147,7 @@ class KLCovariance:
     surrogate: Surrogate
     coefficient: float = 1.0
     share: float = 2e-4
-    centre: Centre | None = None
+    centre: Centre | None = field(default=None, repr=False)
     limit: float = 0.0
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -50,7 +50,7 @@ class SecondMomentMask:
 
     surrogate: Surrogate
     threshold: float = 0.04
-    limit: float | None = None
+    limit: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         require_surrogate(self, self.surrogate)
