@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import Tensor
 
 from bandpo.loss.statistic import asking_parts
 from bandpo.methods.method import Method, single_tokens
@@ -15,14 +16,15 @@ from bandpo.types import TokenBatch
 
 def needs(method: Method) -> list[str]:
     """The method's needs in words, found by trying: those of its file and of its trust region."""
+    of_batch = bool(asking_parts(method.loss))
     found = {
         "a reference model": _has_reference(method),
         "the old policy's entropy": _fails_without(method, "entropy"),
         "its group's pass rate": _fails_without(method, "pass_rate"),
         "its query's dual variable": _fails_without(method, "dual"),
-        "whole sequences": _looks_at_other_tokens(method),
+        "whole sequences": not of_batch and _looks_at_other_tokens(method),
         "the engine's log-probabilities": _reads_the_engine(method),
-        "a pass over the batch before the update": bool(asking_parts(method.loss)),
+        "a pass over the batch before the update": of_batch,
     }
     return [words for words, needed in found.items() if needed]
 
@@ -42,11 +44,12 @@ def _fails_without(method: Method, name: str) -> bool:
 
 def _sequence(second_ratio: float) -> TokenBatch:
     """A sequence of two tokens with A < 0, of which the first has the ratio 1."""
-    old_logp = torch.tensor([[0.3, 0.3]], dtype=torch.float64).log()
-    ones = torch.ones_like(old_logp)
-    logp = old_logp + torch.tensor([[1.0, second_ratio]], dtype=torch.float64).log()
-    known: dict[str, Any] = {"entropy": ones, "pass_rate": 0.5 * ones, "dual": ones}
-    return TokenBatch(logp, old_logp, -ones, ones, rollout_logp=old_logp, **known)
+    tokens = single_tokens(torch.tensor([0.3, 0.3], dtype=torch.float64), 1.0, -1.0, entropy=1.0)
+    row: dict[str, Any] = {k: v.T for k, v in vars(tokens).items() if isinstance(v, Tensor)}
+    ratios = torch.tensor([[1.0, second_ratio]], dtype=torch.float64)
+    row["logp"], row["rollout_logp"] = row["old_logp"] + ratios.log(), row["old_logp"]
+    row["pass_rate"] = row["dual"] = 0.5 * row["mask"]
+    return dataclasses.replace(tokens, **row)
 
 
 def _looks_at_other_tokens(method: Method) -> bool:
