@@ -66,20 +66,23 @@ def require_bounds(owner: object, **parts: Any) -> None:
 class Fixed(Bounds):
     """Canonical clipping, [1 − eps_low, 1 + eps_high]; Clip-Higher with eps_high > eps_low.
 
+    Both may be tensors that broadcast to old_logp, of which `low` is at least 0.
     Source: Proximal Policy Optimization Algorithms, equation 7; DAPO, section 3.1. Raises
     UserError unless 0 <= eps_low <= 1 and eps_high >= 0.
     """
 
-    eps_low: float
-    eps_high: float
+    eps_low: float | Tensor
+    eps_high: float | Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps_low, Tensor) or isinstance(self.eps_high, Tensor):
+            return
         if not (0 <= self.eps_low <= 1 and self.eps_high >= 0):
             raise UserError(f"{self}: needs 0 <= eps_low <= 1 and eps_high >= 0.")
 
     def __call__(self, old_logp: Tensor) -> Interval:
         one = torch.ones_like(_log_probability(old_logp))
-        return Interval(one * (1 - self.eps_low), one * (1 + self.eps_high))
+        return Interval((one * (1 - self.eps_low)).clamp(min=0), one * (1 + self.eps_high))
 
 
 @dataclass(frozen=True)
@@ -177,14 +180,17 @@ class DynamicAdaptive(Bounds):
     """DCPO's dynamic-adaptive clipping.
 
     With p = π_old(token): low = ½ + ½·sqrt(max(1 − 4·eps_low/p, 0)), high = ½ + ½·sqrt(1 +
-    4·eps_high/p). It leaves the simplex as p → 1 and never lets a ratio fall below ½.
+    4·eps_high/p). It leaves the simplex as p → 1 and never lets a ratio fall below ½. Both eps may
+    be tensors that broadcast to old_logp.
     Source: DCPO: Dynamic Clipping Policy Optimization, section 3. Raises UserError for eps < 0.
     """
 
-    eps_low: float
-    eps_high: float
+    eps_low: float | Tensor
+    eps_high: float | Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps_low, Tensor) or isinstance(self.eps_high, Tensor):
+            return
         if self.eps_low < 0 or self.eps_high < 0:
             raise UserError(f"{self}: eps_low and eps_high must not be negative.")
 

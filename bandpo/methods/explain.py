@@ -33,6 +33,8 @@ KEYS = {
     "ratio": Key(1e-300, 1e300, "new over old probability (or new_p)"),
     "new_p": Key(1e-300, 1, "probability under the new policy"),
     "entropy": Key(0, 1e3, "of the old policy there, in nats, for radii that follow it (optional)"),
+    "pass_rate": Key(0, 1, "of its group, for radii that follow it (optional)"),
+    "dual": Key(1e-300, 1e300, "λ of its group, for query_kl (optional)"),
 }
 # A share of r·A this close to 0 or 1 counts as that.
 EXACT = 1e-6
@@ -40,12 +42,17 @@ EXACT = 1e-6
 
 @dataclass(frozen=True)
 class Token:
-    """A sampled token: old probability p, ratio r, advantage, and the old policy's entropy."""
+    """A sampled token: old probability p, ratio r, advantage, and what else methods may read.
+
+    `entropy` is the old policy's there, `pass_rate` and `dual` (λ) are its group's.
+    """
 
     p: float
     ratio: float
     advantage: float
     entropy: float | None = None
+    pass_rate: float | None = None
+    dual: float | None = None
 
     @property
     def q(self) -> float:
@@ -60,7 +67,8 @@ class Token:
     def batch(self) -> TokenBatch:
         """The token as a sequence of its own."""
         p = torch.tensor([self.p], dtype=torch.float64)
-        return single_tokens(p, self.ratio, self.advantage, self.entropy)
+        known = self.entropy, self.pass_rate, self.dual
+        return single_tokens(p, self.ratio, self.advantage, *known)
 
 
 def parse_token(text: str) -> Token:
@@ -86,7 +94,8 @@ def parse_token(text: str) -> Token:
             f"ratio={ratio:g}: with p={p:.4g} the new probability would be {ratio * p:.4g}; "
             f"the ratio is at most {1 / p:.4g}"
         )
-    return Token(p, ratio, values["adv"], values.get("entropy"))
+    known = (values.get(key) for key in ("entropy", "pass_rate", "dual"))
+    return Token(p, ratio, values["adv"], *known)
 
 
 def _number(key: str, text: str) -> float:

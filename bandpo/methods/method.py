@@ -34,6 +34,7 @@ from bandpo.loss import (
     TokenRatio,
 )
 from bandpo.loss.ratio import LARGEST_RATIO
+from bandpo.loss.statistic import asking_parts, with_statistics
 
 ALL = "all"
 FAMILIES = (
@@ -61,8 +62,9 @@ class Method:
     """A file of configs/method under the name that was asked for, such as `band_kl:delta=0.03`.
 
     Only ratio, bounds and surrogate count: aggregation, reference KL, correction and entropy bonus
-    weigh tokens by other things than their trust region. `advantage` maps rewards [P, G] to
-    advantages. `config` is the file as composed, where there is one.
+    weigh tokens by other things than their trust region. A batch is taken for the whole.
+    `advantage` maps rewards [P, G] to advantages. `config` is the file as composed, where there is
+    one.
     """
 
     name: str
@@ -76,7 +78,9 @@ class Method:
         Raises ValueError for a batch that lacks what the method reads (see `missing_inputs`).
         """
         logp = batch.logp.detach().requires_grad_()
-        output = self.loss(dataclasses.replace(batch, logp=logp), _SUM)
+        found = [part.statistic(batch.neutral()) for part in asking_parts(self.loss)]
+        loss = with_statistics(self.loss, found)
+        output = loss(dataclasses.replace(batch, logp=logp), _SUM)
         (gradient,) = torch.autograd.grad(-output.loss, logp)
         return Verdict(output, gradient)
 
@@ -133,6 +137,11 @@ class Method:
         return gradient.item() / (ratio * advantage)
 
     @property
+    def depends_on_batch(self) -> bool:
+        """Whether a token's trust region depends on the whole optimizer batch."""
+        return bool(asking_parts(self.loss))
+
+    @property
     def family(self) -> str:
         """The one of `FAMILIES` that the method is of."""
         surrogate = self._inner_surrogate
@@ -158,6 +167,8 @@ class Method:
         """The kind of the bounds; empty for clip bounds of the token's own ratio."""
         if not isinstance(self.loss.ratio, TokenRatio):
             return "a sequence's ratio"
+        if self.depends_on_batch:
+            return "depends on the whole batch; shown for a token alone"
         if isinstance(self._inner_surrogate, GeometricMean):
             return "tokens of a sequence's mean"
         if not self.has_bounds:
@@ -169,7 +180,12 @@ class Method:
 
 
 def single_tokens(
-    p: Tensor, ratio: float, advantage: float, entropy: float | None = None
+    p: Tensor,
+    ratio: float,
+    advantage: float,
+    entropy: float | None = None,
+    pass_rate: float | None = 0.5,
+    dual: float | None = 1.0,
 ) -> TokenBatch:
     """Tokens with old probabilities p [N] as N sequences of one token, in p's dtype."""
     old_logp = p[:, None].log()
@@ -180,6 +196,9 @@ def single_tokens(
         advantages=advantage * ones,
         mask=ones,
         entropy=None if entropy is None else entropy * ones,
+        pass_rate=None if pass_rate is None else pass_rate * ones,
+        dual=None if dual is None else dual * ones,
+        number=torch.arange(len(p), dtype=p.dtype)[:, None],
     )
 
 

@@ -151,7 +151,7 @@ def test_the_command(capsys):
 
 
 def test_methods_are_sorted_by_family(capsys):
-    assert main(["explain", "logp=-3.2 adv=1 ratio=1.6 entropy=0.5"]) == 0
+    assert main(["explain", "logp=-3.2 adv=1 ratio=1.6 entropy=0.5 pass_rate=0.5 dual=2"]) == 0
     table = capsys.readouterr().out.split("──")[-1]
     family = {method.name: method.family for method in load_methods("all")}
     words = (line.split() for line in table.splitlines())

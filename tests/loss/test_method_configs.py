@@ -2,6 +2,7 @@
 from outside the package take part through `_target_` alone."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,15 @@ from omegaconf import DictConfig
 
 from bandpo.advantage import (
     centered_advantages,
+    dual_variables,
     group_advantages,
     maximum_likelihood_advantages,
+    query_dual,
+    query_kl_advantages,
 )
 from bandpo.loss import (
     K3,
+    BandKL,
     BandTV,
     BehaviourRatio,
     BySign,
@@ -35,6 +40,7 @@ from bandpo.loss import (
     OfBehaviour,
     OffPolicySequenceMask,
     PolicyLoss,
+    QueryKL,
     ReferenceKL,
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
@@ -83,10 +89,17 @@ INTERVAL = {
     "deepseek_v32": (0.8, 1.2),
     "kl_chi2": (0.8, 1.2),
     "prime_rl": (0.0, 5.0),
+    "m2po": (math.exp(-20), math.exp(20)),  # nothing is dropped where nothing has moved
+    "clip_cov": (0.8, 1.2),
+    "kl_cov": (0.0, math.exp(20)),
+    "bapo": (0.6, 1.2),
+    "elastic": None,
+    "query_kl": None,
 }
 WITHOUT_KL = {
     *("dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl", "sapo", "vespo", "gmpo", "gmpo_band_kl"),
     *("ce_gppo", "topr", "luspo", "maxrl", "prime_rl"),
+    *("m2po", "clip_cov", "kl_cov", "bapo", "query_kl"),
 }
 RATIOS = {
     "gspo": SequenceRatio(),
@@ -95,8 +108,12 @@ RATIOS = {
     "vespo": TrajectoryRatio(),
     "prime_rl": BehaviourRatio(),
 }
+TOKEN_MEAN = (
+    *("dapo", "cispo", "ce_gppo", "vespo", "prime_rl"),
+    *("m2po", "clip_cov", "kl_cov", "bapo"),
+)
 AGGREGATES = {
-    **dict.fromkeys(("dapo", "cispo", "ce_gppo", "vespo", "prime_rl"), TokenMean()),
+    **dict.fromkeys(TOKEN_MEAN, TokenMean()),
     **dict.fromkeys(("topr", "luspo"), SequenceMeanTokenSum()),
     "dr_grpo": ConstantNorm(100),
 }
@@ -104,6 +121,7 @@ ADVANTAGES = {
     "dr_grpo": centered_advantages,
     "prime_rl": centered_advantages,
     "maxrl": maximum_likelihood_advantages,
+    "query_kl": query_kl_advantages,
 }
 
 
@@ -143,6 +161,9 @@ def batch_from(logits: torch.Tensor, old_logits: torch.Tensor) -> TokenBatch:
         ref_logp=old_logp - 0.1,
         rollout_logp=old_logp,
         entropy=torch.full_like(old_logp, 0.5),
+        pass_rate=torch.full_like(old_logp, 0.5),
+        dual=torch.full_like(old_logp, 2.0),
+        number=torch.arange(4.0)[:, None].expand(4, 3),
     )
 
 
@@ -184,8 +205,9 @@ def test_method_builds_and_takes_an_update(name, tmp_path):
 def test_parameters_are_those_of_the_papers(name, tmp_path):
     loss = build(tmp_path, f"method={name}")
     p = torch.full((1, 1), 0.05, dtype=torch.float64)
-    batch = TokenBatch(p.log(), p.log(), torch.ones_like(p), torch.ones_like(p))
-    low, high = loss.surrogate(torch.ones_like(p), batch).interval
+    one = torch.ones_like(p)
+    batch = TokenBatch(p.log(), p.log(), one, one, ref_logp=p.log(), number=one)
+    low, high = loss(batch).interval
     assert (low.item(), high.item()) == pytest.approx(INTERVAL[name], rel=1e-4)
     assert loss.ratio == RATIOS.get(name, TokenRatio())
     assert loss.aggregate == AGGREGATES.get(name, SequenceMeanTokenMean())
@@ -234,6 +256,25 @@ def test_the_entropy_method_widens_where_the_policy_is_unsure(tmp_path):
     for k, delta in enumerate((0.02, 0.11, 0.2)):
         fixed = dataclasses.replace(bounds.inner, delta=delta)
         assert high[k].item() == pytest.approx(fixed(p.log()).high[0, 0].item())
+
+
+def test_the_elastic_method_widens_with_advantage_and_pass_rate(tmp_path):
+    loss = build(tmp_path, "method=elastic", "method.delta=0.03", "method.by_pass_rate=1.0")
+    p = torch.full((1, 3), 0.3)
+    advantages, rates = torch.tensor([[0.0, 2.0, -9.0]]), torch.tensor([[1.0, 0.5, 0.5]])
+    batch = TokenBatch(p.log(), p.log(), advantages, p * 0 + 1, ref_logp=p, pass_rate=rates)
+    high = loss(batch).interval.high[0]
+    for k, delta in enumerate((0.03, 0.03 * 1.5 * 2, 0.03 * 1.5 * 2)):
+        assert high[k].item() == pytest.approx(BandKL(delta)(p.log()).high[0, 0].item())
+
+
+def test_the_query_method_has_one_radius_for_all_it_needs(tmp_path):
+    config = composed(tmp_path, "method=query_kl", "method.delta=0.3").method
+    rewards = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    found = instantiate(config.advantage)
+    assert torch.equal(found(rewards), query_kl_advantages(rewards, delta=0.3))
+    assert dual_variables(found, rewards) == query_dual(rewards, delta=0.3)
+    assert instantiate(config.loss).surrogate == QueryKL()
 
 
 def test_the_parameters_of_a_method_are_short_keys(tmp_path):
