@@ -120,9 +120,7 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     method = {**(tree.get("method") or {}), "correction": correction_in(tree)}
     tree = {**tree, "method": method}
     own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
-    unsaid = flat(defaults(Config))
-    del unsaid["method.correction"]  # it may be a mapping, and is always said
-    values = unsaid | own
+    values = flat({**defaults(Config), "method": {}}) | own  # a method says all of its own
     formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items() if k in values}
     values |= formerly
     return {key: v for key, v in values.items() if key not in UNCHANGED or v != UNCHANGED[key]}
