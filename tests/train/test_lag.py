@@ -75,7 +75,7 @@ def test_with_a_correction_ratios_are_to_the_weights_before_the_update(trained, 
     one_update = ("learner.updates_per_rollout=1", "trainer.steps=3")
     found = {
         name: trained(tmp_path / name, 1, *one_update, f"method.correction={name}")
-        for name in ("none", "token_tis", "icepop")
+        for name in ("none", "token_tis", "sequence_tis")
     }
     for name, lines in found.items():
         assert [line["rollout/lag"] for line in lines[1:]] == [0, 1, 1]
@@ -86,12 +86,12 @@ def test_with_a_correction_ratios_are_to_the_weights_before_the_update(trained, 
             else:  # the old policy is the one that learns, before its only update
                 assert line["policy/kl_old"] == 0 and line["ratio/max"] == 1
                 assert line["mismatch/k3"] > 1e-5 and line["mismatch/sequence_weight_max"] > 1.01
-    # Step 2 is the first whose samples are of older weights, which the correction weighs.
-    first, second = [
-        {name: lines[step]["grad/norm"] for name, lines in found.items()} for step in (1, 2)
-    ]
-    assert first["none"] == pytest.approx(first["token_tis"], rel=1e-4)
-    assert second["none"] != pytest.approx(second["token_tis"], rel=1e-3)
+    # Where nothing is clipped or truncated, w·r with r = 1 is the ratio to the sampler: its
+    # gradient is that without a correction. With the weight of whole sequences it is another.
+    norms = {name: lines[2]["grad/norm"] for name, lines in found.items()}
+    assert found["none"][2]["clip/high_frac"] == found["none"][2]["clip/low_frac"] == 0
+    assert norms["token_tis"] == pytest.approx(norms["none"], rel=1e-5)
+    assert norms["sequence_tis"] != pytest.approx(norms["none"], rel=1e-3)
 
 
 def test_with_a_correction_it_resumes_exactly_too(trained, tmp_path):
