@@ -99,6 +99,19 @@ def _correction_is_one(method: MethodConfig) -> str | None:
     return problem and f"method.correction cannot be built: {problem}"
 
 
+def _loss_takes_the_correction(
+    rollout: RolloutConfig, model: ModelConfig, method: MethodConfig
+) -> str | None:
+    if why_not_built(method.loss) or not is_corrected(method, rollout, model):
+        return None
+    if hasattr(instantiate(method.loss), "correction"):
+        return None
+    return (
+        f"method.loss._target_={method.loss.get('_target_')} has no `correction`, which a "
+        "bandpo.loss.PolicyLoss has: add method.correction=none (docs/mismatch.md)"
+    )
+
+
 def _lag_gives_what_the_loss_reads(
     rollout: RolloutConfig, model: ModelConfig, method: MethodConfig
 ) -> str | None:
@@ -209,6 +222,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _lag_needs_servers,
     _engine_dtype_is_known,
     _correction_is_one,
+    _loss_takes_the_correction,
     _lag_gives_what_the_loss_reads,
     _method_instantiates,
     _reward_instantiates,

@@ -165,6 +165,14 @@ def test_lag_takes_a_correction_and_then_methods_that_need_the_old_policy(more):
             ["method.correction={_target_: bandpo.loss.Truncat}"],
             "method.correction cannot be built: .*Truncate",
         ),
+        (
+            [
+                "~method.loss",
+                "+method.loss={_target_: bandpo.loss.K3}",
+                "rollout.engine.dtype=bfloat16",
+            ],
+            "_target_=bandpo.loss.K3 has no `correction`.*add method.correction=none",
+        ),
         (["rollout.engine.dtype=float16"], "dtype=float16: there are float32 and bfloat16"),
     ],
 )
