@@ -54,12 +54,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it: chat-formatted text, its tokens and the sampling seed."""
+    """A problem as the model sees it: chat-formatted text, its tokens and the sampling seed.
+
+    `turns` are the conversation, where an endpoint formats it: then there are no tokens.
+    """
 
     problem: Problem
     text: str
     token_ids: tuple[int, ...]
     seed: int = 0
+    turns: tuple[Turn, ...] = ()
 
 
 def token_array(token_ids: ArrayLike) -> NDArray[np.int32]:
@@ -79,7 +83,8 @@ class Completion:
     `logprobs` are those of the distribution actually sampled from (after temperature), so that
     exp(logprob) is the probability with which the engine drew the token. `token_ids` include the
     end-of-sequence token when `finish_reason` is "stop". `weight_version` is that of the engine's
-    weights, the number of syncs before.
+    weights, the number of syncs before. An endpoint that is known by name alone may give neither
+    tokens nor log-probabilities: then `reported_tokens` is their number.
 
     token_ids, logprobs   [T] int32 and float32; any sequence of numbers is taken and converted.
                           NumPy's, as processes exchange, save and view them without copies, and
@@ -91,6 +96,7 @@ class Completion:
     logprobs: NDArray[np.float32]
     finish_reason: FinishReason
     weight_version: int = 0
+    reported_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", token_array(self.token_ids))
@@ -111,7 +117,12 @@ class Completion:
 
     @property
     def _plain(self) -> tuple[Any, ...]:
-        return (self.text, self.finish_reason, self.weight_version)
+        return (self.text, self.finish_reason, self.weight_version, self.reported_tokens)
+
+    @property
+    def length(self) -> int:
+        """Its number of tokens."""
+        return len(self.token_ids) if self.reported_tokens is None else self.reported_tokens
 
     @property
     def truncated(self) -> bool:

@@ -2,10 +2,11 @@
 
     python benchmarks/curriculum.py [--steps 32] [--seeds 1] [hydra overrides]
 
-Trains the embedded policy on few problems, so that they come again, with shuffled epochs and with
-every rule of configs/sampler. Groups without spread teach nothing: their advantages are 0. Prints
-means over all steps after the first epoch and writes results/curriculum.json. No timing: it may run
-beside other programs.
+Trains the embedded policy on few problems, so that they come again, of which half have a wrong
+reference answer, with shuffled epochs and with every rule of configs/sampler. The learning rate is
+so small that the policy hardly changes and the draws alone differ. Groups without spread teach
+nothing: their advantages are 0. Prints means over all steps after the first epoch and writes
+results/curriculum.json. No timing: it may run beside other programs.
 """
 
 from __future__ import annotations
@@ -23,19 +24,25 @@ from step_time import QUIET
 from bandpo.artifacts.folder import read_metrics
 from bandpo.config.composition import compose, config_dir
 from bandpo.config.schema import Config
+from bandpo.data.arithmetic import problems
 from bandpo.run.host import Host
 from bandpo.train import run
 
-PROBLEMS, PROMPTS, SAMPLES = 128, 16, 4
+PROBLEMS, PROMPTS, SAMPLES = 96, 8, 8
 SETTINGS = [
-    *("rollout=hf", f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={SAMPLES}"),
-    *(f"data.train.count={PROBLEMS}", "method.kl_coef=0", "learner.updates_per_rollout=2"),
+    *("model.path=embedded", "policy=embedded", "data=_own", "data.template=none"),
+    *("data.max_prompt_tokens=64", "method.kl_coef=0", "learner.lr=1e-6", "rollout=hf"),
+    *(f"rollout.prompts_per_step={PROMPTS}", f"rollout.group_size={SAMPLES}"),
 ]
-RESTS = {
-    "rest": ["data.sampler.in_a_row=1", "data.sampler.steps=8"],
-    "medium": ["data.sampler.steps=8"],
-}
-"""Instead of the step counts in the files, which suit thousands of problems."""
+
+
+def write_problems(path: Path) -> None:
+    """Arithmetic problems, every other one with a wrong reference answer."""
+    rows = [
+        {"id": p.id, "problem": p.problem, "answer": str(int(p.answer) + 1000 * (i % 2))}
+        for i, p in enumerate(problems("train", PROBLEMS))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def figures(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -50,14 +57,18 @@ def figures(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def measure(host: Host, rule: str | None, seed: int, steps: int, more: list[str]) -> dict:
     """One run's figures."""
-    chosen = [f"sampler={rule}", *RESTS.get(rule, [])] if rule else []
+    chosen = [f"sampler={rule}"] if rule else []
+    chosen += ["data.sampler.in_a_row=1"] if rule == "rest" else []  # few groups of a problem
     with tempfile.TemporaryDirectory() as folder:
+        data, place = Path(folder) / "problems.jsonl", Path(folder) / "run"
+        write_problems(data)
         settings = [*QUIET, *SETTINGS, *chosen, f"trainer.steps={steps}", f"seed={seed}"]
-        run(compose("train", [*settings, f"run.dir={folder}", *more], Config), host)
-        rows = (Path(folder) / "problems.jsonl").read_text().splitlines()
+        settings += [f"data.train={data}", f"run.dir={place}"]
+        run(compose("train", [*settings, *more], Config), host)
+        rows = (place / "problems.jsonl").read_text().splitlines()
         seen = [json.loads(row)["seen"] for row in rows]
         return {
-            **figures(read_metrics(Path(folder))),
+            **figures(read_metrics(place)),
             "most_seen": max(seen),
             "problems": len(seen),
         }

@@ -2,40 +2,39 @@
 
     python benchmarks/entropy_floor.py [--steps 30] [--seeds 0 1] [--floor 0.03] [hydra overrides]
 
-Trains it from each seed without an entropy bonus and with the floor. Prints the mean entropy [nats]
-of the first and the last five steps, the steps below the floor, the largest coefficient and the
-mean reward of the last five steps; writes results/entropy_floor.json with every step's.
+Trains it from each seed without an entropy bonus and with the floor, two runs at a time. Prints the
+mean entropy [nats] of the first and the last five steps, the steps below the floor, the largest
+coefficient and the mean reward of the last five steps; writes results/entropy_floor.json with every
+step's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
+import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
-from jobs import job_of
 from results import keep
 from step_time import QUIET
 
-from bandpo.config.composition import compose
-from bandpo.config.schema import Config
-from bandpo.run.stops import Stops
-from bandpo.train import train
+from bandpo.artifacts.folder import read_metrics
 
 LAST = 5
 SHOWN = {"entropy": "policy/entropy", "coef": "entropy/coef", "reward": "reward/mean"}
 
 
-def curves(overrides: list[str]) -> dict[str, list[float]]:
-    """Entropy, coefficient and reward of each step of a run."""
+def curves(overrides: Sequence[str]) -> dict[str, list[float]]:
+    """Entropy, coefficient and reward of each step of a run, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        config = compose("train", [*QUIET, f"run.dir={folder}", *overrides], Config)
-        with job_of(config) as job, Stops(job.ranks, None, job.tracker.say, job.started) as stops:
-            train(job, stops)
-        text = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8")
-    lines = [line for line in map(json.loads, text.splitlines()) if SHOWN["entropy"] in line]
+        command = [sys.executable, "-m", "bandpo.cli", "train", *QUIET, f"run.dir={folder}"]
+        subprocess.run([*command, *overrides], check=True, capture_output=True)
+        lines = [line for line in read_metrics(Path(folder)) if SHOWN["entropy"] in line]
     return {short: [line.get(name, 0.0) for line in lines] for short, name in SHOWN.items()}
 
 
@@ -66,19 +65,16 @@ def main() -> None:
         f"method.entropy_coef_step={arguments.coef_step}",
         f"method.entropy_coef_max={arguments.coef_max}",
     ]
-    settings = {"none": [], "floor": floor}
-    runs = []
-    for seed in arguments.seeds:
-        for name, own in settings.items():
-            common = [f"trainer.steps={arguments.steps}", f"seed={seed}", *own]
-            found = curves([*common, *overrides])
-            row = {"seed": seed, "bonus": name, **summary(found, arguments.floor)}
-            print(
-                " ".join(
-                    f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-                )
-            )
-            runs.append({**row, "curves": found})
+    wanted = list(itertools.product(arguments.seeds, {"none": [], "floor": floor}.items()))
+    steps = f"trainer.steps={arguments.steps}"
+    with ThreadPoolExecutor(2) as pool:
+        commands = [[steps, f"seed={seed}", *own, *overrides] for seed, (_, own) in wanted]
+        runs = []
+        for (seed, (name, _)), found in zip(wanted, pool.map(curves, commands), strict=True):
+            figures = summary(found, arguments.floor)
+            shown = " ".join(f"{key} {value:.3g}" for key, value in figures.items())
+            print(f"seed {seed} bonus {name} {shown}", flush=True)
+            runs.append({"seed": seed, "bonus": name, **figures, "curves": found})
     keep("entropy_floor", {"settings": {**vars(arguments), "overrides": overrides}, "runs": runs})
 
 

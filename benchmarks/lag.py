@@ -12,72 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import httpx
 from results import keep
+from serving import serving
 
 from bandpo.model.source import find_model
 
 WARMUP = 3
 LENGTH = 256
-SERVER = [
-    *("--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", str(LENGTH)),
-    *("--max-num-seqs", "512", "--max-num-batched-tokens", "8192", "--no-enable-chunked-prefill"),
-    *("--logprobs-mode", "processed_logprobs", "--enable-scale-out"),
-]
 TRAIN = [
     *("rollout=vllm_server", "eval.benchmarks=[]", "trainer.checkpoint_every=0"),
     *("trainer.sample_every=1000000", "trainer.resume=never"),
 ]
-
-
-@contextmanager
-def serving(model: str, log: Path, core: int) -> Iterator[str]:
-    """A vLLM server on one core, as docs/servers.md starts it; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    settings = {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-    }
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*on(core), *command, "--port", str(port), *SERVER],
-            env={**os.environ, **settings},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not is_up(url):
-            if process.poll() is not None:
-                raise SystemExit(f"the server ended:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def is_up(url: str) -> bool:
-    """Whether the server answers."""
-    try:
-        return httpx.get(f"{url}/health", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def on(core: int) -> list[str]:
@@ -107,7 +58,7 @@ def main() -> None:
     found: dict[int, list[dict]] = {0: [], 1: []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        with serving(find_model("embedded").path, folder / "server.log", core=1) as url:
+        with serving(find_model("embedded").path, folder / "server.log", LENGTH, on(1)) as url:
             for turn in range(2):
                 for lag in found:
                     run = folder / f"lag{lag}-{turn}"

@@ -60,11 +60,11 @@ _DELTA = {
 }
 _LATENT = {
     "num_key_value_heads": 2,
-    "head_dim": 16,
-    "kv_lora_rank": 16,
+    "head_dim": 64,
+    "kv_lora_rank": 512,  # with the next the one size that vLLM computes
+    "qk_rope_head_dim": 64,
     "q_lora_rank": None,
     "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
     "v_head_dim": 32,
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
@@ -129,7 +129,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "smollm3": Architecture("SmolLM3", {"no_rope_layer_interval": 2}),
     "gpt2": Architecture("GPT-2", {}),
     "deepseek_v2": Architecture("DeepSeek-V2", _LATENT),
-    "deepseek_v3": Architecture("DeepSeek-V3, R1", {**_LATENT, "num_mtp_layers": 0}),
+    "deepseek_v3": Architecture(
+        "DeepSeek-V3, R1", {**_LATENT, "num_mtp_layers": 0, "topk_method": "noaux_tc"}
+    ),
     "gpt_oss": Architecture("gpt-oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "glm4": Architecture("GLM-4 (0414)", {}),
     "glm4_moe": Architecture(
@@ -308,7 +310,7 @@ class Trial:
         prompt = Prompt(Problem("p", "", ""), "", samples()[0].prompt_ids, seed=1)
         (group,) = engine.generate([prompt], Sampling(n=3, max_tokens=20))
         drawn = [Sample.of(group, index, 0.0) for index in range(3)]
-        self._agree(learner.logprobs(drawn), [c.logprobs.tolist() for c in group.completions])
+        self._probe(learner.logprobs(drawn), [c.logprobs.tolist() for c in group.completions])
         before = learner.logprobs(samples())
         for step in range(2):
             batch = samples()
@@ -323,7 +325,16 @@ class Trial:
             )[0]
             for sample in samples()
         ]
-        self._agree(learner.logprobs(samples()), theirs)
+        self._probe(learner.logprobs(samples()), theirs)
+
+    def _probe(self, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> None:
+        """As a run does after every sync (`bandpo.run.probe`)."""
+        gap = gap_between(ours, theirs).mean
+        if gap > TOLERANCE["float32"]:
+            raise UserError(
+                f"its log-probabilities differ from the learner's by {gap:.2g}: the probe of a run "
+                "refuses it"
+            )
 
     def _learner(self, way: Mapping[str, Any], rank: int = 0, dtype: str = "float32") -> Any:
         from transformers import AutoConfig

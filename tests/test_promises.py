@@ -20,7 +20,8 @@ TARGETS = """
 bandpo.data.arithmetic.problems bandpo.data.composite.composite bandpo.data.cleaning.Decontaminate
 bandpo.data.sampling.Rest bandpo.data.sampling.Pools bandpo.data.sampling.ByPassRate
 bandpo.data.sampling.Epochs bandpo.rollout.hf.HFGenerate bandpo.rollout.vllm_local.VLLMLocal
-bandpo.rollout.vllm_server.VLLMServer bandpo.reward.math_reward bandpo.reward.release_reward
+bandpo.rollout.vllm_server.VLLMServer bandpo.rollout.openai.OpenAICompatible
+bandpo.reward.math_reward bandpo.reward.release_reward
 bandpo.reward.both_rewards bandpo.advantage.group_advantages bandpo.alarms.Below
 """
 

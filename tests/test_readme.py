@@ -12,6 +12,8 @@ import pytest
 from bandpo.cli import main
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.evaluation.eval_config import EvalCommand
+from bandpo.evaluation.presets import with_preset
 from bandpo.tables.sweep import sweep_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +68,9 @@ def test_a_command_of_the_readme_is_true(command, code_of_plan, tmp_path, monkey
         for overrides in [run.overrides for run in sweep] if sweep else [arguments]:
             compose("train", overrides, Config)
         return
+    if name == "eval":  # of models that are elsewhere
+        compose("eval", with_preset(arguments), EvalCommand)
+        return
     if name == "doctor":  # which looks at its own process; 1 where it finds something to fix
         done = subprocess.run(
             [sys.executable, "-m", "bandpo.cli", name, *arguments],
@@ -96,6 +101,11 @@ def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     launched = shlex.split(done.stdout)
+    if "eval" in options:
+        overrides = launched[launched.index("eval") + 1 :]
+        assert overrides == options[options.index("eval") + 1 :]
+        compose("eval", with_preset(overrides), EvalCommand)
+        return
     overrides = launched[launched.index("train") + 1 :]
     assert overrides == options[options.index("--") + 1 :]
     announced = re.findall(

@@ -11,6 +11,7 @@ import torch
 from bandpo.commands.composed import Composed
 from bandpo.config.composition import compose
 from bandpo.config.overrides import verbatim
+from bandpo.errors import UserError
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.inheritance import inheritance, model_of, model_sampling
 from bandpo.evaluation.presets import with_preset
@@ -43,6 +44,7 @@ COMMAND = Composed(
     ),
     examples=(
         "bandpo eval model=outputs/my-run benchmarks=[amc23,math500]",
+        "bandpo eval rollout=openai rollout.engine.url=https://api.openai.com/v1 model=NAME",
         "bandpo eval model=Qwen/Qwen2.5-0.5B-Instruct benchmarks=[file:my.jsonl] eval.n=4",
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
         "bandpo eval model=Qwen/Qwen3-8B benchmarks=[math] eval.preset=qwen3-thinking",
@@ -65,6 +67,11 @@ def main(argv: Sequence[str]) -> int:
     config = _composed(own.besides(words) if own else {}, words)
     lines: list[str] = []
     if config.eval.sampling == "model":
+        if config.by_name_only:
+            raise UserError(
+                "eval.sampling=model reads the model's generation_config.json, and an endpoint's "
+                "model is only a name: set eval.temperature and the others yourself"
+            )
         sampling = model_sampling(config.model, config.allow_pickle)
         lines = sampling.lines(words)
         words = [*(override_of(k, v) for k, v in sampling.besides(words).items()), *words]

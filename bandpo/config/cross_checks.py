@@ -68,6 +68,19 @@ def _engine_has_target(rollout: RolloutConfig) -> str | None:
     return "rollout.engine names no _target_: choose rollout=vllm_local, vllm_server or hf"
 
 
+def _engine_trains(rollout: RolloutConfig) -> str | None:
+    target = rollout.engine.get("_target_")
+    if target is None or why_not_imported(target):  # reported by _engine_has_target
+        return None
+    if not getattr(get_object(target), "name_only", False):
+        return None
+    return (
+        f"rollout.engine._target_={target} is for evaluation only (bandpo eval): an endpoint "
+        "neither takes weights nor reports log-probabilities as training needs them; choose "
+        "rollout=vllm_local, vllm_server or hf"
+    )
+
+
 def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
     if rollout.lag == 0 or "_target_" not in rollout.engine:
         return None
@@ -219,6 +232,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _ratios_need_the_full_distribution,
     _offload_fits_stage,
     _engine_has_target,
+    _engine_trains,
     _lag_needs_servers,
     _engine_dtype_is_known,
     _correction_is_one,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from hydra.utils import get_object
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from bandpo.config.schema import MAX_SEED, Config
@@ -109,6 +110,10 @@ class EvalSection(AlteredSection):
             raise ValueError("the same seed twice would draw the same samples twice")
         return seeds
 
+    def folders(self, out: Path) -> dict[int, Path]:
+        """The folder of the results of each seed."""
+        return {seed: out / f"seed{seed}" for seed in self.seeds} or {self.seed: out}
+
     @property
     def parameters(self) -> Sampling:
         """The engine's sampling parameters."""
@@ -149,7 +154,8 @@ class EvalCommand(Section):
 
     model: str = Field(
         min_length=1,
-        description="`embedded`, a folder, a run or one of its checkpoints, or a hub id.",
+        description="`embedded`, a folder, a run or one of its checkpoints, a hub id, or with "
+        "rollout=openai an endpoint's name of it.",
     )
     benchmarks: tuple[str | dict[str, Any], ...] = Field(
         min_length=1,
@@ -167,21 +173,39 @@ class EvalCommand(Section):
     rollout: dict[str, Any] = Field(description="The rollout group; only `engine` is used.")
     reward: dict[str, Any] = Field(description="hydra `_target_` of the reward.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named_by_the_engine(cls, values: Any) -> Any:
+        """An endpoint's model is `rollout.engine.model` where `model` is not set."""
+        rollout = values.get("rollout")
+        engine = rollout.get("engine") if isinstance(rollout, dict) else None
+        if values.get("model") is not None or not isinstance(engine, dict):
+            return values
+        return values | {"model": engine.get("model") if engine.get("url") else None}
+
     @field_validator("model", mode="before")
     @classmethod
     def _is_named(cls, model: Any) -> Any:
         if model is None:
-            raise ValueError("name what to evaluate: model=<folder, run, hub id or embedded>")
+            raise ValueError(
+                "name what to evaluate: model=<folder, run, hub id or embedded>, or with "
+                "rollout=openai the endpoint's name of it"
+            )
         return model
 
     @field_validator("rollout")
     @classmethod
     def _has_an_engine(cls, rollout: dict[str, Any]) -> dict[str, Any]:
         if "_target_" not in rollout.get("engine", {}):
-            raise ValueError("no engine: choose rollout=vllm_local, vllm_server or hf")
+            raise ValueError("no engine: choose rollout=vllm_local, vllm_server, hf or openai")
         if problem := why_not_imported(rollout["engine"]["_target_"]):
             raise ValueError(problem)
         return rollout
+
+    @property
+    def by_name_only(self) -> bool:
+        """Whether the engine knows the model by its name alone, as an endpoint's."""
+        return bool(getattr(get_object(self.rollout["engine"]["_target_"]), "name_only", False))
 
     def engine(self) -> dict[str, Any]:
         """The engine's `_target_` and arguments.

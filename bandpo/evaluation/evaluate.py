@@ -56,12 +56,9 @@ class Task:
     ) -> Task:
         """Renders every problem; one that does not fit raises `UserError`, none is dropped.
 
-        `date` is the date that the prompts of an interrupted evaluation show. Multiple-choice
-        problems have `choice_template`, which asks for a letter.
+        `date` is the date that the prompts of an interrupted evaluation show.
         """
-        how = prompting if isinstance(prompting, Prompting) else Prompting.of(prompting)
-        if benchmark.multiple_choice:
-            how = dataclasses.replace(how, template=prompt_template(choice_template))
+        how = prompting_of(benchmark, prompting, choice_template)
         prompts, _ = build_prompts(
             benchmark.problems, tokenizer, how, max_prompt_tokens, overlong="error", date=date
         )
@@ -75,6 +72,19 @@ class Task:
             dataclasses.replace(prompt, seed=seeds.take(f"{name}/{prompt.problem.id}"))
             for prompt in self.prompts
         ]
+
+
+def prompting_of(
+    benchmark: Benchmark, prompting: Prompting | str, choice_template: str
+) -> Prompting:
+    """How a benchmark's problems are put.
+
+    Multiple-choice problems have `choice_template`, which asks for a letter.
+    """
+    how = prompting if isinstance(prompting, Prompting) else Prompting.of(prompting)
+    if benchmark.multiple_choice:
+        how = dataclasses.replace(how, template=prompt_template(choice_template))
+    return how
 
 
 def demands_of(tasks: Sequence[Task], max_tokens: int) -> list[Demand]:

@@ -58,7 +58,7 @@ def samples_of(group: Group, scores: Sequence[Score]) -> list[Sample]:
             status=score.status,
             extracted=score.extracted,
             answer=group.problem.answer,
-            tokens=len(completion.token_ids),
+            tokens=completion.length,
             truncated=completion.truncated,
             seed=group.prompt.seed,
             prompt=group.prompt.text,

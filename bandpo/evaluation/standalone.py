@@ -26,6 +26,8 @@ from bandpo.evaluation.progress import ProgressDisplay
 from bandpo.evaluation.report import protocol_lines, summary_table, write_report
 from bandpo.evaluation.samples import prompt_date
 from bandpo.evaluation.store import Store
+from bandpo.evaluation.subjects.endpoint import endpoint
+from bandpo.evaluation.subjects.subject import Subject
 from bandpo.evaluation.summary import Summary
 from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
@@ -41,20 +43,16 @@ MOST = 0.5
 """Share of completions without a readable answer from which on accuracies are doubtful."""
 
 
-def evaluate_model(config: EvalCommand) -> None:
-    """Writes samples, summary.json and report.html, and prints the table; collective.
-
-    Raises `UserError` for everything that a user can have got wrong, before anything that takes
-    minutes.
-    """
+def _checkpoint(config: EvalCommand) -> Subject:
+    """The weights of a folder or of the hub."""
     model = find_model(config.model, allow_pickle=config.allow_pickle)
     benchmarks = load_benchmarks(config.benchmarks, config.data.root, config.data.columns.named())
     tokenizer = load_tokenizer(model, config.trust_remote_code)
     settings, prompting = config.eval, Prompting.of(config.eval)
     set_chat_template(tokenizer, prompting.chat_template)
     folder = config.out or Path("outputs") / "eval" / model.slug
-    folders = {seed: folder / f"seed{seed}" for seed in settings.seeds} or {settings.seed: folder}
-    date = prompt_date(next(iter(folders.values()))) if settings.resume else None
+    first = next(iter(settings.folders(folder).values()))
+    date = prompt_date(first) if settings.resume else None
     tasks = [
         Task.prepare(
             b.head(settings.limit),
@@ -77,28 +75,48 @@ def evaluate_model(config: EvalCommand) -> None:
     dtype = config.dtype or dtype_on(own, torch.cuda.is_available())
     if config.dtype is None and dtype != own:
         notes.append(f"the model's weights are {own}; it is computed in {dtype} (see dtype=…)")
-    engine_settings, context = config.engine(), _context(config, model, tasks)
+    context = _context(config, model, tasks)
+    spec = EngineSpec(
+        model_path=model.path,
+        dtype=dtype,
+        seed=settings.seed,
+        trust_remote_code=config.trust_remote_code,
+        chat_template=prompting.chat_template,
+        max_model_len=context,
+        threads=usable_cores(),
+        folder=folder,
+    )
+    return Subject(
+        folder,
+        tuple(tasks),
+        spec,
+        lambda: model.identity() | {"dtype": dtype},
+        reference_answer(tasks[0].prompts[0], tokenizer),
+        tuple(notes),
+    )
+
+
+def evaluate_model(config: EvalCommand) -> None:
+    """Writes samples, summary.json and report.html, and prints the table; collective.
+
+    Raises `UserError` for everything that a user can have got wrong, before anything that takes
+    minutes.
+    """
+    subject = endpoint(config) if config.by_name_only else _checkpoint(config)
+    engine_settings, settings, folder = config.engine(), config.eval, subject.folder
+    folders = settings.folders(folder)
     require_folder(folder, "out=")  # last: a refusal leaves nothing behind
     with ExitStack() as stack:
         ranks, parts = _joined(stack)
-        for note in notes if ranks.rank == 0 else ():
+        for note in subject.notes if ranks.rank == 0 else ():
             Console(stderr=True).print(note, highlight=False, markup=False)
         # Weights are hashed once, not by every rank.
-        identified = model.identity() | {"dtype": dtype} if ranks.rank == 0 else {}
-        identity: dict[str, Any] = ranks.gather(identified)[0]
+        identified = subject.identity() if ranks.rank == 0 else {}
+        identity: Mapping[str, Any] = ranks.gather(identified)[0]
         reward = instantiate(config.reward)
         parts.callback(reward.close)
-        try_reward(reward, reference_answer(tasks[0].prompts[0], tokenizer))
-        spec = EngineSpec(
-            model_path=model.path,
-            dtype=dtype,
-            seed=settings.seed,
-            trust_remote_code=config.trust_remote_code,
-            max_model_len=context,
-            threads=usable_cores(),
-            ranks=ranks,
-        )
-        engine = start_engine(engine_settings, spec)
+        try_reward(reward, subject.reference)
+        engine = start_engine(engine_settings, dataclasses.replace(subject.spec, ranks=ranks))
         parts.callback(engine.close)
         votes = MathVerifier()  # its workers start with the first answers to compare
         parts.callback(votes.close)
@@ -116,7 +134,7 @@ def evaluate_model(config: EvalCommand) -> None:
         on_progress = stack.enter_context(ProgressDisplay(shown=ranks.rank == 0))
         found = {
             seed: dataclasses.replace(evaluator, seed=seed).run(
-                tasks, Store(place, settings.resume), on_progress
+                subject.tasks, Store(place, settings.resume), on_progress
             )
             for seed, place in folders.items()
         }
@@ -125,6 +143,8 @@ def evaluate_model(config: EvalCommand) -> None:
             _publish(place, found[seed], settings.report_samples)
         if settings.seeds:
             _publish_repeats(folder, found)
+        for note in getattr(engine, "notes", list)():
+            Console().print(note, highlight=False, markup=False)
         if isinstance(reward, Compared):
             Console().print(reward.report.render(), highlight=False, markup=False)
 

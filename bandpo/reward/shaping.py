@@ -76,7 +76,7 @@ class Overlong:
         return self.penalty
 
     def __call__(self, completion: Completion, score: Score) -> float:
-        excess = len(completion.token_ids) - (self.max_tokens - self.buffer)
+        excess = completion.length - (self.max_tokens - self.buffer)
         return -self.penalty * min(max(excess / self.buffer, 0.0), 1.0)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bandpo.data.prompting.chat import set_chat_template
 from bandpo.types import Completion, Group, Prompt, logprob_array, token_array
 
 Sampled = tuple[NDArray[np.int32], ArrayLike, bool]
@@ -35,7 +37,11 @@ class Decoder:
     reasoning ends. Ids that the tokenizer does not have stand for no text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        """`chat_template` is that of the prompts if it is not the tokenizer's own."""
+        if chat_template is not None:
+            tokenizer = copy(tokenizer)  # the engine's may be in use elsewhere
+            set_chat_template(tokenizer, chat_template)
         self._tokenizer = tokenizer
         self._special = _special_tokens(tokenizer)
         self._framing = np.array(sorted(_framing(tokenizer, self._special)), np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.utils import instantiate
@@ -30,6 +31,8 @@ class EngineSpec:
     seed: int = 0
     """Of the run; samples depend on their prompts' seeds alone."""
     trust_remote_code: bool = False
+    chat_template: str | None = None
+    """Of the prompts, as `data.chat_template` names it; None: the tokenizer's own."""
     max_model_len: int = 2048
     """Tokens of the longest prompt with its completion."""
     samples: int | None = None
@@ -38,6 +41,8 @@ class EngineSpec:
     """CPU threads of this rank."""
     ranks: Ranks = field(default_factory=Alone)
     """The processes that construct an engine together, each with this spec."""
+    folder: Path | None = None
+    """The results of the evaluation, where an engine may keep records of its own; None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class RolloutEngine(Protocol):
     """
 
     name: str
-    """The engine as it appears in run.json: vllm_local, vllm_server or hf."""
+    """The engine as it appears in run.json: vllm_local, vllm_server, hf or openai."""
     weight_version: int
     """How many times the weights have been replaced."""
 
@@ -96,6 +101,9 @@ class RolloutEngine(Protocol):
 
     is_shared: bool = False
     """Whether ranks hold it together: then all must call `generate` and exhaust it."""
+
+    name_only: bool = False
+    """Whether its model is known by name alone, as an endpoint's: it evaluates and never trains."""
 
     @property
     def replicas(self) -> int:
@@ -119,6 +127,10 @@ class RolloutEngine(Protocol):
 
     def wake(self) -> None:
         """Takes device memory back before weights are loaded; does nothing by default."""
+
+    def notes(self) -> list[str]:
+        """Lines for the user at the end of an evaluation; none by default."""
+        return []
 
     def close(self) -> None:
         """Ends the engine and its processes."""

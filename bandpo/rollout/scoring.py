@@ -54,7 +54,7 @@ class ScoredGroup:
         completions = self.group.completions
         return GroupSummary(
             prompt=self.group.prompt,
-            lengths=tuple(len(completion.token_ids) for completion in completions),
+            lengths=tuple(completion.length for completion in completions),
             truncated=tuple(completion.truncated for completion in completions),
             weight_versions=tuple(completion.weight_version for completion in completions),
             scores=tuple(replace(score, extracted=None) for score in self.scores),

@@ -38,21 +38,32 @@ class ServerLost(Exception):
 class Server:
     """One API server, and how many samples are requested of it."""
 
-    def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, timeout_s: float, through_proxies: bool = False
+    ) -> None:
+        """`through_proxies`: those that the environment names, on the way to the internet."""
         self.url = url
         self.slots = 1  # samples that it generates at once; set when the server is checked
         self.open = 0  # samples requested and not yet received
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S)
+        # Weights and samples take no detour through a proxy.
+        transport = (
+            None
+            if through_proxies
+            else httpx.AsyncHTTPTransport(
+                retries=_CONNECT_RETRIES,
+                limits=limits,
+                # Notices a machine that vanished without closing its connections.
+                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+                trust_env=False,
+            )
+        )
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
-            transport=httpx.AsyncHTTPTransport(
-                retries=_CONNECT_RETRIES,
-                limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S),
-                # Notices a machine that vanished without closing its connections.
-                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
-                trust_env=False,  # weights and samples take no detour through a proxy
-            ),
+            limits=limits,
+            transport=transport,
         )
 
     @property

@@ -25,6 +25,8 @@ from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
 from bandpo.model.vocabulary import end_tokens
 from bandpo.rollout.colocation.guards import (
+    changes_of_classes,
+    classes_apart,
     experts_packed_anew,
     process_group_kept,
     shared_memory_of_its_own,
@@ -159,7 +161,8 @@ class VLLMLocal(RolloutEngine):
         local_world_size = os.environ.get("LOCAL_WORLD_SIZE")
         parted = tensor_parallel_size > 1 and not on_gpu
         naming = shared_memory_of_its_own(spec.ranks) if parted else nullcontext()
-        with untouched_random_state(), naming, start_in_words(spec.model_path, vllm_version()):
+        refusal = start_in_words(spec.model_path, vllm_version())
+        with untouched_random_state(), naming, refusal, changes_of_classes() as changed:
             self._llm = LLM(
                 model=spec.model_path,
                 dtype=spec.dtype,
@@ -173,10 +176,11 @@ class VLLMLocal(RolloutEngine):
                 use_tqdm_on_load=False,
                 **llm_arguments,
             )
+        classes_apart(self._llm, changed)
         if local_world_size is not None:  # vLLM overwrites it
             os.environ["LOCAL_WORLD_SIZE"] = local_world_size
         tokenizer = self._llm.get_tokenizer()
-        self._decode = Decoder(tokenizer)
+        self._decode = Decoder(tokenizer, spec.chat_template)
         self._ends = end_tokens(spec.model_path, model, tokenizer).keys()
         self._has_head = all(self._llm.apply_model(_has_head))
         self._weight_names: frozenset[str] | None = None

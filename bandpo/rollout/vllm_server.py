@@ -103,7 +103,7 @@ class VLLMServer(RolloutEngine):
         trusted = {"trust_remote_code": spec.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
         config = AutoConfig.from_pretrained(path, **trusted)
-        self._decode = Decoder(tokenizer)
+        self._decode = Decoder(tokenizer, spec.chat_template)
         self._ends = end_tokens(path, config, tokenizer).keys()
         if as_its_files_are(path, config):
             logger.warning(

@@ -73,6 +73,7 @@ class Host:
             dtype=engine_dtype(config),
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
+            chat_template=config.data.chat_template,
             max_model_len=served_length(config, model),
             samples=samples_at_a_time(config),
             threads=max(1, usable_cores() // self.ranks.size),

@@ -47,8 +47,11 @@ class TrainingPrompts:
         self.dropped = len(dropped)
         self._weights = weights_of(data.train)
         self._history = History()
-        self._sampler = sampler_of(data.sampler, self._weights, prompts, seed, self._history)
-        self._sampler.require(rollout.prompts_per_step)
+        per_step = rollout.prompts_per_step
+        self._sampler = sampler_of(
+            data.sampler, self._weights, prompts, seed, self._history, per_step
+        )
+        self._sampler.require(per_step)
         self._rollout, self._seed = rollout, seed
         self._drawn, self._before = 0, self._state()
 

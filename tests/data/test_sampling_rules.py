@@ -35,7 +35,7 @@ class Run:
 
     def __init__(self, rule, prompts, pass_rate=lambda id, step: 0.5, n=4, seed=3):
         self.history = History()
-        self.sampler = RuledSampler(prompts, seed, rule, self.history)
+        self.sampler = RuledSampler(prompts, seed, rule, self.history, n)
         self.pass_rate, self.n = pass_rate, n
 
     def step(self):
@@ -97,8 +97,8 @@ def test_what_is_excluded_is_not_drawn_and_all_of_the_others_may_be():
 # --- Rest --------------------------------------------------------------------------------------
 
 
-def test_a_problem_solved_or_failed_twice_rests_for_so_many_steps():
-    run = Run(Rest(in_a_row=2, steps=15), prompts_of(30), fixed, n=6)
+def test_a_problem_solved_or_failed_twice_rests_for_so_many_epochs():
+    run = Run(Rest(in_a_row=2, epochs=3), prompts_of(30), fixed, n=6)
     drawn: dict[str, list[int]] = {}
     for step in range(1, 41):
         for id in run.step():
@@ -114,7 +114,7 @@ def test_a_problem_solved_or_failed_twice_rests_for_so_many_steps():
 
 
 def test_what_rests_is_counted_by_its_reason_and_by_its_return():
-    run = Run(Rest(in_a_row=1, steps=2), prompts_of(12), fixed, n=4)
+    run = Run(Rest(in_a_row=1, epochs=2 / 3), prompts_of(12), fixed, n=4)
     assert run.sampler.states() == {"solved": 0, "failed": 0, "active": 12}
     first = run.step()
     expected = Counter({0.0: "failed", 0.5: "active", 1.0: "solved"}[fixed(id, 0)] for id in first)
@@ -126,7 +126,7 @@ def test_what_rests_is_counted_by_its_reason_and_by_its_return():
 
 def test_a_window_of_pass_rates_is_a_rest_after_one_group():
     rates = {"made0": 0.125, "made1": 0.25, "made2": 0.75, "made3": 0.875}
-    run = Run(Rest(in_a_row=1, steps=99, low=0.2, high=0.8), prompts_of(4), lambda i, _: rates[i])
+    run = Run(Rest(in_a_row=1, epochs=99, low=0.2, high=0.8), prompts_of(4), lambda i, _: rates[i])
     run.step()
     assert [run.sampler.state(run.history, f"made{i}") for i in range(4)] == [
         *("failed", "active", "active", "solved")
@@ -134,7 +134,7 @@ def test_a_window_of_pass_rates_is_a_rest_after_one_group():
 
 
 def test_where_too_few_are_left_the_longest_away_return_and_one_line_says_so():
-    run = Run(Rest(in_a_row=1, steps=100), prompts_of(10), lambda *_: 1.0, n=4)
+    run = Run(Rest(in_a_row=1, epochs=100), prompts_of(10), lambda *_: 1.0, n=4)
     steps = [run.step() for _ in range(2)]
     assert run.sampler.take_notes() == []
     third = run.step()  # 2 of 10 are left
@@ -184,7 +184,7 @@ def test_draws_by_weight_follow_p_times_one_minus_p():
         {f"made{i}": Results(1, 8, int(8 * rates[i % 3]), 1, (rates[i % 3],)) for i in range(300)},
         1,
     )
-    sampler = RuledSampler(prompts_of(300), 1, rule, history)
+    sampler = RuledSampler(prompts_of(300), 1, rule, history, 3)
     count: Counter[float] = Counter()
     for step in range(2, 2002):
         count.update(rates[int(id[4:]) % 3] for id in ids(sampler.next(3)))
@@ -243,11 +243,11 @@ def test_a_part_that_runs_out_leaves_its_draws_and_has_no_claim_to_them_later():
 
 RULES = [
     Epochs(),
-    Rest(in_a_row=1, steps=3),
-    Pools(Rest(in_a_row=1, steps=2), easy_share=0.3, hard_share=0.2),
+    Rest(in_a_row=1, epochs=0.7),
+    Pools(Rest(in_a_row=1, epochs=0.5), easy_share=0.3, hard_share=0.2),
     ByPassRate(),
-    Rest(ByPassRate(), in_a_row=2, steps=4, low=0.1, high=0.9),
-    BySource({"made": 3.0, "other": 1.0}, Rest(Pools(), in_a_row=2, steps=3)),
+    Rest(ByPassRate(), in_a_row=2, epochs=1, low=0.1, high=0.9),
+    BySource({"made": 3.0, "other": 1.0}, Rest(Pools(), in_a_row=2, epochs=0.6)),
 ]
 MIXED = [*prompts_of(17), *prompts_of(8, "other")]
 
@@ -333,12 +333,12 @@ def test_the_file_has_a_line_for_each_problem_seen_and_reads_back(tmp_path):
 
 def test_a_configuration_wraps_rules_in_each_other():
     inner = {"_target_": "bandpo.data.sampling.ByPassRate", "least": 0.1}
-    target = {"_target_": "bandpo.data.sampling.Rest", "steps": 9, "inner": inner}
-    assert rule_of(target) == Rest(ByPassRate(least=0.1), steps=9)
+    target = {"_target_": "bandpo.data.sampling.Rest", "epochs": 9, "inner": inner}
+    assert rule_of(target) == Rest(ByPassRate(least=0.1), epochs=9)
     prompts = prompts_of(5)
-    assert type(sampler_of(None, {}, prompts, 0, History())) is PromptSampler
-    assert sampler_of(target, {}, prompts, 0, History()).rule == rule_of(target)
-    weighted = sampler_of(None, {"made": 1.0}, prompts, 0, History())
+    assert type(sampler_of(None, {}, prompts, 0, History(), 1)) is PromptSampler
+    assert sampler_of(target, {}, prompts, 0, History(), 1).rule == rule_of(target)
+    weighted = sampler_of(None, {"made": 1.0}, prompts, 0, History(), 1)
     assert weighted.rule == BySource({"made": 1.0}, Epochs())
 
 

@@ -36,7 +36,7 @@ def two(tmp_path):
 def sampler(spec, seed=5):
     problems = load_problems(spec)
     prompts = [Prompt(p, p.problem, (1,)) for p in problems]
-    return sampler_of(None, weights_of(spec), prompts, seed, History())
+    return sampler_of(None, weights_of(spec), prompts, seed, History(), 8)
 
 
 def test_a_problem_has_its_sources_name(two):

@@ -24,11 +24,12 @@ def test_engine_and_learner_agree_before_and_after_updates(launch, untrained, ra
         assert result["version"] == 2
 
 
-def test_experts_follow_too(launch, untrained_as):
-    """transformers stacks them, files have them apart, and vLLM packs them on a CPU."""
-    sizes = {"hidden_size": 64, "head_dim": 32, "moe_intermediate_size": 32}
-    folder = untrained_as("qwen3_moe", num_experts=4, num_experts_per_tok=2, **sizes)
-    for result in launch(WORKER, 1, str(folder)):
+def test_experts_and_models_that_vllm_runs_by_transformers_follow_too(launch, untrained_as):
+    """Experts are stacked, apart in files, and packed; OLMo's class is changed by vLLM."""
+    sizes = {"hidden_size": 64, "head_dim": 32}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    folders = [untrained_as("qwen3_moe", **sizes, **experts), untrained_as("olmo2", **sizes)]
+    for result in launch(WORKER, 1, *map(str, folders)):
         assert result["before"] < 1e-4
         assert result["after"] < 1e-4
         assert result["moved"] > 1e-1

@@ -16,7 +16,8 @@ from bandpo.advantage import group_advantages
 from bandpo.config.sections.learner import LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
-from bandpo.learner.learner import DeepSpeedLearner, update_metrics
+from bandpo.learner.learner import DeepSpeedLearner
+from bandpo.learner.updates.result import update_metrics
 from bandpo.loss import ConstantNorm, SequenceMeanTokenMean, TokenMean
 from bandpo.ranks.collectives import Ranks
 from bandpo.rollout.draws import Draws

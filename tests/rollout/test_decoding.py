@@ -147,6 +147,17 @@ def test_a_completion_cut_within_a_character_can_be_scored_and_saved(reward, tmp
     assert kept.completion == completion.text
 
 
+def test_tokens_around_turns_are_those_of_the_chat_template_that_prompts_have(tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|turn|>", special=True)])
+    own, file = tokenizer.chat_template, tmp_path / "mine.jinja"
+    file.write_text("{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}<|turn|>")
+    samples = [ids_of(tokenizer, "5<|turn|>6")]
+    assert Decoder(tokenizer)(samples, [False]) == ["5<|turn|>6"]
+    assert Decoder(tokenizer, str(file))(samples, [False]) == ["56"]
+    assert tokenizer.chat_template == own
+
+
 def test_ids_beyond_the_tokenizer_have_no_text():
     tokenizer = build_tokenizer()
     assert Decoder(tokenizer)(

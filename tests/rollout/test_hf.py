@@ -175,3 +175,15 @@ def test_nothing_of_torchs_random_state_is_used(engine):
     before = torch.random.get_rng_state()
     list(engine.generate(prompts(), Sampling(2, max_tokens=4)))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_values_may_be_narrower_than_keys(untrained_as):
+    """As in DeepSeek's latent attention: 192 and 128 in its models."""
+    sizes = {"kv_lora_rank": 16, "q_lora_rank": None, "qk_nope_head_dim": 16}
+    sizes |= {"qk_rope_head_dim": 16, "v_head_dim": 24, "head_dim": 16, "num_key_value_heads": 2}
+    experts = {"n_routed_experts": 2, "num_experts_per_tok": 1, "first_k_dense_replace": 2}
+    engine = HFGenerate(EngineSpec(str(untrained_as("deepseek_v2", **sizes, **experts))))
+    (group,) = engine.generate([prompts()[0]], Sampling(2, max_tokens=9))
+    own = engine.logprobs(group.prompt, group.completions)
+    for completion, wanted in zip(group.completions, own, strict=True):
+        np.testing.assert_allclose(completion.logprobs, wanted, atol=1e-4)

@@ -21,6 +21,9 @@ class Tokenizer:
 
     all_special_ids = (0,)
 
+    def get_vocab(self):
+        return {f"<{token}>": token for token in (0, *TOKENS)}
+
     def convert_ids_to_tokens(self, ids):
         return [f"<{token}>" for token in ids]
 

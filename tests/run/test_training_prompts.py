@@ -13,7 +13,7 @@ from bandpo.rollout.scoring import ScoredGroup
 from bandpo.run.training_prompts import TrainingPrompts
 from bandpo.types import Completion, Group, Problem
 
-REST = {"_target_": "bandpo.data.sampling.Rest", "in_a_row": 1, "steps": 2}
+REST = {"_target_": "bandpo.data.sampling.Rest", "in_a_row": 1, "epochs": 0.5}
 PROBLEMS = [Problem(f"p{i}", f"{i}+{i}", str(2 * i), "sums") for i in range(12)]
 
 
@@ -71,7 +71,7 @@ def test_with_lag_a_step_drawn_ahead_is_known_only_if_its_rollout_waits(
 
 
 def test_a_step_knows_all_steps_before_it_and_nothing_of_itself():
-    loop = Loop({**REST, "steps": 99})
+    loop = Loop({**REST, "epochs": 99})
     seen: set[str] = set()
     for step in range(1, 5):
         rollout = loop.draw(step)

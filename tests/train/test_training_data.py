@@ -20,7 +20,7 @@ SETTINGS = [
     *("method=grpo", "trainer.steps=6", "trainer.sample_every=1", "trainer.checkpoint_every=1"),
     *("trainer.keep_checkpoints=9", "eval.benchmarks=[]", "learner.updates_per_rollout=2"),
     *("rollout.prompts_per_step=4", "rollout.group_size=4", "rollout.max_tokens=6"),
-    *("sampler=rest", "data.sampler.in_a_row=1", "data.sampler.steps=2", "learner.lr=1e-3"),
+    *("sampler=rest", "data.sampler.in_a_row=1", "data.sampler.epochs=0.4", "learner.lr=1e-3"),
     *("data.sampler.low=0.25", "data.sampler.high=0.75", *LOW_BYTES, "+reward.threshold=0.5"),
 ]
 DRAWN = ("reward/", "rollout/", "length/", "problems/", "source/")

@@ -15,29 +15,31 @@ RESTING = ("solved", "failed")
 
 @dataclass(frozen=True)
 class Rest:
-    """Leaves out problems that were solved or failed several times in a row, for some steps.
+    """Leaves out problems that were solved or failed several times in a row, for some epochs.
 
     A problem rests when its last `in_a_row` groups all had a pass rate of at least `high` (solved)
-    or of at most `low` (failed), and returns `steps` steps after the last one: where that group is
-    like those before, it rests again. low=0.2, high=0.8 and in_a_row=1 are a curriculum of the
+    or of at most `low` (failed), and returns `epochs` epochs after the last one: where its next
+    group is like those before, it rests again. An epoch is the number of problems divided by
+    `rollout.prompts_per_step`, in steps. low=0.2, high=0.8 and in_a_row=1 are a curriculum of the
     problems of medium difficulty. If fewer others are left than a request asks for, those that have
     been away longest return early. Others are drawn by the rule `inner`.
     """
 
     inner: Rule = field(default_factory=Epochs)
     in_a_row: int = 2
-    steps: int = 50
+    epochs: float = 3.0
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         _require(1 <= self.in_a_row <= RECENT, f"in_a_row={self.in_a_row}", f"from 1 to {RECENT}")
-        _require(self.steps >= 1, f"steps={self.steps}", "at least 1")
+        _require(self.epochs > 0, f"epochs={self.epochs}", "above 0")
         _require_between(self.low, self.high, "low", "high")
 
     def __call__(self, n: int, pool: Sequence[str], request: Request) -> list[str]:
-        history, step = request.history, request.step
-        away = {id for id in pool if self._rest(history.of(id), step) is not None}
+        history = request.history
+        found = ((id, history.of(id)) for id in pool)
+        away = {id for id, results in found if self._rest(results, request.away(results))}
         lacking = min(n, len(pool)) - (len(pool) - len(away))
         if lacking > 0:
             lots = request.streams.lots(f"{request.name}/rest", away)
@@ -51,13 +53,13 @@ class Rest:
         """`solved` and `failed` problems rest; others have a state of the rule inside."""
         return (*RESTING, *self.inner.states)
 
-    def state(self, results: Results, step: int) -> str:
+    def state(self, results: Results, away: float) -> str:
         """`solved`, `failed`, or that of the rule inside."""
-        return self._rest(results, step) or self.inner.state(results, step)
+        return self._rest(results, away) or self.inner.state(results, away)
 
-    def _rest(self, results: Results, step: int) -> str | None:
+    def _rest(self, results: Results, away: float) -> str | None:
         """The reason for which a problem rests; None for one that does not."""
-        if not results.seen or step > results.step + self.steps:
+        if not results.seen or away > self.epochs:
             return None
         if results.in_a_row(lambda rate: rate >= self.high) >= self.in_a_row:
             return "solved"
@@ -94,7 +96,8 @@ class Pools:
     def __call__(self, n: int, pool: Sequence[str], request: Request) -> list[str]:
         parts: dict[str, list[str]] = {"easy": [], "normal": [], "hard": []}
         for id in pool:
-            parts[self.state(request.history.of(id), request.step)].append(id)
+            results = request.history.of(id)
+            parts[self.state(results, request.away(results))].append(id)
         normal = 1 - self.easy_share - self.hard_share
         weights = {"easy": self.easy_share, "normal": round(normal, 12), "hard": self.hard_share}
         return by_shares(n, parts, weights, self.inner, request)
@@ -104,7 +107,7 @@ class Pools:
         """The pools."""
         return ("easy", "normal", "hard")
 
-    def state(self, results: Results, step: int) -> str:
+    def state(self, results: Results, away: float) -> str:
         """The pool of a problem."""
         rate = results.pass_rate
         if rate is None:
@@ -147,7 +150,7 @@ class ByPassRate:
         """All problems are `active`."""
         return ("active",)
 
-    def state(self, results: Results, step: int) -> str:
+    def state(self, results: Results, away: float) -> str:
         """`active`."""
         return "active"
 

@@ -22,10 +22,13 @@ from bandpo.types import Prompt
 class RuledSampler(Sampler):
     """Draws prompts by a rule, from the results of the steps before (`history`)."""
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int, rule: Rule, history: History) -> None:
-        """As `Sampler`; `history` is shared with who records the results."""
+    def __init__(
+        self, prompts: Sequence[Prompt], seed: int, rule: Rule, history: History, per_step: int
+    ) -> None:
+        """As `Sampler`, for `per_step` prompts per step; who records results shares `history`."""
         super().__init__(prompts, seed)
         self.rule, self._history = rule, history
+        self._epoch = len(prompts) / per_step
         self._pool = sorted(self._by_id)  # the order of the file does not matter
         self._sources = {id: prompt.problem.source for id, prompt in self._by_id.items()}
         self._streams = Streams(self._pool, seed)
@@ -48,6 +51,7 @@ class RuledSampler(Sampler):
             self._drawn_for, self._drawn = step, set()
         request = Request(
             step,
+            self._epoch,
             self._history,
             self._streams,
             self._sources,
@@ -77,12 +81,13 @@ class RuledSampler(Sampler):
 
     def state(self, history: History, id: str) -> str:
         """As `Sampler.state`, by the rule."""
-        return self.rule.state(history.of(id), history.step + 1)
+        results = history.of(id)
+        return self.rule.state(results, (history.step + 1 - results.step) / self._epoch)
 
     def had_rested(self, ids: Iterable[str]) -> int:
         """How many of these problems were put to rest after their last group."""
         found = (self._history.of(id) for id in set(ids))
-        return sum(self.rule.state(r, r.step + 1) in RESTING for r in found)
+        return sum(self.rule.state(results, 0.0) in RESTING for results in found)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory of the rule, beside what identifies the data."""
@@ -100,6 +105,7 @@ def sampler_of(
     prompts: Sequence[Prompt],
     seed: int,
     history: History,
+    per_step: int,
 ) -> Sampler:
     """The sampler of a configuration: `data.sampler`, and the weights of its sources.
 
@@ -108,7 +114,8 @@ def sampler_of(
     if target is None and not weights:
         return PromptSampler(prompts, seed)
     rule = Epochs() if target is None else rule_of(target)
-    return RuledSampler(prompts, seed, BySource(weights, rule) if weights else rule, history)
+    rule = BySource(weights, rule) if weights else rule
+    return RuledSampler(prompts, seed, rule, history, per_step)
 
 
 def rule_of(target: Mapping[str, Any]) -> Rule:

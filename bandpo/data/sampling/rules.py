@@ -17,6 +17,7 @@ class Request:
     """A request for prompts, as rules see it.
 
     step      the step that they are for; the history has the steps before it
+    epoch     how many steps one epoch over all problems takes
     sources   the source of each problem
     name      of the streams that a rule may use: rules inside others have their own
     drawn     the problems that were drawn for this step before
@@ -24,12 +25,17 @@ class Request:
     """
 
     step: int
+    epoch: float
     history: History
     streams: Streams
     sources: Mapping[str, str]
     name: str = ""
     drawn: Collection[str] = ()
     returned: set[str] = field(default_factory=set)
+
+    def away(self, results: Results) -> float:
+        """Epochs since the last group of a problem with these results."""
+        return (self.step - results.step) / self.epoch
 
     def within(self, part: str) -> Request:
         """The request to the rule of a part, which has streams of its own."""
@@ -49,8 +55,8 @@ class Rule(Protocol):
         """The states that a problem may have."""
         ...
 
-    def state(self, results: Results, step: int) -> str:
-        """The state of a problem with these results when a step is drawn."""
+    def state(self, results: Results, away: float) -> str:
+        """The state of a problem with these results, so many epochs after its last group."""
         ...
 
 
@@ -66,7 +72,7 @@ class Epochs:
         """All problems are `active`."""
         return ("active",)
 
-    def state(self, results: Results, step: int) -> str:
+    def state(self, results: Results, away: float) -> str:
         """`active`."""
         return "active"
 
@@ -122,6 +128,6 @@ class BySource:
         """Those of the rule inside."""
         return self.inner.states
 
-    def state(self, results: Results, step: int) -> str:
+    def state(self, results: Results, away: float) -> str:
         """That of the rule inside."""
-        return self.inner.state(results, step)
+        return self.inner.state(results, away)

@@ -101,7 +101,7 @@ def experts_packed_anew(llm: Any) -> Iterator[None]:
     if missing := sorted(forgotten & set(lacking)):
         raise UserError(
             f"vLLM did not load the experts {missing[0]} of this model in a weight sync, so it "
-            "cannot follow training on a CPU; use a GPU, or another model"
+            "cannot follow training; use another engine or model"
         )
 
 
@@ -120,3 +120,56 @@ def _forget_expert_kernels(model: torch.nn.Module) -> set[str]:
         method: Any = model.get_submodule(name).quant_method
         method.moe_kernel = None
     return found
+
+
+Before = dict[type, tuple[tuple[type, ...], dict[str, Any]]]
+"""Bases and own methods of classes before they were changed."""
+
+
+@contextmanager
+def changes_of_classes() -> Iterator[Before]:
+    """Records transformers' classes before vLLM changes them, for `classes_apart`.
+
+    Where vLLM runs a model by transformers' code it gives the class itself other bases, `__init__`
+    and `__call__`: the learner's model has that class too, and a reference is made of it.
+    """
+    from vllm.model_executor.models.transformers import base
+
+    before: Before = {}
+    support = base.support_torch_compile
+
+    def recording(**settings: Any) -> Any:
+        def decorate(cls: type) -> Any:
+            methods = {name: vars(cls).get(name) for name in ("__init__", "__call__")}
+            before.setdefault(cls, (cls.__bases__, methods))
+            return support(**settings)(cls)
+
+        return decorate
+
+    base.support_torch_compile = recording
+    try:
+        yield before
+    finally:
+        base.support_torch_compile = support
+
+
+def classes_apart(llm: Any, before: Before) -> None:
+    """Moves what vLLM changed in classes to subclasses, of which its own modules then are."""
+
+    def divide(model: torch.nn.Module) -> None:
+        for cls, (bases, methods) in before.items():
+            added = [parent for parent in cls.__bases__ if parent not in bases]
+            changed = {name: vars(cls)[name] for name in methods if name in vars(cls)}
+            own = type(cls.__name__, (cls, *added), {**changed, "__module__": cls.__module__})
+            for module in model.modules():
+                if type(module) is cls:
+                    module.__class__ = own
+            cls.__bases__ = bases
+            for name, method in methods.items():
+                if method is not None:
+                    setattr(cls, name, method)
+                elif name in vars(cls):
+                    delattr(cls, name)
+
+    if before:
+        llm.apply_model(divide)

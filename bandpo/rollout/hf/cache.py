@@ -65,8 +65,9 @@ class Block:
                 f"window of {window}; use rollout=vllm_local"
             )
         self.prompts.append((key, value))
-        shape = (self.rows.numel(), key.shape[1], self.room, key.shape[3])
-        self.samples.append((key.new_empty(shape), value.new_empty(shape)))
+        shape = (self.rows.numel(), key.shape[1], self.room)
+        keys, values = (t.new_empty((*shape, t.shape[3])) for t in (key, value))
+        self.samples.append((keys, values))
         groups = query.shape[1] > key.shape[1]
         output = scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scale, enable_gqa=groups
@@ -111,7 +112,7 @@ class Block:
         weights = (scores.float() * scale).softmax(-1).to(values.dtype)
         of_prompt, of_own = weights.split([asked.shape[-1], values.shape[1]], -1)
         output = of_samples(of_prompts(of_prompt) @ prompt_values)
-        return torch.baddbmm(output, of_own, values).view(query.shape)
+        return torch.baddbmm(output, of_own, values).view(*query.shape[:-1], -1)
 
     def drop(self, ended: Tensor) -> Tensor:
         """Removes samples that have ended, once they are many; the batch indices that are kept."""

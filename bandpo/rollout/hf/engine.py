@@ -51,7 +51,7 @@ class HFGenerate(RolloutEngine):
         self._room = int(cache_gib * 2**30 / token_bytes(self._model.config, spec.dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(path, **trusted)
         self._ends = end_tokens(path, config, self._tokenizer).keys()
-        self._decode = Decoder(self._tokenizer)
+        self._decode = Decoder(self._tokenizer, spec.chat_template)
         self._prove_cache(TOLERANCE[spec.dtype])
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
