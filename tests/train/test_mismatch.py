@@ -63,6 +63,21 @@ def test_a_coarser_engine_is_corrected_and_a_run_of_before_is_not(
 
 
 @pytest.mark.slow
+def test_metrics_are_over_all_ranks(bandpo, untrained, tmp_path):
+    """Minibatches are the same on any number of ranks, and so is what is measured of them."""
+    found = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        own = [f"model.path={untrained()}", f"run.dir={folder}", "method.correction=icepop"]
+        sizes = ["rollout.prompts_per_step=4", "trainer.steps=1"]
+        bandpo("train", *SETTINGS, *own, *sizes, ranks=ranks)
+        last = metrics_of(folder)[-1]
+        found.append({name: last[name] for name in last if name.startswith("mismatch/")})
+    assert found[0].keys() > NAMES
+    assert found[1] == pytest.approx(found[0], rel=1e-2, abs=1e-9)
+
+
+@pytest.mark.slow
 def test_vllm_in_bfloat16_samples_for_a_float32_learner(bandpo, tmp_path):
     pytest.importorskip("vllm")
     folder = tmp_path / "vllm"
