@@ -93,6 +93,7 @@ def draw(runs: Sequence[Mapping[str, Any]]) -> None:
                 axes.plot(range(1, len(means) + 1), means, label=name, linewidth=1.3, **style)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     figure.axes[1].set_yscale("log")
     figure.axes[0].legend(fontsize=7)

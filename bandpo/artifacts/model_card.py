@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bandpo.config.identity import config_hash
-from bandpo.config.rollout_correction import AUTO, NONE
+from bandpo.config.rollout_correction import AUTO, NONE, name_of
 from bandpo.config.schema import Config, MethodConfig
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.prompting import PLAIN
@@ -73,7 +73,7 @@ def _correction(method: MethodConfig) -> dict[str, str]:
     found = method.correction
     if found in (AUTO, NONE):
         return {}
-    return {"rollout correction": found if isinstance(found, str) else found["_target_"]}
+    return {"rollout correction": name_of(found)}
 
 
 def _base(path: str) -> dict[str, str]:

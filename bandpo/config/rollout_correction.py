@@ -42,6 +42,11 @@ def by_precision(dtype: str, engine: Mapping[str, Any], loss: Mapping[str, Any])
     return Choice(NONE, "engine and learner compute in float32")
 
 
+def name_of(correction: str | Mapping[str, Any]) -> str:
+    """A correction for the reader: its name, or the `_target_` of one's own."""
+    return correction if isinstance(correction, str) else str(correction.get("_target_"))
+
+
 def correction_in(settings: Mapping[str, Any]) -> Any:
     """The correction that the content of a config.yaml means: a name other than auto, or a mapping.
 

@@ -12,7 +12,7 @@ import yaml
 from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint, point
 from bandpo.artifacts.folder import cut_after, holds_a_run, set_aside
 from bandpo.config.identity import changes
-from bandpo.config.rollout_correction import AUTO, NONE, by_precision, correction_in
+from bandpo.config.rollout_correction import AUTO, NONE, by_precision, correction_in, name_of
 from bandpo.config.schema import Config
 from bandpo.data.sampling.history import PROBLEMS
 from bandpo.disk.whole import write_atomically
@@ -91,15 +91,11 @@ def with_correction(config: Config, before: Mapping[str, Any] | None) -> tuple[C
     settled = method.model_copy(update={"correction": found})
     notes = []
     if found != choice.name:
-        notes = [f"correction: {_named(found)}, as before this run was resumed"]
+        notes = [f"correction: {name_of(found)}, as before this run was resumed"]
     elif found != NONE:
         reason = f"since {choice.reason}; method.correction=none turns it off"
         notes = [f"correction: {found}, {reason} (docs/mismatch.md)"]
     return config.model_copy(update={"method": settled}), notes
-
-
-def _named(correction: Any) -> str:
-    return correction if isinstance(correction, str) else str(correction.get("_target_"))
 
 
 def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
