@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Collection, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 from typing import TypeVar
@@ -47,6 +49,11 @@ class Sample:
     def __post_init__(self) -> None:
         self.completion_ids = token_array(self.completion_ids)
 
+    @property
+    def number(self) -> float:
+        """A whole number below 2^24 that follows from the id (`TokenBatch.number`)."""
+        return float(zlib.crc32(self.id.encode()) >> 8)
+
     def take_behaviour_policy(self) -> None:
         """Makes the policy that sampled it, with the weights of that time, the old policy."""
         self.old_logp, self.rollout_logp = self.rollout_logp, None
@@ -73,12 +80,62 @@ def samples_of(group: Group, advantages: Sequence[float]) -> list[Sample]:
     return [Sample.of(group, index, advantage) for index, advantage in enumerate(advantages)]
 
 
+NOTHING = BatchTotals(0.0, 0.0)
+
+
+class Minibatch(list[Sample]):
+    """A rank's samples of a minibatch.
+
+    pruned        the counts of its share that is not computed (`prune`), which normalise the loss
+    pruned_share  of the samples of all ranks
+    """
+
+    def __init__(
+        self, samples: Iterable[Sample], pruned: BatchTotals = NOTHING, pruned_share: float = 0.0
+    ) -> None:
+        super().__init__(samples)
+        self.pruned, self.pruned_share = pruned, pruned_share
+
+
 def totals_of(samples: Sequence[Sample]) -> BatchTotals:
-    """The counts by which a loss over exactly these samples is normalised."""
+    """The counts that normalise a loss over these samples and those pruned beside them."""
+    pruned = samples.pruned if isinstance(samples, Minibatch) else NOTHING
     return BatchTotals(
-        sequences=float(len(samples)),
-        tokens=float(sum(len(sample.completion_ids) for sample in samples)),
+        sequences=pruned.sequences + len(samples),
+        tokens=pruned.tokens + sum(len(sample.completion_ids) for sample in samples),
     )
+
+
+def prune(
+    advantages: Sequence[Sequence[float]],
+    ids: Sequence[Sequence[str]],
+    share: float,
+    seed: str,
+    masked: Collection[Place] = (),
+) -> tuple[frozenset[Place], dict[Place, float]]:
+    """The samples that a step does not compute, and the weights of others that it might not have.
+
+    Sample i is pruned with probability P_i, which is `share` where |A_i| is below the mean |A| of
+    the step's samples and 0 elsewhere; one that is kept counts 1/(1 − P_i) times, so that the
+    expected gradient is that of all. Advantages [P, G] are those of the unpruned groups; `masked`
+    samples are not counted. The draw is each sample's own, from the seed and its id [P, G]: the
+    same on every rank.
+    Source of the structure: dynamic pruning of arXiv 2603.04135; the rule is ours.
+    """
+    if share == 0:
+        return frozenset(), {}
+    sizes = {
+        (i, j): abs(advantage)
+        for i, group in enumerate(advantages)
+        for j, advantage in enumerate(group)
+        if (i, j) not in masked
+    }
+    mean = math.fsum(sizes.values()) / max(len(sizes), 1)
+    small = [place for place, size in sizes.items() if size < mean]
+    gone = frozenset(
+        (i, j) for i, j in small if random.Random(f"{seed}/prune/{ids[i][j]}").random() < share
+    )
+    return gone, {place: 1 / (1 - share) for place in small if place not in gone}
 
 
 def schedule(

@@ -180,6 +180,8 @@ class TokenBatch:
                   counts by which losses are normalised stay those of the whole batch
     pass_rate     the share of the group's samples that are right; None if unknown
     dual          the dual variable λ of the group's query; None where there is none
+    number        the sample's, whole and below 2^24, from its id: for choices at random that are to
+                  be the same however the batch is split
 
     Values at masked positions are arbitrary but finite. Units: nats.
     """
@@ -196,6 +198,7 @@ class TokenBatch:
     weight: Tensor | None = None
     pass_rate: Tensor | None = None
     dual: Tensor | None = None
+    number: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.old_logp.shape

@@ -238,7 +238,7 @@ def job_of(ranks: Ranks, groups: int) -> Any:
             rollout=RolloutConfig(
                 engine={}, group_size=SAMPLES, prompts_per_step=groups, max_tokens=1
             ),
-            learner=SimpleNamespace(updates_per_rollout=UPDATES, epochs_per_rollout=1),
+            learner=SimpleNamespace(updates_per_rollout=UPDATES, epochs_per_rollout=1, prune=0.0),
             seed=0,
         ),
         _advantages=group_advantages,

@@ -19,9 +19,15 @@ FLOORS = (
     {"tables"},
     {"commands"},
     {"cli"},
+    {"integrations"},  # for trainers of other frameworks: nothing here imports it
 )
 # Of these, only rooms that generate, learn or join ranks may know anything.
-HEAVY = {"vllm": {"rollout"}, "deepspeed": {"learner", "ranks", "weight_sync"}}
+HEAVY = {
+    "vllm": {"rollout"},
+    "deepspeed": {"learner", "ranks", "weight_sync"},
+    "trl": {"integrations"},
+    "verl": {"integrations"},
+}
 MOST_LINES = 400
 MOST_FILES_AT_THE_TOP = 12
 MOST_FILES_IN_A_ROOM = 16
@@ -87,6 +93,15 @@ def test_there_is_no_circle_between_rooms():
         return goal in nexts or any(reaches(n, goal, seen | nexts) for n in nexts)
 
     assert [room for room in edges if reaches(room, room, set())] == []
+
+
+def test_other_frameworks_get_losses_alone():
+    """Their environments need not have what `bandpo train` needs: torch is enough for these."""
+    assert {other for room, other, _ in arrows() if room == "integrations"} == {
+        "errors",
+        "loss",
+        "types",
+    }
 
 
 @pytest.mark.parametrize("package", HEAVY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -11,7 +12,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bandpo.config.rollout_correction import AUTO, NONE
+from bandpo.config.rollout_correction import AUTO, NONE, is_to_the_sampler
 from bandpo.config.schema import MethodConfig, is_corrected
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
@@ -107,6 +108,11 @@ def _correction_is_one(method: MethodConfig) -> str | None:
         return None
     if method.loss.get("correction") is not None:
         return f"method.correction={method.correction} and method.loss.correction: remove one"
+    if is_to_the_sampler(method.loss):
+        return (
+            f"method.correction={method.correction}: the ratio of method={method.name} is to the "
+            "policy that sampled already, which would be weighed twice; remove it"
+        )
     own = method.correction
     problem = why_not_built(own) if isinstance(own, dict) else None
     return problem and f"method.correction cannot be built: {problem}"
@@ -132,7 +138,8 @@ def _lag_gives_what_the_loss_reads(
         return None
     value = torch.zeros(1, 1)
     try:
-        known = {"ref_logp": value, "new_entropy": value}
+        names = ("ref_logp", "new_entropy", "pass_rate", "dual", "number")
+        known = dict.fromkeys(names, value)
         instantiate(method.loss)(TokenBatch(value, value, value, value + 1, **known))
     except Exception as error:  # shown to the user, whose own class may have raised it
         return (
@@ -148,6 +155,38 @@ def _method_instantiates(method: MethodConfig) -> str | None:
         return f"method={method.name} cannot be built: {problem}"
     problem = _contract_broken(method)
     return problem and f"method={method.name} cannot be trained with: {problem}"
+
+
+def _dual_is_solved(method: MethodConfig) -> str | None:
+    """A loss that reads `dual` has an estimator of advantages that gives it."""
+    if why_not_built(method.loss) or why_not_built(method.advantage):
+        return None
+    estimator = instantiate(method.advantage)
+    if hasattr(getattr(estimator, "func", estimator), "dual"):
+        try:
+            estimator(torch.tensor([[0.0, 1.0]]))
+        except UserError as error:
+            return f"method={method.name}: {error}"
+        return None
+    loss = instantiate(method.loss)
+    if _takes(loss, dual=False) or not _takes(loss, dual=True):
+        return None
+    return (
+        f"method={method.name} reads TokenBatch.dual, which method.advantage does not give: take "
+        "bandpo.advantage.query_kl_advantages"
+    )
+
+
+def _takes(loss: Any, dual: bool) -> bool:
+    """Whether a loss takes a batch with all that there may be, with or without dual variables."""
+    value = torch.zeros(1, 1)
+    known = {f.name: value for f in fields(TokenBatch) if f.name != "step"}
+    known |= {"mask": value + 1} | ({} if dual else {"dual": None})
+    try:
+        loss(TokenBatch(**known))
+    except Exception:  # whatever a user's class raises: others report it
+        return False
+    return True
 
 
 def _reward_instantiates(reward: dict[str, Any]) -> str | None:
@@ -239,6 +278,7 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _loss_takes_the_correction,
     _lag_gives_what_the_loss_reads,
     _method_instantiates,
+    _dual_is_solved,
     _reward_instantiates,
     _alarms_instantiate,
     _sampler_instantiates,

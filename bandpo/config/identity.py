@@ -28,6 +28,7 @@ UNCHANGED: Mapping[str, Any] = {
     "learner.schedule": "constant",
     "learner.min_lr_ratio": 0.0,
     "learner.decay_share": 0.2,
+    "learner.prune": 0.0,
     "method.entropy_coef": 0.0,
     "method.entropy_floor": None,
     "method.entropy_coef_step": 1e-4,

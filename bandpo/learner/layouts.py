@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 TOKEN_VALUES = ("old_logp", "entropy", "ref_logp", "rollout_logp")
 """What a sample may know of each of its tokens."""
-SAMPLE_VALUES = ("weight", "pass_rate", "dual")
+SAMPLE_VALUES = ("weight", "pass_rate", "dual", "number")
 """What it may know that is the same for all of them."""
 
 

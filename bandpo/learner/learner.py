@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bandpo.batching import Sample, sequence_cost, totals_of
+from bandpo.batching import NOTHING, Sample, sequence_cost, totals_of
 from bandpo.config.sections.learner import LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.learner.adapter import save_adapter
@@ -329,10 +329,11 @@ class DeepSpeedLearner:
         return 1 - mean / float(self.ranks.max(mine))
 
     def _global_totals(self, samples: Sequence[Sample]) -> BatchTotals:
+        """The counts that normalise the loss; 0 where no rank has a sample to compute."""
         mine = totals_of(samples)
-        counts = torch.tensor([mine.sequences, mine.tokens], dtype=torch.float64)
-        sequences, tokens = self.ranks.sum(counts.to(self.ranks.device)).tolist()
-        return BatchTotals(sequences=sequences, tokens=tokens)
+        counts = torch.tensor([mine.sequences, mine.tokens, len(samples)], dtype=torch.float64)
+        sequences, tokens, computed = self.ranks.sum(counts.to(self.ranks.device)).tolist()
+        return BatchTotals(sequences, tokens) if computed else NOTHING
 
     def _gradient_norm_without_zero(self) -> float | None:
         """The norm where DeepSpeed wraps no optimizer and reports none (float32, stage 0)."""

@@ -19,6 +19,7 @@ from bandpo.errors import UserError
 from bandpo.loss.debug import require_logprobs
 from bandpo.loss.divergence import KL, ChiSquared, Divergence, TotalVariation, one_minus_exp
 from bandpo.loss.radius import Radius
+from bandpo.loss.ratio import behaviour_logp
 from bandpo.types import TokenBatch
 
 BLOCK = 1 << 16  # tokens
@@ -65,20 +66,43 @@ def require_bounds(owner: object, **parts: Any) -> None:
 class Fixed(Bounds):
     """Canonical clipping, [1 − eps_low, 1 + eps_high]; Clip-Higher with eps_high > eps_low.
 
+    Both may be tensors that broadcast to old_logp, of which `low` is at least 0.
     Source: Proximal Policy Optimization Algorithms, equation 7; DAPO, section 3.1. Raises
     UserError unless 0 <= eps_low <= 1 and eps_high >= 0.
     """
 
-    eps_low: float
-    eps_high: float
+    eps_low: float | Tensor
+    eps_high: float | Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps_low, Tensor) or isinstance(self.eps_high, Tensor):
+            return
         if not (0 <= self.eps_low <= 1 and self.eps_high >= 0):
             raise UserError(f"{self}: needs 0 <= eps_low <= 1 and eps_high >= 0.")
 
     def __call__(self, old_logp: Tensor) -> Interval:
         one = torch.ones_like(_log_probability(old_logp))
-        return Interval(one * (1 - self.eps_low), one * (1 + self.eps_high))
+        return Interval((one * (1 - self.eps_low)).clamp(min=0), one * (1 + self.eps_high))
+
+
+@dataclass(frozen=True)
+class FixedLog(Bounds):
+    """Fixed bounds of the log-ratio, [e^−low, e^high], both in nats.
+
+    Source: Geometric-Mean Policy Optimization (arXiv 2507.20673), where both are 0.4. Raises
+    UserError for negative bounds.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (self.low >= 0 and self.high >= 0):
+            raise UserError(f"{self}: low and high must not be negative.")
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        one = torch.ones_like(_log_probability(old_logp))
+        return Interval(one * math.exp(-self.low), one * math.exp(self.high))
 
 
 @dataclass(frozen=True)
@@ -156,14 +180,17 @@ class DynamicAdaptive(Bounds):
     """DCPO's dynamic-adaptive clipping.
 
     With p = π_old(token): low = ½ + ½·sqrt(max(1 − 4·eps_low/p, 0)), high = ½ + ½·sqrt(1 +
-    4·eps_high/p). It leaves the simplex as p → 1 and never lets a ratio fall below ½.
+    4·eps_high/p). It leaves the simplex as p → 1 and never lets a ratio fall below ½. Both eps may
+    be tensors that broadcast to old_logp.
     Source: DCPO: Dynamic Clipping Policy Optimization, section 3. Raises UserError for eps < 0.
     """
 
-    eps_low: float
-    eps_high: float
+    eps_low: float | Tensor
+    eps_high: float | Tensor
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps_low, Tensor) or isinstance(self.eps_high, Tensor):
+            return
         if self.eps_low < 0 or self.eps_high < 0:
             raise UserError(f"{self}: eps_low and eps_high must not be negative.")
 
@@ -236,6 +263,57 @@ class Mixed(Bounds):
 
     def __call__(self, old_logp: Tensor) -> Interval:
         return Interval(self.low(old_logp).low, self.high(old_logp).high)
+
+
+@dataclass(frozen=True)
+class BySign(Bounds):
+    """One rule for tokens of advantage A >= 0, another for those of A < 0, resolved by `for_batch`.
+
+    For weights that are truncated on both sides (TOPR's); `Mixed` will do for `Clip`, which looks
+    at the upper bound where A > 0 and at the lower one where A < 0.
+    """
+
+    positive: Bounds
+    negative: Bounds
+    is_negative: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_bounds(self, positive=self.positive, negative=self.negative)
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        positive, negative = self.positive.for_batch(batch), self.negative.for_batch(batch)
+        return BySign(positive, negative, batch.advantages < 0)
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        if self.is_negative is None:
+            raise ValueError("BySign: resolve the advantages with for_batch(batch) first.")
+        sides = zip(self.positive(old_logp), self.negative(old_logp), strict=True)
+        return Interval(*(torch.where(self.is_negative, below, above) for above, below in sides))
+
+
+@dataclass(frozen=True)
+class OfBehaviour(Bounds):
+    """The inner bounds around the policy that sampled (`behaviour_logp`) in place of π_old.
+
+    For `BehaviourRatio`. Resolved by `for_batch`.
+    """
+
+    inner: Bounds
+    logp: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        require_bounds(self, inner=self.inner)
+
+    def for_batch(self, batch: TokenBatch) -> Bounds:
+        logp = behaviour_logp(batch)
+        return OfBehaviour(
+            self.inner.for_batch(dataclasses.replace(batch, old_logp=logp)), logp.detach()
+        )
+
+    def __call__(self, old_logp: Tensor) -> Interval:
+        if self.logp is None:
+            raise ValueError("OfBehaviour: resolve the policy with for_batch(batch) first.")
+        return self.inner(self.logp)
 
 
 @dataclass(frozen=True)

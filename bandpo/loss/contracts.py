@@ -68,7 +68,7 @@ def check_bounds(bounds: Bounds) -> None:
     p = torch.tensor(PROBABILITIES)
     old_logp = p.log()
     one, entropy = torch.ones_like(p), torch.linspace(0, 2, p.numel()).reshape(p.shape)
-    batch = TokenBatch(old_logp, old_logp, one, one, entropy=entropy, step=1)
+    batch = TokenBatch(old_logp, old_logp, one, one, entropy=entropy, step=1, pass_rate=one / 2)
     name = name_of(bounds)
     try:
         interval = bounds.for_batch(batch)(old_logp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,6 +19,12 @@ from bandpo.loss.statistic import asking_parts, with_statistics
 from bandpo.loss.surrogate import Surrogate, require_surrogate
 from bandpo.loss.zero_advantage import vanishes_at_zero_advantage
 from bandpo.types import BatchTotals, TokenBatch
+
+
+def require_ratio(owner: object, part: Any) -> None:
+    """Raises UserError, which names the owner's class, for what is no ratio."""
+    if not callable(part) or isinstance(part, Bounds | type):
+        raise misplaced(owner, "ratio", "a ratio, such as TokenRatio()", part)
 
 
 class KLEstimator(Protocol):
@@ -62,24 +68,49 @@ class K3:
 
 
 @dataclass(frozen=True)
+class KLPlusChiSquared:
+    """e^u − 1 + u²/2 with u = log π − log π_ref, whose gradient is that of KL + ½χ²(π ‖ π_ref).
+
+    For samples from π the expected gradient of the value is E[(e^u + u)·∇log π], and so that of
+    KL(π ‖ π_ref) + ½·Σ π_ref·(π/π_ref − 1)²; as a value it is biased, as `K2` is. u is clamped
+    to ±20.
+    Source: Correcting the Mythos of KL-Regularization: Direct Alignment without Overoptimization
+    via Chi-Squared Preference Optimization (arXiv 2407.13399), whose regulariser this is the
+    gradient of; the estimator is ours.
+    """
+
+    def __call__(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        u = (logp - ref_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return u.expm1() + u.square() / 2
+
+
+@dataclass(frozen=True)
 class ReferenceKL:
     """coefficient × an estimate of KL(π ‖ π_ref), added to the loss of every token.
 
-    A coefficient of 0 makes it inactive: no reference log-probabilities are needed. Raises
-    UserError for a negative coefficient.
+    A coefficient of 0 makes it inactive: no reference log-probabilities are needed. With a `ratio`
+    each estimate counts r times, with gradient through r too: for samples of π_old, r·k3 has the
+    gradient of the KL itself, which k3 alone has not, not even at r = 1.
+    Source: DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models (arXiv 2512.02556),
+    "Unbiased KL Estimate". Raises UserError for a negative coefficient and for a ratio
+    that is none.
     """
 
     coefficient: float
     estimator: KLEstimator = K3()
+    ratio: Ratio | None = None
 
     def __post_init__(self) -> None:
         if self.coefficient < 0:
             raise UserError(f"{self}: coefficient must not be negative.")
+        if self.ratio is not None:
+            require_ratio(self, self.ratio)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         if batch.ref_logp is None:
             raise ValueError("A reference KL needs TokenBatch.ref_logp.")
-        return self.estimator(batch.logp, batch.ref_logp)
+        estimate = self.estimator(batch.logp, batch.ref_logp)
+        return estimate if self.ratio is None else estimate * self.ratio(batch)
 
 
 @dataclass(frozen=True)
@@ -112,7 +143,7 @@ class PolicyLoss:
 
     a is the aggregate's weight, times `TokenBatch.weight` where there is one.
 
-    ratio         TokenRatio or SequenceRatio
+    ratio         TokenRatio, SequenceRatio, TrajectoryRatio or BehaviourRatio
     surrogate     the objective under the trust region: Clip, Mask, DualClip, TruncatedWeight, …
     aggregate     TokenMean, SequenceMeanTokenMean, SequenceMeanTokenSum or ConstantNorm
     reference_kl  pulls towards a frozen reference policy
@@ -134,9 +165,7 @@ class PolicyLoss:
     entropy: EntropyBonus | None = None
 
     def __post_init__(self) -> None:
-        is_ratio = callable(self.ratio) and not isinstance(self.ratio, Bounds | type)
-        if not is_ratio:
-            raise misplaced(self, "ratio", "a ratio, such as TokenRatio()", self.ratio)
+        require_ratio(self, self.ratio)
         require_surrogate(self, self.surrogate)
         if isinstance(self.aggregate, type) or not hasattr(self.aggregate, "weights"):
             raise misplaced(self, "aggregate", "an aggregate, such as TokenMean()", self.aggregate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,6 +13,7 @@ from bandpo.types import TokenBatch
 # exp(20) is far outside every trust region, so the clamp changes no update; it keeps exp() finite
 # and, like the clamp of the BandPO release, gives no gradient beyond it.
 LOG_RATIO_LIMIT = 20.0
+LARGEST_RATIO = math.exp(LOG_RATIO_LIMIT)
 
 
 class Ratio(Protocol):
@@ -48,6 +50,41 @@ class SequenceRatio:
         lengths = batch.mask.sum(-1, keepdim=True).clamp(min=1)
         log_ratio = (batch.logp - batch.old_logp) * batch.mask
         return _exp(log_ratio.sum(-1, keepdim=True) / lengths).expand_as(batch.logp)
+
+
+@dataclass(frozen=True)
+class TrajectoryRatio:
+    """The ratio of a whole sequence's probabilities, repeated over its tokens, [B, T].
+
+    W_i = π(y_i | x) / π_old(y_i | x) = Π_t r_t: unbiased as an importance weight, and as wide as
+    the sequence is long.
+    Source: Tapered Off-Policy REINFORCE (arXiv 2503.14286).
+    """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        log_ratio = (batch.logp - batch.old_logp) * batch.mask
+        return _exp(log_ratio.sum(-1, keepdim=True)).expand_as(batch.logp)
+
+
+@dataclass(frozen=True)
+class BehaviourRatio(TokenRatio):
+    """The ratio of each token to the policy that sampled it, r = π(a) / μ(a), [B, T].
+
+    With an engine of the learner's precision and samples of its weights, μ is π_old.
+    Source: prime-rl's default loss, whose only other policy is the engine's.
+    """
+
+    vanishes_at_zero_advantage: ClassVar[bool] = True
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        return _exp(batch.logp - behaviour_logp(batch))
+
+
+def behaviour_logp(batch: TokenBatch) -> Tensor:
+    """log μ of the sampling policy as the engine reported it, log π_old where it is unknown."""
+    return batch.old_logp if batch.rollout_logp is None else batch.rollout_logp
 
 
 def _exp(log_ratio: Tensor) -> Tensor:

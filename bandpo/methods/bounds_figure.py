@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bandpo.errors import UserError
 from bandpo.methods.method import Method, single_tokens
 from bandpo.methods.palette import COLOURS, DASHES
 
@@ -33,18 +34,23 @@ def curves(methods: Sequence[Method], entropy: float) -> list[Curve]:
     """The methods' bounds, those that do not clip last; methods with equal bounds share a curve.
 
     Half of the points are spaced evenly in log(p), half in log(1−p): as p → 1 bounds close, and
-    DCPO leaves the simplex.
+    DCPO leaves the simplex. Methods without bounds are skipped; raises UserError where all are.
     """
     rare, likely = (np.geomspace(start, 0.5, POINTS // 2) for start in (LEAST, 1e-4))
     p = np.concatenate([rare, 1 - likely[::-1][1:]])
     found: dict[Any, Curve] = {}
     for method in methods:
+        if not method.has_bounds:
+            continue
         interval = method.interval(torch.from_numpy(p), entropy)
         low, high = (bound.numpy() for bound in interval)
         key = (method.note, low.round(9).tobytes(), high.round(9).tobytes())
         name = _named(method, entropy)
         label = f"{found[key].label}, {name}" if key in found else name
         found[key] = Curve(label, p, low, high)
+    if not found:
+        names = ", ".join(method.name for method in methods)
+        raise UserError(f"--methods {names}: no bounds to draw; `bandpo explain` shows weights")
     return [
         Curve(f"{curve.label} ({note})" if note else curve.label, p, curve.low, curve.high)
         for (note, *_), curve in sorted(found.items(), key=lambda item: bool(item[0][0]))

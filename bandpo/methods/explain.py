@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table
 
 from bandpo.errors import UserError
+from bandpo.loss.ratio import LOG_RATIO_LIMIT
 from bandpo.methods.method import FAMILIES, Method, Verdict, single_tokens
 from bandpo.types import TokenBatch
 
@@ -32,6 +33,8 @@ KEYS = {
     "ratio": Key(1e-300, 1e300, "new over old probability (or new_p)"),
     "new_p": Key(1e-300, 1, "probability under the new policy"),
     "entropy": Key(0, 1e3, "of the old policy there, in nats, for radii that follow it (optional)"),
+    "pass_rate": Key(0, 1, "of its group, for radii that follow it (optional)"),
+    "dual": Key(1e-300, 1e300, "λ of its group, for query_kl (optional)"),
 }
 # A share of r·A this close to 0 or 1 counts as that.
 EXACT = 1e-6
@@ -39,12 +42,17 @@ EXACT = 1e-6
 
 @dataclass(frozen=True)
 class Token:
-    """A sampled token: old probability p, ratio r, advantage, and the old policy's entropy."""
+    """A sampled token: old probability p, ratio r, advantage, and what else methods may read.
+
+    `entropy` is the old policy's there, `pass_rate` and `dual` (λ) are its group's.
+    """
 
     p: float
     ratio: float
     advantage: float
     entropy: float | None = None
+    pass_rate: float | None = None
+    dual: float | None = None
 
     @property
     def q(self) -> float:
@@ -59,7 +67,8 @@ class Token:
     def batch(self) -> TokenBatch:
         """The token as a sequence of its own."""
         p = torch.tensor([self.p], dtype=torch.float64)
-        return single_tokens(p, self.ratio, self.advantage, self.entropy)
+        known = self.entropy, self.pass_rate, self.dual
+        return single_tokens(p, self.ratio, self.advantage, *known)
 
 
 def parse_token(text: str) -> Token:
@@ -85,7 +94,8 @@ def parse_token(text: str) -> Token:
             f"ratio={ratio:g}: with p={p:.4g} the new probability would be {ratio * p:.4g}; "
             f"the ratio is at most {1 / p:.4g}"
         )
-    return Token(p, ratio, values["adv"], values.get("entropy"))
+    known = (values.get(key) for key in ("entropy", "pass_rate", "dual"))
+    return Token(p, ratio, values["adv"], *known)
 
 
 def _number(key: str, text: str) -> float:
@@ -165,11 +175,13 @@ def _words(token: Token, verdict: Verdict) -> str:
     share = verdict.gradient.item() / token.unclipped
     none, inside = abs(share) < EXACT, low <= r <= high
     cases = (
+        (none and output.binding_low.item() and r >= low, "masked: its sequence is off policy"),
         (none and output.binding_low.item(), "clipped: ratio < low"),
         (none and token.advantage < 0 and output.binding_high.item(), "clipped by the dual clip"),
         (none and output.binding_high.item(), "clipped: ratio > high"),
+        (none and abs(math.log(token.ratio)) < LOG_RATIO_LIMIT, "faded to 0% of r·A"),
         (none, "none: |log ratio| > 20"),
-        (share < 0, f"pulled back, {share:.0%} of r·A"),
+        (share < 0, f"pulled back, {share:.{0 if share < -0.005 else 2}%} of r·A"),
         (abs(share - 1) > EXACT, f"{share:.0%} of r·A"),
         (not inside, "kept: leads back"),
         (True, "kept"),
@@ -208,6 +220,7 @@ def _table(methods: Sequence[Method], token: Token) -> Table:
             table.add_section()
             family = method.family
         e = explain(method, token)
-        bounds = (f"{bound:.5g}" for bound in (e.low, e.high))
+        known = method.has_bounds
+        bounds = (f"{bound:.5g}" if known else "none" for bound in (e.low, e.high))
         table.add_row(method.name, *bounds, str(e.least), str(e.most), f"{e.weight:.4g}", e.words)
     return table

@@ -22,16 +22,19 @@ from bandpo.loss import (
     BatchTotals,
     Capped,
     Clip,
-    DualClip,
     Fixed,
+    GeometricMean,
     Interval,
     LossOutput,
     Mask,
+    OffPolicySequenceMask,
     PolicyLoss,
     SequenceMeanTokenSum,
     TokenBatch,
     TokenRatio,
 )
+from bandpo.loss.ratio import LARGEST_RATIO
+from bandpo.loss.statistic import asking_parts, with_statistics
 
 ALL = "all"
 FAMILIES = (
@@ -59,13 +62,15 @@ class Method:
     """A file of configs/method under the name that was asked for, such as `band_kl:delta=0.03`.
 
     Only ratio, bounds and surrogate count: aggregation, reference KL, correction and entropy bonus
-    weigh tokens by other things than their trust region. `advantage` maps rewards [P, G] to
-    advantages.
+    weigh tokens by other things than their trust region. A batch is taken for the whole.
+    `advantage` maps rewards [P, G] to advantages. `config` is the file as composed, where there is
+    one.
     """
 
     name: str
     loss: PolicyLoss
     advantage: Callable[[Tensor], Tensor] = group_advantages
+    config: MethodConfig | None = None
 
     def judge(self, batch: TokenBatch) -> Verdict:
         """The method on a batch, with gradients by autograd through ratio and surrogate.
@@ -73,9 +78,17 @@ class Method:
         Raises ValueError for a batch that lacks what the method reads (see `missing_inputs`).
         """
         logp = batch.logp.detach().requires_grad_()
-        output = self.loss(dataclasses.replace(batch, logp=logp), _SUM)
+        found = [part.statistic(batch.neutral()) for part in asking_parts(self.loss)]
+        loss = with_statistics(self.loss, found)
+        output = loss(dataclasses.replace(batch, logp=logp), _SUM)
         (gradient,) = torch.autograd.grad(-output.loss, logp)
         return Verdict(output, gradient)
+
+    def weights(self, ratios: Tensor, p: float, advantage: float, entropy: float) -> Tensor:
+        """∂objective/∂log π [N] of a token of old probability p at these ratios [N]."""
+        tokens = single_tokens(torch.full_like(ratios, p), 1.0, advantage, entropy)
+        moved = dataclasses.replace(tokens, logp=tokens.old_logp + ratios[:, None].log())
+        return self.judge(moved).gradient[:, 0]
 
     def missing_inputs(self, batch: TokenBatch) -> str | None:
         """The method's message about inputs that such a batch lacks; None if it has them all."""
@@ -86,16 +99,31 @@ class Method:
         return None
 
     def interval(self, p: Tensor, entropy: float) -> Interval:
-        """Ratio bounds [N] of tokens with old probabilities p [N] and an old-policy entropy."""
-        output, _ = self.judge(single_tokens(p, 1.0, 1.0, entropy))
-        return Interval(*(bound[:, 0] for bound in output.interval))
+        """Ratio bounds [N] of tokens with old probabilities p [N] and an old-policy entropy.
+
+        The upper one is that of A > 0, the lower one that of A < 0.
+        """
+        raised, lowered = (
+            self.judge(single_tokens(p, 1.0, advantage, entropy)).output.interval
+            for advantage in (1.0, -1.0)
+        )
+        return Interval(lowered.low[:, 0], raised.high[:, 0])
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether the ratio of a token, or the weight of its gradient, has bounds."""
+        high = self.interval(torch.tensor([0.05], dtype=torch.float64), 1.0).high
+        return high.item() < LARGEST_RATIO
 
     def past(self, p: float, entropy: float) -> tuple[float, float]:
         """Shares of r·A that remain as gradient just past the lower and the upper bound.
 
         0 where the bound ends the gradient, negative where it pulls back, positive where the ratio
-        may move further; 0 also for a lower bound of 0, past which there is nothing.
+        may move further; 0 also for a lower bound of 0, past which there is nothing. 1 where there
+        are no bounds.
         """
+        if not self.has_bounds:
+            return 1.0, 1.0
         probability = torch.tensor([p], dtype=torch.float64)
         low, high = (bound.item() for bound in self.interval(probability, entropy))
         below, above = low * math.exp(-_STEP), high * math.exp(_STEP)
@@ -109,25 +137,42 @@ class Method:
         return gradient.item() / (ratio * advantage)
 
     @property
+    def depends_on_batch(self) -> bool:
+        """Whether a token's trust region depends on the whole optimizer batch."""
+        return bool(asking_parts(self.loss))
+
+    @property
     def family(self) -> str:
         """The one of `FAMILIES` that the method is of."""
-        surrogate = self.loss.surrogate
-        while isinstance(surrogate, DualClip):
-            surrogate = surrogate.surrogate
+        surrogate = self._inner_surrogate
         bounds: Any = getattr(surrogate, "bounds", None)
         while isinstance(bounds, Capped):
             bounds = bounds.inner
-        if not isinstance(self.loss.ratio, TokenRatio):
+        if not isinstance(self.loss.ratio, TokenRatio) or isinstance(surrogate, GeometricMean):
             return "the ratio of whole sequences"
         if isinstance(surrogate, Clip):
             return "fixed bounds" if isinstance(bounds, Fixed) else "bounds that follow p"
-        return "masks" if isinstance(surrogate, Mask) else "no clip"
+        return "masks" if isinstance(surrogate, Mask | OffPolicySequenceMask) else "no clip"
+
+    @property
+    def _inner_surrogate(self) -> Any:
+        """The surrogate without those that add to it, down to one that says what is trained on."""
+        surrogate: Any = self.loss.surrogate
+        while hasattr(surrogate, "surrogate") and not isinstance(surrogate, OffPolicySequenceMask):
+            surrogate = surrogate.surrogate
+        return surrogate
 
     @property
     def note(self) -> str:
         """The kind of the bounds; empty for clip bounds of the token's own ratio."""
         if not isinstance(self.loss.ratio, TokenRatio):
             return "a sequence's ratio"
+        if self.depends_on_batch:
+            return "depends on the whole batch; shown for a token alone"
+        if isinstance(self._inner_surrogate, GeometricMean):
+            return "tokens of a sequence's mean"
+        if not self.has_bounds:
+            return "no clip: fades"
         _, above = self.past(0.05, 1.0)
         if abs(above) < 1e-6:
             return ""
@@ -135,7 +180,12 @@ class Method:
 
 
 def single_tokens(
-    p: Tensor, ratio: float, advantage: float, entropy: float | None = None
+    p: Tensor,
+    ratio: float,
+    advantage: float,
+    entropy: float | None = None,
+    pass_rate: float | None = 0.5,
+    dual: float | None = 1.0,
 ) -> TokenBatch:
     """Tokens with old probabilities p [N] as N sequences of one token, in p's dtype."""
     old_logp = p[:, None].log()
@@ -146,6 +196,9 @@ def single_tokens(
         advantages=advantage * ones,
         mask=ones,
         entropy=None if entropy is None else entropy * ones,
+        pass_rate=None if pass_rate is None else pass_rate * ones,
+        dual=None if dual is None else dual * ones,
+        number=torch.arange(len(p), dtype=p.dtype)[:, None],
     )
 
 
@@ -205,6 +258,7 @@ def _load(name: str, configs: Path | None) -> Method:
             entropy=None,
         ),
         instantiate(config.advantage),
+        config,
     )
     try:
         made.judge(single_tokens(torch.tensor([0.5]), 1.0, 1.0, entropy=1.0))

@@ -101,8 +101,12 @@ def replay(
     `on_progress` receives the number of tokens of each batch. Raises UserError for files without
     tokens, and where no method can be replayed.
     """
-    parts = [MethodReplay(method) for method in methods]
-    skipped: dict[str, str] = {}
+    parts = [MethodReplay(method) for method in methods if not method.depends_on_batch]
+    skipped = {
+        method.name: "it depends on whole optimizer batches, which are read in pieces"
+        for method in methods
+        if method.depends_on_batch
+    }
     tokens = sequences = 0
     batches = ((path, batch) for path in files for batch in read_batches(path, chunk))
     # One core per method: a batch is too small to be split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from bandpo.artifacts.random_state import load_random_state, seed_everything
 from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
 from bandpo.artifacts.waiting import read_rollout
-from bandpo.batching import Sample, schedule
+from bandpo.batching import Minibatch
 from bandpo.config.schema import Config, coarsest_dtype
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
@@ -37,13 +38,12 @@ from bandpo.ranks.collectives import Ranks
 from bandpo.reward import Reward, verifier_version
 from bandpo.rollout.draws import Draws
 from bandpo.rollout.engine import RolloutEngine
-from bandpo.rollout.exchange import samples_of_rank
-from bandpo.rollout.groups.truncation import Truncation
-from bandpo.rollout.scoring import GroupSummary, advantages_of
+from bandpo.rollout.scoring import GroupSummary
 from bandpo.run.actor import Actor, Replaceable
 from bandpo.run.console import RunLog
 from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
+from bandpo.run.minibatches import minibatches_of
 from bandpo.run.nonfinite_guard import NonfiniteGuard
 from bandpo.run.objective import loss_of
 from bandpo.run.preflight import preflight
@@ -198,27 +198,15 @@ class Job:
         """The prompts of a step, to be drawn and scored."""
         return self._prompts.draws(step, self._rollout_ranks)
 
-    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[list[Sample]]:
+    def batches(self, scored: Sequence[GroupSummary], step: int) -> list[Minibatch]:
         """This rank's part of the minibatches of a step's updates, of all ranks' groups.
 
         Collective: each sample goes to the rank that trains on it.
         """
-        usable = [item for item in scored if item.usable]
-        rollout, learner = self.config.rollout, self.config.learner
-        truncation = Truncation.of(rollout)
-        shares = schedule(
-            [[len(item.prompt.token_ids) + n for n in item.lengths] for item in usable],
-            self.learner.cost,
-            updates=learner.updates_per_rollout,
-            epochs=learner.epochs_per_rollout,
-            seed=f"{self.config.seed}/{step}",
-            ranks=self.ranks.size,
-            masked=truncation.masked_places(usable),
+        batches = minibatches_of(
+            self.config, self._advantages, self.learner.cost, self.ranks, scored, step
         )
-        estimator = truncation.estimator(self._advantages, usable)
-        advantages = advantages_of(estimator, usable, rollout.group_size)
-        batches = samples_of_rank(usable, advantages, shares, self.ranks)
-        if rollout.lag and self.learner.loss.correction is None:
+        if self.config.rollout.lag and self.learner.loss.correction is None:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
                     sample.take_behaviour_policy()
@@ -230,7 +218,7 @@ class Job:
         wanted = self.config.trainer.profile
         return self.folder / "profile" / f"rank{self.ranks.rank}.json.gz" if wanted else None
 
-    def recorded(self, batches: Sequence[list[Sample]], step: int) -> Iterable[list[Sample]]:
+    def recorded(self, batches: Sequence[Minibatch], step: int) -> Iterable[Minibatch]:
         """The minibatches, recorded in tokens/ as the loss sees them if the step is due for it."""
         every = self.config.trainer.dump_tokens_every
         if every == 0 or step % every:
@@ -240,7 +228,7 @@ class Job:
         path = dump_path(self.folder, step, self.ranks.rank)
         return recorded(batches, path, self.learner.observers)
 
-    def update(self, batch: Sequence[Sample], step: int) -> UpdateResult | None:
+    def update(self, batch: Minibatch, step: int) -> UpdateResult | None:
         """One optimizer update; raises RunHalted when too many in a row were nonfinite.
 
         In the first step also UserError for values that are no log-probabilities.
@@ -249,6 +237,7 @@ class Job:
             result = self.learner.update(batch, step)
         if result is not None:
             self._nonfinite_guard.check(result, batch, step)
+            result = dataclasses.replace(result, pruned_share=batch.pruned_share)
         return result
 
     def check_alarms(self, step: int, metrics: Mapping[str, float]) -> None:

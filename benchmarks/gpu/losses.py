@@ -21,10 +21,13 @@ from bandpo.loss import (
     DualClip,
     DynamicAdaptive,
     Fixed,
+    GeometricMean,
+    GradientPreservingClip,
     JensenShannon,
     LossDiagnostics,
     LossOutput,
     Mask,
+    OffPolicySequenceMask,
     PolicyLoss,
     QuadraticPenalty,
     ReferenceKL,
@@ -32,7 +35,9 @@ from bandpo.loss import (
     SequenceMeanTokenMean,
     SequenceMeanTokenSum,
     SequenceRatio,
+    SoftGate,
     SquaredHellinger,
+    SquaredLogRatio,
     TokenBatch,
     TokenMean,
     TokenRatio,
@@ -56,7 +61,11 @@ def losses() -> Iterator[tuple[str, PolicyLoss]]:
     rules += [Fixed(0.2, 0.28), DynamicAdaptive(0.16, 0.2)]
     for bounds in rules:
         yield repr(bounds), PolicyLoss(TokenRatio(), Clip(bounds), mean, pull)
-    surrogates = (Mask(BOUNDS), DualClip(clip, 3.0), TruncatedWeight(BOUNDS), QuadraticPenalty(0.2))
+    surrogates = (
+        *(Mask(BOUNDS), DualClip(clip, 3.0), TruncatedWeight(BOUNDS), QuadraticPenalty(0.2)),
+        *(SoftGate(), GradientPreservingClip(BOUNDS), GeometricMean(BOUNDS)),
+        *(OffPolicySequenceMask(clip), SquaredLogRatio(clip)),
+    )
     for surrogate in surrogates:
         yield repr(surrogate), PolicyLoss(TokenRatio(), surrogate, mean, pull)
     for aggregate in (TokenMean(), SequenceMeanTokenSum(), ConstantNorm(100)):

@@ -10,6 +10,8 @@ from bandpo.errors import UserError
 from bandpo.methods.explain import Token, explain, parse_token
 from bandpo.methods.method import FAMILIES, load_methods
 
+MASKED = "masked: its sequence is off policy"
+
 
 def of(name: str, text: str):
     return explain(load_methods(name)[0], parse_token(text))
@@ -92,11 +94,22 @@ def test_the_radius_of_band_is_that_of_its_divergence():
         ("cfpo", "p=0.1 adv=1 ratio=1.1", 0.55, "50% of r·A"),
         ("gspo", "p=0.1 adv=1 ratio=1.0005", 0.0, "clipped: ratio > high"),
         ("dppo_tv", "p=1e-12 adv=-1 ratio=1e9", 0.0, "none: |log ratio| > 20"),
+        # 4·σ·(1 − σ)·r at σ = σ(r − 1)
+        ("sapo", "p=0.1 adv=1 ratio=2", 8 * 0.7310586 * 0.2689414, "79% of r·A"),
+        ("sapo", "p=0.01 adv=1 ratio=60", 0.0, "faded to 0% of r·A"),
+        ("vespo", "p=0.1 adv=1 ratio=2", 4 * math.exp(-3), "10% of r·A"),
+        ("ce_gppo", "p=0.1 adv=-1 ratio=0.5", -0.6, "120% of r·A"),
+        ("ce_gppo", "p=0.1 adv=1 ratio=2", 1.2, "60% of r·A"),
+        ("gmpo", "p=0.1 adv=1 ratio=1.5", 0.0, "clipped: ratio > high"),
+        ("topr", "p=0.1 adv=-1 ratio=2", -1.0, "50% of r·A"),
+        ("topr", "p=0.1 adv=1 ratio=0.5", 1.0, "200% of r·A"),
+        ("off_policy_mask:threshold=0.1", "p=0.1 adv=-1 ratio=0.85", 0.0, MASKED),
+        ("prime_rl", "p=0.1 adv=1 ratio=4", -2e-3 * math.log(4), "pulled back, -0.07% of r·A"),
     ],
 )
 def test_what_happens_to_the_gradient(name, text, weight, words):
     e = of(name, text)
-    assert e.weight == pytest.approx(weight, abs=1e-12)
+    assert e.weight == pytest.approx(weight, rel=1e-6, abs=1e-12)
     assert e.words == words
 
 
@@ -109,6 +122,9 @@ def test_how_far_a_probability_may_go():
     # Past its bounds CISPO only stops growing the weight, CFPO turns the step round.
     assert str(of("cispo", rare).most) == "any"
     assert str(of("cfpo", rare).most) == "0.012"
+    # SAPO has no bounds, TOPR one of the weight where A < 0.
+    assert str(of("sapo", rare).most) == str(of("sapo", rare).least) == "any"
+    assert str(of("topr", rare).most) == "any"
     # Canonical clipping lets a likely token aim for more than 1, Band does not.
     assert str(of("grpo", likely).most) == "1 (1.08)"
     assert float(str(of("band_kl", likely).most)) < 1
@@ -135,7 +151,7 @@ def test_the_command(capsys):
 
 
 def test_methods_are_sorted_by_family(capsys):
-    assert main(["explain", "logp=-3.2 adv=1 ratio=1.6 entropy=0.5"]) == 0
+    assert main(["explain", "logp=-3.2 adv=1 ratio=1.6 entropy=0.5 pass_rate=0.5 dual=2"]) == 0
     table = capsys.readouterr().out.split("──")[-1]
     family = {method.name: method.family for method in load_methods("all")}
     words = (line.split() for line in table.splitlines())

@@ -110,6 +110,15 @@ def test_all_problems_are_told_together():
         (["model.dtype=float8"], r"model\.dtype='float8'"),
         (["rollout.engine=null"], r"rollout\.engine=None"),
         (["method.loss._target_=bandpo.loss.Missing"], "cannot be built"),
+        (["method=query_kl", "method.delta=0"], "method=query_kl: method.delta must be positive"),
+        (
+            [
+                *("method=query_kl", "~method.advantage.delta"),
+                "method.advantage._target_=bandpo.advantage.centered_advantages",
+            ],
+            r"method=query_kl reads TokenBatch\.dual.*take bandpo\.advantage\.query_kl_advantages",
+        ),
+        (["learner.prune=1"], r"learner\.prune=1: .*less than 1"),
         (["seed=-1"], r"seed=-1"),
         (["method=dapo"], "reward cannot be built: .*512"),
         (["reward.timeout=-1"], "reward cannot be built: .*timeout"),
@@ -137,6 +146,11 @@ def test_all_problems_are_told_together():
 )
 def test_bad_values_are_named_with_what_to_do(overrides, message):
     assert re.search(message, problems_of(*overrides), re.DOTALL)
+
+
+@pytest.mark.parametrize("method", ["m2po", "clip_cov", "kl_cov", "bapo", "elastic", "query_kl"])
+def test_methods_of_the_batch_and_the_group_take_samples_of_an_older_policy(method):
+    compose("train", [f"method={method}", "rollout.lag=1", "rollout=vllm_server"], Config)
 
 
 def test_every_rank_needs_a_prompt(monkeypatch):

@@ -46,7 +46,7 @@ def batches_of(learner, groups, updates, in_baseline):
     )
     draws = Draws(rollout, None, None, ranks)
     draws.add(ranks.share(groups))
-    settings = SimpleNamespace(updates_per_rollout=updates, epochs_per_rollout=1)
+    settings = SimpleNamespace(updates_per_rollout=updates, epochs_per_rollout=1, prune=0.0)
     job = SimpleNamespace(
         config=SimpleNamespace(rollout=rollout, learner=settings, seed=0),
         learner=learner,

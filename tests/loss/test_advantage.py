@@ -1,5 +1,6 @@
 """Group-relative advantages against their definitions."""
 
+import itertools
 import statistics
 from functools import partial
 
@@ -16,10 +17,12 @@ from bandpo.advantage import (
     group_advantages,
     has_spread,
     leave_one_out_advantages,
+    maximum_likelihood_advantages,
     takes_parts,
 )
 
 ESTIMATORS = (group_advantages, centered_advantages, leave_one_out_advantages)
+ALL = (*ESTIMATORS, maximum_likelihood_advantages)
 groups = st.integers(2, 8).flatmap(
     lambda size: st.lists(
         st.lists(st.floats(-5, 5), min_size=size, max_size=size), min_size=1, max_size=4
@@ -44,7 +47,7 @@ def test_definitions(rewards):
         assert rloo == pytest.approx([x - y for x, y in zip(row, others, strict=True)], abs=1e-9)
 
 
-@pytest.mark.parametrize("advantages", ESTIMATORS)
+@pytest.mark.parametrize("advantages", ALL)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
 def test_equal_rewards_give_exactly_zero(advantages, dtype):
     values = [-0.9, 0.1, 1.1, 0.2, 1.2, -1 / 3, 0.3, 7.0, 1e6 + 0.1, 1e-7, 3e38]
@@ -61,7 +64,7 @@ def test_equal_rewards_give_exactly_zero(advantages, dtype):
 
 @given(st.floats(-1e30, 1e30), st.integers(1, 200))
 def test_any_equal_rewards_give_exactly_zero(value, size):
-    for advantages in ESTIMATORS:
+    for advantages in ALL:
         assert (advantages(torch.full((1, size), value)) == 0).all()
 
 
@@ -75,7 +78,7 @@ def test_spread_of_rewards_of_any_kind():
     assert has_spread([0, 1]) and not has_spread([2, 2]) and not has_spread([True, True])
 
 
-@pytest.mark.parametrize("advantages", ESTIMATORS)
+@pytest.mark.parametrize("advantages", ALL)
 def test_invalid_samples_are_as_if_never_drawn(advantages):
     rewards = torch.tensor([[1.0, 0.0, 7.0, 0.0], [3.0, 1.0, float("nan"), float("inf")]])
     valid = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]]).bool()
@@ -86,8 +89,47 @@ def test_invalid_samples_are_as_if_never_drawn(advantages):
     assert (advantages(rewards, torch.zeros_like(valid)) == 0).all()
 
 
+@pytest.mark.parametrize(("correct", "wrong"), [(1.0, 0.0), (1.0, -1.0), (0.5, -2.0)])
+def test_maxrl_divides_by_the_share_of_right_answers(correct, wrong):
+    """(x − p)/p for x = 1 where right, whatever right and wrong are worth; 0 where none is."""
+    right = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    rewards = torch.where(right.bool(), correct, wrong)
+    expected = torch.tensor(
+        [[3.0, -1, -1, -1], [1 / 3, 1 / 3, 1 / 3, -1.0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    )
+    found = maximum_likelihood_advantages(rewards, wrong=wrong)
+    torch.testing.assert_close(found, expected)
+    assert (found[2:] == 0).all()
+    valid = torch.tensor([[1, 1, 0, 1]] * 4).bool()
+    whole = maximum_likelihood_advantages(rewards[:, [0, 1, 3]], wrong=wrong)
+    masked = maximum_likelihood_advantages(rewards, valid, wrong=wrong)
+    torch.testing.assert_close(masked[:, [0, 1, 3]], whole)
+    assert (masked[:, 2] == 0).all()
+
+
+def test_maxrl_turns_no_gradient_round():
+    """A mean below the value of a wrong answer: (R − mean)/mean would prefer the worse sample."""
+    rewards = torch.tensor([[-1.0, -3.0]])
+    assert (maximum_likelihood_advantages(rewards) == 0).all()
+    assert maximum_likelihood_advantages(rewards, wrong=-4.0)[0, 0] > 0
+
+
+def test_maxrls_expected_gradient_is_that_of_the_truncated_likelihood():
+    """By enumeration: E[Σ A·∇log π]/G is the gradient of Σ_k −(1 − p)^k/k, k < G: log p cut off."""
+    size, logit = 4, torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
+    p = logit.sigmoid()
+    expected = torch.autograd.grad(-sum((1 - p) ** k / k for k in range(1, size)), logit)[0]
+    found = torch.zeros((), dtype=torch.float64)
+    for group in itertools.product((0.0, 1.0), repeat=size):
+        rewards = torch.tensor([group], dtype=torch.float64)
+        probability = torch.where(rewards == 1, p, 1 - p).prod().detach()
+        slope = torch.where(rewards == 1, 1 - p, -p).detach()  # of log π in the logit
+        found += probability * (maximum_likelihood_advantages(rewards) * slope).sum() / size
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_group_of_one_has_no_advantage():
-    for advantages in ESTIMATORS:
+    for advantages in ALL:
         assert advantages(torch.tensor([[3.0]])).item() == 0
 
 

@@ -2,6 +2,7 @@
 from outside the package take part through `_target_` alone."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,46 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from bandpo.advantage import centered_advantages, group_advantages
+from bandpo.advantage import (
+    centered_advantages,
+    dual_variables,
+    group_advantages,
+    maximum_likelihood_advantages,
+    query_dual,
+    query_kl_advantages,
+)
 from bandpo.loss import (
+    K3,
+    BandKL,
+    BandTV,
+    BehaviourRatio,
+    BySign,
+    Clip,
     ConstantNorm,
     EntropyBonus,
+    Fixed,
+    FixedLog,
+    GammaWeight,
+    GeometricMean,
+    GradientPreservingClip,
+    KLPlusChiSquared,
     LossDiagnostics,
+    Mask,
+    OfBehaviour,
+    OffPolicySequenceMask,
     PolicyLoss,
+    QueryKL,
+    ReferenceKL,
     SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
     SequenceRatio,
+    SoftGate,
+    SquaredLogRatio,
     TokenBatch,
     TokenMean,
     TokenRatio,
+    TrajectoryRatio,
+    TruncatedWeight,
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,8 +76,53 @@ INTERVAL = {
     "dppo_tv": (0.0, 4.0),
     "dppo_kl": (0.1620234, 2.981205),
     "cfpo": (0.8, 1.2),
+    "sapo": (0.0, 4.8516520e8),  # none: up to the largest ratio, e^20
+    "vespo": (0.0, 4.8516520e8),
+    "gmpo": (0.6703200, 1.4918247),
+    "gmpo_band_kl": (0.1620234, 2.981205),
+    "ce_gppo": (0.8, 1.2),
+    "topr": (1.0, 1.0),  # where A > 0
+    "luspo": (1 - 2e-3, 1 + 2.5e-3),
+    "maxrl": (0.8, 1.2),
+    "off_policy_mask": (0.8, 1.2),
+    "unbiased_kl": (0.8, 1.2),
+    "deepseek_v32": (0.8, 1.2),
+    "kl_chi2": (0.8, 1.2),
+    "prime_rl": (0.0, 5.0),
+    "m2po": (math.exp(-20), math.exp(20)),  # nothing is dropped where nothing has moved
+    "clip_cov": (0.8, 1.2),
+    "kl_cov": (0.0, math.exp(20)),
+    "bapo": (0.6, 1.2),
+    "elastic": None,
+    "query_kl": None,
 }
-WITHOUT_KL = {"dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl"}
+WITHOUT_KL = {
+    *("dapo", "dr_grpo", "cispo", "dppo_tv", "dppo_kl", "sapo", "vespo", "gmpo", "gmpo_band_kl"),
+    *("ce_gppo", "topr", "luspo", "maxrl", "prime_rl"),
+    *("m2po", "clip_cov", "kl_cov", "bapo", "query_kl"),
+}
+RATIOS = {
+    "gspo": SequenceRatio(),
+    "luspo": SequenceRatio(),
+    "topr": TrajectoryRatio(),
+    "vespo": TrajectoryRatio(),
+    "prime_rl": BehaviourRatio(),
+}
+TOKEN_MEAN = (
+    *("dapo", "cispo", "ce_gppo", "vespo", "prime_rl"),
+    *("m2po", "clip_cov", "kl_cov", "bapo"),
+)
+AGGREGATES = {
+    **dict.fromkeys(TOKEN_MEAN, TokenMean()),
+    **dict.fromkeys(("topr", "luspo"), SequenceMeanTokenSum()),
+    "dr_grpo": ConstantNorm(100),
+}
+ADVANTAGES = {
+    "dr_grpo": centered_advantages,
+    "prime_rl": centered_advantages,
+    "maxrl": maximum_likelihood_advantages,
+    "query_kl": query_kl_advantages,
+}
 
 
 def composed(tmp_path: Path, *overrides: str) -> DictConfig:
@@ -86,6 +161,9 @@ def batch_from(logits: torch.Tensor, old_logits: torch.Tensor) -> TokenBatch:
         ref_logp=old_logp - 0.1,
         rollout_logp=old_logp,
         entropy=torch.full_like(old_logp, 0.5),
+        pass_rate=torch.full_like(old_logp, 0.5),
+        dual=torch.full_like(old_logp, 2.0),
+        number=torch.arange(4.0)[:, None].expand(4, 3),
     )
 
 
@@ -104,7 +182,7 @@ def test_method_builds_and_takes_an_update(name, tmp_path):
     loss, advantage = instantiate(config.loss), instantiate(config.advantage)
     assert config.name == name
     assert loss.needs_reference == (name not in WITHOUT_KL)
-    expected = centered_advantages if name == "dr_grpo" else group_advantages
+    expected = ADVANTAGES.get(name, group_advantages)
     assert torch.equal(advantage(torch.eye(2)), expected(torch.eye(2)))
 
     torch.manual_seed(0)
@@ -127,13 +205,42 @@ def test_method_builds_and_takes_an_update(name, tmp_path):
 def test_parameters_are_those_of_the_papers(name, tmp_path):
     loss = build(tmp_path, f"method={name}")
     p = torch.full((1, 1), 0.05, dtype=torch.float64)
-    batch = TokenBatch(p.log(), p.log(), torch.ones_like(p), torch.ones_like(p))
-    low, high = loss.surrogate(torch.ones_like(p), batch).interval
+    one = torch.ones_like(p)
+    batch = TokenBatch(p.log(), p.log(), one, one, ref_logp=p.log(), number=one)
+    low, high = loss(batch).interval
     assert (low.item(), high.item()) == pytest.approx(INTERVAL[name], rel=1e-4)
-    sequence_level = name == "gspo"
-    assert loss.ratio == (SequenceRatio() if sequence_level else TokenRatio())
-    aggregates = {"dapo": TokenMean(), "cispo": TokenMean(), "dr_grpo": ConstantNorm(100)}
-    assert loss.aggregate == aggregates.get(name, SequenceMeanTokenMean())
+    assert loss.ratio == RATIOS.get(name, TokenRatio())
+    assert loss.aggregate == AGGREGATES.get(name, SequenceMeanTokenMean())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_the_field_is_at_most_ten_lines(name):
+    text = (CONFIGS / "method" / f"{name}.yaml").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    older = {"dapo", "cispo", "dcpo", "band_kl_entropy", "dr_grpo", "grpo"}
+    older |= {name for name in METHODS if name.startswith("band_")}
+    assert len(lines) <= 10 or name in older
+
+
+def test_the_constants_of_the_fields_rules(tmp_path):
+    def surrogate(name):
+        return build(tmp_path, f"method={name}").surrogate
+
+    assert surrogate("sapo") == SoftGate(1.0, 1.05)
+    assert surrogate("gmpo") == GeometricMean(FixedLog(0.4, 0.4))
+    assert surrogate("ce_gppo") == GradientPreservingClip(Fixed(0.2, 0.2), 0.75, 1.0)
+    assert surrogate("vespo") == GammaWeight((2.0, 3.0), (3.0, 2.0))
+    weights = TruncatedWeight(BySign(positive=Fixed(0.0, 0.0), negative=Fixed(1.0, 0.0)))
+    assert surrogate("topr") == weights
+    masked = OffPolicySequenceMask(Clip(Fixed(0.2, 0.2)), 0.5)
+    assert surrogate("off_policy_mask") == surrogate("deepseek_v32") == masked
+    assert surrogate("prime_rl") == SquaredLogRatio(Mask(OfBehaviour(BandTV(0.2))), 1e-3)
+    for name in ("unbiased_kl", "deepseek_v32"):
+        kl = build(tmp_path, f"method={name}").reference_kl
+        assert kl == ReferenceKL(0.001, K3(), TokenRatio())
+    assert build(tmp_path, "method=kl_chi2").reference_kl == ReferenceKL(0.001, KLPlusChiSquared())
+    overrides = ("method=vespo", "method.positive=[1,2]")
+    assert build(tmp_path, *overrides).surrogate.positive == (1.0, 2.0)
 
 
 def test_the_entropy_method_widens_where_the_policy_is_unsure(tmp_path):
@@ -145,6 +252,25 @@ def test_the_entropy_method_widens_where_the_policy_is_unsure(tmp_path):
     for k, delta in enumerate((0.02, 0.11, 0.2)):
         fixed = dataclasses.replace(bounds.inner, delta=delta)
         assert high[k].item() == pytest.approx(fixed(p.log()).high[0, 0].item())
+
+
+def test_the_elastic_method_widens_with_advantage_and_pass_rate(tmp_path):
+    loss = build(tmp_path, "method=elastic", "method.delta=0.03", "method.by_pass_rate=1.0")
+    p = torch.full((1, 3), 0.3)
+    advantages, rates = torch.tensor([[0.0, 2.0, -9.0]]), torch.tensor([[1.0, 0.5, 0.5]])
+    batch = TokenBatch(p.log(), p.log(), advantages, p * 0 + 1, ref_logp=p, pass_rate=rates)
+    high = loss(batch).interval.high[0]
+    for k, delta in enumerate((0.03, 0.03 * 1.5 * 2, 0.03 * 1.5 * 2)):
+        assert high[k].item() == pytest.approx(BandKL(delta)(p.log()).high[0, 0].item())
+
+
+def test_the_query_method_has_one_radius_for_all_it_needs(tmp_path):
+    config = composed(tmp_path, "method=query_kl", "method.delta=0.3").method
+    rewards = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    found = instantiate(config.advantage)
+    assert torch.equal(found(rewards), query_kl_advantages(rewards, delta=0.3))
+    assert dual_variables(found, rewards) == query_dual(rewards, delta=0.3)
+    assert instantiate(config.loss).surrogate == QueryKL()
 
 
 def test_the_parameters_of_a_method_are_short_keys(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from hydra.utils import instantiate
 from sample_batch import make_samples
 
+from bandpo.advantage import dual_variables
 from bandpo.config.composition import compose, config_dir
 from bandpo.config.schema import Config
 from bandpo.learner.learner import DeepSpeedLearner
@@ -25,10 +26,11 @@ for method in methods:
     learner = DeepSpeedLearner(config.learner, config.model, folder, loss, ranks)
     samples = make_samples()
     rewards = torch.tensor([[float(i % 3 == 0) for i in range(len(samples))]])
-    for sample, advantage in zip(
-        samples, instantiate(config.method.advantage)(rewards)[0], strict=True
-    ):
-        sample.advantage = float(advantage)
+    estimator = instantiate(config.method.advantage)
+    duals = dual_variables(estimator, rewards)
+    for sample, advantage in zip(samples, estimator(rewards)[0], strict=True):
+        sample.advantage, sample.pass_rate = float(advantage), 1 / 3
+        sample.dual = None if duals is None else float(duals[0])
     before = [p.detach().clone() for p in learner.lm.parameters()]
     learner.prepare([samples[:4], samples[4:]])
     first, second = learner.update(samples[:4], 1), learner.update(samples[4:], 1)

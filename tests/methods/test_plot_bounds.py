@@ -39,6 +39,16 @@ def test_methods_with_the_same_bounds_share_a_curve():
     ]
 
 
+def test_methods_without_bounds_are_not_drawn(capsys):
+    labels = [c.label for c in curves(load_methods("sapo,gmpo,vespo,topr"), 0.5)]
+    assert labels == ["gmpo (tokens of a sequence's mean)", "topr (a sequence's ratio)"]
+    assert main(["plot", "bounds", "--methods", "sapo,vespo"]) == 2
+    assert "--methods sapo, vespo: no bounds to draw" in capsys.readouterr().err
+    gmpo, topr = (curve_of(name) for name in ("gmpo", "topr"))
+    np.testing.assert_allclose(np.log(gmpo.high), 0.4)
+    assert (topr.low == 0).all() and (topr.high == 1).all()
+
+
 def test_a_radius_that_follows_the_entropy_says_at_which_it_is_drawn():
     curve = curve_of("band_kl_entropy", entropy=0.5)
     assert curve.label == "band_kl_entropy at 0.5 nats"

@@ -103,6 +103,14 @@ class LearnerConfig(Section):
         description="learner.schedule=wsd: the share of the steps, the last ones, over which the "
         "rate falls, as 1 − √progress.",
     )
+    prune: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="The probability with which a sample of |advantage| below the step's mean is "
+        "not computed; those that are count 1/(1 − prune) times, so that the expected gradient is "
+        "that of all.",
+    )
 
     def micro_batch_on(self, device: Literal["cuda", "cpu"]) -> int:
         """Tokens of one forward/backward pass there."""

@@ -13,7 +13,8 @@ class UpdateResult:
 
     An update whose loss or gradient is nonfinite is skipped: weights, optimizer state and warm-up
     stay as they are, and `nonfinite` names the samples, of all ranks, with nonfinite values. It may
-    be empty: a gradient can overflow without them.
+    be empty: a gradient can overflow without them. `pruned_share` is that of
+    the minibatch that was not computed (`learner.prune`).
     """
 
     loss: float
@@ -23,6 +24,7 @@ class UpdateResult:
     imbalance: float = 0.0
     skipped: bool = False
     nonfinite: tuple[str, ...] = ()
+    pruned_share: float = 0.0
 
 
 def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
@@ -32,6 +34,7 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
     counts = {"learn/updates": float(len(taken)), "learn/skipped": float(len(made) - len(taken))}
     if not taken:
         return counts
+    pruned = fmean(update.pruned_share for update in taken)
     return {
         **counts,
         "loss/policy": fmean(update.loss for update in taken),
@@ -39,4 +42,5 @@ def update_metrics(updates: Sequence[UpdateResult | None]) -> dict[str, float]:
         "learn/lr": taken[-1].lr,
         "learn/padding_frac": fmean(update.padding_frac for update in taken),
         "learn/imbalance": fmean(update.imbalance for update in taken),
+        **({"learn/pruned_frac": pruned} if pruned else {}),
     }

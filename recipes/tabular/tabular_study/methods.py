@@ -17,7 +17,10 @@ from bandpo.loss import (
     TokenBatch,
     TokenRatio,
 )
-from bandpo.methods.method import Method
+from bandpo.methods.method import Method, single_tokens
+
+# It has no group with a pass rate or a dual variable.
+BANDITS_TOKEN = single_tokens(torch.tensor([0.5]), 1.0, 1.0, 1.0, pass_rate=None, dual=None)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def applicable(methods: Sequence[Method], group_size: int) -> tuple[list[Method]
                 "its bounds are made for the mean ratio of a long sequence; a single token passes "
                 "them at the first inner update"
             )
+        elif method.depends_on_batch:
+            left_out[method.name] = "it depends on a batch of many prompts, a bandit has one"
+        elif reason := method.missing_inputs(BANDITS_TOKEN):
+            left_out[method.name] = f"a bandit's tokens lack what it reads: {reason}"
         elif twin:
             left_out[method.name] = f"in a bandit it is {twin.name}"
         else:
