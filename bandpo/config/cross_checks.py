@@ -12,7 +12,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bandpo.config.rollout_correction import AUTO, NONE
+from bandpo.config.rollout_correction import AUTO, NONE, is_to_the_sampler
 from bandpo.config.schema import MethodConfig, is_corrected
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
@@ -108,6 +108,11 @@ def _correction_is_one(method: MethodConfig) -> str | None:
         return None
     if method.loss.get("correction") is not None:
         return f"method.correction={method.correction} and method.loss.correction: remove one"
+    if is_to_the_sampler(method.loss):
+        return (
+            f"method.correction={method.correction}: the ratio of method={method.name} is to the "
+            "policy that sampled already, which would be weighed twice; remove it"
+        )
     own = method.correction
     problem = why_not_built(own) if isinstance(own, dict) else None
     return problem and f"method.correction cannot be built: {problem}"

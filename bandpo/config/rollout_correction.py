@@ -25,6 +25,12 @@ def quantised(engine: Mapping[str, Any]) -> list[str]:
     return [f"rollout.engine.{k}={v}" for k, v in found.items() if v not in (None, "auto")]
 
 
+def is_to_the_sampler(loss: Mapping[str, Any]) -> bool:
+    """Whether a loss takes its ratio to the policy that sampled, which leaves no gap to weigh."""
+    ratio = loss.get("ratio")
+    return isinstance(ratio, Mapping) and ratio.get("_target_") == "bandpo.loss.BehaviourRatio"
+
+
 def by_precision(dtype: str, engine: Mapping[str, Any], loss: Mapping[str, Any]) -> Choice:
     """The choice of auto: token_tis where engine and learner cannot agree to float32's precision.
 
@@ -33,6 +39,8 @@ def by_precision(dtype: str, engine: Mapping[str, Any], loss: Mapping[str, Any])
     engine_dtype = engine.get("dtype") or dtype
     if loss.get("correction") is not None:
         return Choice(NONE, "method.loss.correction is set")
+    if is_to_the_sampler(loss):
+        return Choice(NONE, "the ratio is to the policy that sampled")
     if coarse := quantised(engine):
         return Choice(DEFAULT, coarse[0])
     if engine_dtype != dtype:

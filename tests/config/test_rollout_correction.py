@@ -50,6 +50,7 @@ def of_before(made: Config) -> dict:
         (["+rollout.engine.quantization=fp8"], "token_tis", "rollout.engine.quantization=fp8"),
         (["+rollout.engine.kv_cache_dtype=fp8"], "token_tis", "kv_cache_dtype=fp8"),
         (["+rollout.engine.kv_cache_dtype=auto"], "none", "float32"),
+        ([*BFLOAT16, "method=prime_rl"], "none", "the ratio is to the policy that sampled"),
         ([*BFLOAT16, f"+method.loss.correction={OWN}"], "none", "method.loss.correction is set"),
     ],
 )
@@ -61,7 +62,7 @@ def test_what_auto_means(overrides, name, reason):
     settled, notes = with_correction(made, None)
     assert settled.method.correction == name
     assert is_corrected(made.method, made.rollout, made.model) == (
-        name != "none" or "method.loss" in reason
+        name != "none" or "is set" in reason
     )
     told = f"correction: {name}, since {choice.reason}; method.correction=none turns it off"
     assert [note.startswith(told) for note in notes] == [True] * (name != "none")
@@ -161,6 +162,7 @@ def test_lag_takes_a_correction_and_then_methods_that_need_the_old_policy(more):
             ["method.correction=icepop", f"+method.loss.correction={OWN}"],
             "method.correction=icepop and method.loss.correction: remove one",
         ),
+        (["method=prime_rl", "method.correction=icepop"], "would be weighed twice"),
         (
             ["method.correction={_target_: bandpo.loss.Truncat}"],
             "method.correction cannot be built: .*Truncate",
