@@ -181,7 +181,9 @@ def test_every_method_that_a_bandit_can_tell_apart():
     methods = sorted(load_methods("all"), key=lambda method: method.name)
     kept, left_out = applicable(methods, 32)
     of_batches, of_groups = {"m2po", "clip_cov", "kl_cov", "bapo"}, {"elastic", "query_kl"}
-    assert left_out.keys() == {"gspo", "dapo"} | of_batches | of_groups
+    of_sequences = {"gspo", "luspo", "topr", "vespo"}
+    twins = {"dapo", "kl_chi2", "unbiased_kl", "off_policy_mask"}
+    assert left_out.keys() == of_sequences | twins | of_batches | of_groups
     assert left_out["dapo"].endswith("it is clip_higher") and "sequence" in left_out["gspo"]
     assert {"grpo", "dr_grpo", "band_kl", "dppo_kl", "cispo", "cfpo"} <= {m.name for m in kept}
     for method in kept:  # and each of them can be trained
