@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -31,7 +32,7 @@ def _has_reference(method: Method) -> bool:
     return method.config is not None and bool(instantiate(method.config.loss).needs_reference)
 
 
-def _lacks(method: Method, **without: None) -> bool:
+def _lacks(method: Method, **without: Any) -> bool:
     """Whether the method cannot judge a token that is known but for these inputs."""
     known = dataclasses.replace(single_tokens(torch.tensor([0.5]), 1.0, 1.0, 1.0), **without)
     return method.missing_inputs(known) is not None
