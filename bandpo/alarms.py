@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bandpo.config.schema import Config
+from bandpo.config.schema import Config, coarsest_dtype, is_corrected
 from bandpo.errors import RunHalted, UserError
 
 Metrics = Mapping[str, float]
@@ -129,13 +129,29 @@ class Mismatch(Above):
         return cls() if dtype == "float32" else cls(limit=0.05, action="warn")
 
 
+@dataclass(frozen=True)
+class Masked(Above):
+    """Warns that the rollout correction takes many tokens out of the loss."""
+
+    meaning: ClassVar[str] = (
+        "the rollout correction discards many tokens, which then teach nothing: the policy that "
+        "samples is far from the one that learns for this method.correction, or its limits are "
+        "too narrow (see docs/mismatch.md)"
+    )
+
+    metric: str = "mismatch/masked_frac"
+    limit: float = 0.2
+
+
 def always_on(config: Config) -> Iterator[Alarm]:
     """Alarms that no configuration has to name."""
     yield CutOff()
     rollout = config.rollout
     # Where the two are meant to be the same: the learner knows no top-p, and lag 1 no mismatch.
     if rollout.lag == 0 and rollout.top_p == 1 and rollout.top_k == 0:
-        yield Mismatch.in_dtype(config.model.dtype)
+        yield Mismatch.in_dtype(coarsest_dtype(config))
+    if is_corrected(config.method, rollout, config.model):
+        yield Masked()
 
 
 class AlarmPanel:

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from bandpo.alarms import Above, AlarmPanel, Below, CutOff, Mismatch, StuckAt
+from bandpo.alarms import Above, AlarmPanel, Below, CutOff, Masked, Mismatch, StuckAt, always_on
+from bandpo.config.composition import compose
+from bandpo.config.schema import Config
 from bandpo.errors import RunHalted, UserError
 
 
@@ -63,6 +65,36 @@ def test_samples_from_another_distribution_stop_a_run_in_float32():
     for number, value in enumerate([5e-3, 0.021, 0.065], 1):
         alarms.check(number, step(**{name: value}))
     assert len(said) == 1 and said[0].startswith("step 3: alarm: the engine samples from another")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kinds"),
+    [
+        ([], [("Mismatch", 1e-3, "stop")]),
+        (["method.correction=icepop"], [("Mismatch", 1e-3, "stop"), ("Masked", 0.2, "warn")]),
+        (
+            ["rollout.engine.dtype=bfloat16"],
+            [("Mismatch", 0.05, "warn"), ("Masked", 0.2, "warn")],
+        ),
+        (["rollout=vllm_server", "rollout.lag=1"], []),
+        (
+            ["rollout=vllm_server", "rollout.lag=1", "method.correction=kpop"],
+            [("Masked", 0.2, "warn")],
+        ),
+    ],
+)
+def test_alarms_on_the_mismatch_follow_precision_correction_and_lag(overrides, kinds):
+    cut_off, *others = always_on(compose("train", overrides, Config))
+    assert isinstance(cut_off, CutOff)
+    assert [(type(alarm).__name__, alarm.limit, alarm.action) for alarm in others] == kinds
+
+
+def test_a_correction_that_masks_a_fifth_of_the_tokens_is_reported():
+    alarms, said = panel(Masked())
+    for number, share in enumerate([0.0, 0.2, 0.21], 1):
+        alarms.check(number, step(**{"mismatch/masked_frac": share}))
+    assert len(said) == 1 and said[0].startswith("step 3: alarm: the rollout correction discards")
+    assert "method.correction" in said[0] and "above 0.2 (now 0.21)" in said[0]
 
 
 def test_a_stop_names_every_alarm_that_stops():

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from bandpo.config.identity import config_hash
-from bandpo.config.schema import Config
+from bandpo.config.rollout_correction import AUTO, NONE, name_of
+from bandpo.config.schema import Config, MethodConfig
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.prompting import PLAIN
 
@@ -31,6 +32,7 @@ def model_card(
     rollout, learner = config.rollout, config.learner
     rows = {
         "method": config.method.name,
+        **_correction(config.method),
         "base model": config.model.path,
         "data": _source(config.data.train),
         "prompt template": config.data.template,
@@ -65,6 +67,13 @@ def model_card(
             "",
         ]
     )
+
+
+def _correction(method: MethodConfig) -> dict[str, str]:
+    found = method.correction
+    if found in (AUTO, NONE):
+        return {}
+    return {"rollout correction": name_of(found)}
 
 
 def _base(path: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from bandpo.config.composition import compose
 from bandpo.config.policy import introduction
+from bandpo.config.rollout_correction import AUTO, NONE, by_precision, name_of
 from bandpo.config.schema import Config
 from bandpo.environment import hardware
 from bandpo.errors import UserError
@@ -46,7 +47,7 @@ def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
         "run": str(Path(config.run.dir)),
         "model": f"{config.model.path}, {shape.parameters / 1e6:,.1f} M parameters, "
         f"{config.model.dtype}{adapters}",
-        "method": config.method.name,
+        "method": f"{config.method.name}{_correction(config)}",
         "learning rate": f"{learner.lr:g}, betas {learner.betas[0]:g} and {learner.betas[1]:g}, "
         f"weight decay {learner.weight_decay:g}{_schedule(config)}",
         "training data": _source(data.train),
@@ -56,6 +57,15 @@ def _settings(config: Config, shape: Shape, ranks: int) -> dict[str, str]:
         "engine": str(rollout.engine["_target_"]),
         "ranks": f"{ranks}, ZeRO stage {learner.zero_stage}",
     }
+
+
+def _correction(config: Config) -> str:
+    method, engine = config.method, config.rollout.engine
+    if method.correction == AUTO:
+        choice = by_precision(config.model.dtype, engine, method.loss)
+        found = f"{choice.name}, since {choice.reason}"
+        return "" if choice.name == NONE else f"; correction {found}"
+    return f"; correction {name_of(method.correction)}"
 
 
 def _schedule(config: Config) -> str:

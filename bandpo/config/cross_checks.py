@@ -12,7 +12,8 @@ import torch
 from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bandpo.config.schema import MethodConfig
+from bandpo.config.rollout_correction import AUTO, NONE, is_to_the_sampler
+from bandpo.config.schema import MethodConfig, is_corrected
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
 from bandpo.config.sections.model import ModelConfig
@@ -94,17 +95,46 @@ def _lag_needs_servers(rollout: RolloutConfig) -> str | None:
     )
 
 
-def _lag_knows_no_other_old_policy(rollout: RolloutConfig, method: MethodConfig) -> str | None:
-    if rollout.lag == 0 or "correction" not in method.loss:
+def _engine_dtype_is_known(rollout: RolloutConfig) -> str | None:
+    dtype = rollout.engine.get("dtype")
+    if dtype in (None, "float32", "bfloat16"):
+        return None
+    return f"rollout.engine.dtype={dtype}: there are float32 and bfloat16; null is model.dtype"
+
+
+def _correction_is_one(method: MethodConfig) -> str | None:
+    """Named by `method.correction` or given in the loss, and one that can be built."""
+    if method.correction in (AUTO, NONE):
+        return None
+    if method.loss.get("correction") is not None:
+        return f"method.correction={method.correction} and method.loss.correction: remove one"
+    if is_to_the_sampler(method.loss):
+        return (
+            f"method.correction={method.correction}: the ratio of method={method.name} is to the "
+            "policy that sampled already, which would be weighed twice; remove it"
+        )
+    own = method.correction
+    problem = why_not_built(own) if isinstance(own, dict) else None
+    return problem and f"method.correction cannot be built: {problem}"
+
+
+def _loss_takes_the_correction(
+    rollout: RolloutConfig, model: ModelConfig, method: MethodConfig
+) -> str | None:
+    if why_not_built(method.loss) or not is_corrected(method, rollout, model):
+        return None
+    if hasattr(instantiate(method.loss), "correction"):
         return None
     return (
-        f"rollout.lag={rollout.lag} takes ratios against the engine's own log-probabilities, which "
-        "method.loss.correction compares with the learner's: remove it"
+        f"method.loss._target_={method.loss.get('_target_')} has no `correction`, which a "
+        "bandpo.loss.PolicyLoss has: add method.correction=none (docs/mismatch.md)"
     )
 
 
-def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig) -> str | None:
-    if rollout.lag == 0 or "correction" in method.loss or why_not_built(method.loss):
+def _lag_gives_what_the_loss_reads(
+    rollout: RolloutConfig, model: ModelConfig, method: MethodConfig
+) -> str | None:
+    if rollout.lag == 0 or why_not_built(method.loss) or is_corrected(method, rollout, model):
         return None
     value = torch.zeros(1, 1)
     try:
@@ -114,8 +144,8 @@ def _lag_gives_what_the_loss_reads(rollout: RolloutConfig, method: MethodConfig)
     except Exception as error:  # shown to the user, whose own class may have raised it
         return (
             f"rollout.lag={rollout.lag} has no more of the policy that sampled than its tokens' "
-            f"log-probabilities, and method={method.name} needs more ({error}): choose another "
-            "method, or rollout.lag=0"
+            f"log-probabilities, and method={method.name} needs more ({error}): choose a "
+            "method.correction such as token_tis, another method, or rollout.lag=0"
         )
     return None
 
@@ -243,7 +273,9 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _engine_has_target,
     _engine_trains,
     _lag_needs_servers,
-    _lag_knows_no_other_old_policy,
+    _engine_dtype_is_known,
+    _correction_is_one,
+    _loss_takes_the_correction,
     _lag_gives_what_the_loss_reads,
     _method_instantiates,
     _dual_is_solved,

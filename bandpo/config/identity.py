@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from bandpo.config.composition import defaults
+from bandpo.config.rollout_correction import correction_in
 from bandpo.config.schema import Config
 from bandpo.redaction import redacted
 
@@ -37,6 +38,8 @@ UNCHANGED: Mapping[str, Any] = {
     "method.loss.entropy.floor": None,
     "method.loss.entropy.increment": 1e-4,
     "method.loss.entropy.maximum": 5e-3,
+    "method.correction": "none",
+    "rollout.engine.dtype": None,
 }
 
 Effect = Literal["determining", "rounding", "harmless"]
@@ -115,8 +118,10 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     Secrets are hidden, as in files: a new password does not make another run.
     """
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
+    method = {**(tree.get("method") or {}), "correction": correction_in(tree)}
+    tree = {**tree, "method": method}
     own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
-    values = flat(defaults(Config)) | own
+    values = flat({**defaults(Config), "method": {}}) | own  # a method says all of its own
     formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items() if k in values}
     values |= formerly
     return {key: v for key, v in values.items() if key not in UNCHANGED or v != UNCHANGED[key]}

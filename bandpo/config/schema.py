@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bandpo.config.rollout_correction import AUTO, NAMES, NONE, by_precision, quantised
 from bandpo.config.section import HARMLESS, Section
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.learner import LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.config.sections.trainer import EvalConfig, RunConfig, TrackingConfig, TrainerConfig
+from bandpo.errors import did_you_mean
 
 MAX_SEED = 2**32 - 1  # NumPy's, which vLLM seeds too
 
@@ -41,6 +43,22 @@ class MethodConfig(BaseModel):
     name: str
     loss: dict[str, Any] = Field(description="hydra `_target_` tree of a PolicyLoss.")
     advantage: dict[str, Any] = Field(description="hydra `_target_` of rewards → advantages.")
+    correction: str | dict[str, Any] = Field(
+        AUTO,
+        description="Weights for the gap between engine and learner (docs/mismatch.md): "
+        f"{', '.join(NAMES)}, or a hydra `_target_`. auto: token_tis where either computes in less "
+        "than float32, else none.",
+    )
+
+    @field_validator("correction", mode="before")
+    @classmethod
+    def _correction_is_known(cls, value: Any) -> Any:
+        if isinstance(value, dict) or value in NAMES:
+            return value
+        if value is None:
+            return NONE
+        meant = did_you_mean(str(value), NAMES)
+        raise ValueError(f"there are {', '.join(NAMES)}, or a `_target_` of your own{meant}")
 
 
 class Config(Section):
@@ -66,6 +84,25 @@ class Config(Section):
         description="hydra `_target_`s of `bandpo.alarms`: Below, Above, StuckAt.",
         json_schema_extra=HARMLESS,
     )
+
+
+def engine_dtype(config: Config) -> str:
+    """The dtype of the engine's weights."""
+    return config.rollout.engine.get("dtype") or config.model.dtype
+
+
+def coarsest_dtype(config: Config) -> str:
+    """The dtype whose rounding sets engine and learner apart; a quantised engine's is coarse."""
+    coarse = config.model.dtype != "float32" or quantised(config.rollout.engine)
+    return "bfloat16" if coarse else engine_dtype(config)
+
+
+def is_corrected(method: MethodConfig, rollout: RolloutConfig, model: ModelConfig) -> bool:
+    """Whether the loss weighs samples by their policy's distance from the old one."""
+    found = method.correction
+    if found == AUTO:
+        found = by_precision(model.dtype, rollout.engine, method.loss).name
+    return found != NONE or method.loss.get("correction") is not None
 
 
 def longest_sequence(config: Config) -> int:

@@ -135,8 +135,8 @@ class DeepSpeedLearner:
         """Scores the samples of a schedule of minibatches before its first update.
 
         Samples that only the first minibatch holds are skipped: they are on policy in their
-        update, whose own forward pass gives their old log-probabilities. So are samples of an
-        older policy, whose log-probabilities under it only the engine knows.
+        update, whose own forward pass gives their old log-probabilities. So are those
+        whose old policy is an older one (`take_behaviour_policy`), which only the engine knows.
         """
         unscored = [sample for sample in _distinct(batches[1:]) if sample.old_logp is None]
         self.score(unscored)

@@ -25,27 +25,36 @@ BAND = Capped(BandKL(0.05), 10.0)
 BLOCK = 1 << 14
 
 # Sums over the tokens of each bin and sign. A value that a batch may lack comes with the number of
-# tokens that have it.
+# tokens that have it (`COUNTED_BY`).
 STATISTICS = (
     *("tokens", "binding_high", "binding_low", "mass", "mass_removed", "low", "high"),
     *("above_high", "above_canonical", "above_band", "ratio", "kl_old"),
     *("kl_ref", "kl_ref_tokens", "entropy", "entropy_tokens", "mismatch", "mismatch_tokens"),
+    *("mismatch_kl", "mismatch_k3", "mismatch_masked"),
 )
+COUNTED_BY = {
+    "kl_ref": "kl_ref_tokens",
+    "entropy": "entropy_tokens",
+    **dict.fromkeys(
+        ("mismatch", "mismatch_kl", "mismatch_k3", "mismatch_masked"), "mismatch_tokens"
+    ),
+}
 
 
 class LossDiagnostics:
     """Sums and maxima over the tokens of any number of micro-batches.
 
     `sums` [bins, signs, statistics], float64, is additive: an all-reduce with SUM over ranks makes
-    it that of the whole batch, exactly so for counts. `maxima` [2], the largest ratio and the
-    largest |log π_old − log π_rollout|, takes an all-reduce with MAX. Only `metrics` and `table`
-    read values on the host.
+    it that of the whole batch, exactly so for counts. `maxima` [3], the largest ratio, the largest
+    |log π_old − log π_rollout| and the largest Σ_t (log π_old − log π_rollout) of a sequence, takes
+    an all-reduce with MAX. Only `metrics` and `table` read values on the host.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         shape = (len(BINS), len(SIGNS), len(STATISTICS))
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.maxima = torch.zeros(2, dtype=torch.float64, device=device)
+        self.maxima = torch.zeros(3, dtype=torch.float64, device=device)
+        self.maxima[2] = -math.inf
 
     @torch.no_grad()
     def update(self, output: LossOutput) -> None:
@@ -54,7 +63,9 @@ class LossDiagnostics:
         values = torch.stack([columns[name].flatten() for name in STATISTICS])
         cell, mask = cell_index(batch).flatten(), batch.mask.flatten()
         self.sums += _sum_by_cell(values, cell, mask).view_as(self.sums)
-        extremes = torch.stack([(output.ratio * batch.mask).amax(), columns["mismatch"].amax()])
+        of_sequences = -(columns["mismatch_kl"] * batch.mask).sum(-1)
+        largest = ((output.ratio * batch.mask), columns["mismatch"], of_sequences)
+        extremes = torch.stack([values.amax() for values in largest])
         self.maxima = torch.maximum(self.maxima, extremes.double())
 
     def merge(self, other: LossDiagnostics) -> None:
@@ -86,7 +97,7 @@ class LossDiagnostics:
         positive = SIGNS.index("positive")
         rare = _named(self.sums[:RARE_BINS, positive].sum(0))
         means = _means(total)
-        ratio_max, mismatch_max = self.maxima.tolist()
+        ratio_max, mismatch_max, sequence_max = self.maxima.tolist()
         metrics = {
             "ratio/mean": means["ratio"],
             "ratio/max": ratio_max,
@@ -106,6 +117,10 @@ class LossDiagnostics:
         if "mismatch" in means:
             metrics["mismatch/logprob_abs_mean"] = means["mismatch"]
             metrics["mismatch/logprob_abs_max"] = mismatch_max
+            metrics["mismatch/kl"] = means["mismatch_kl"]
+            metrics["mismatch/k3"] = means["mismatch_k3"]
+            metrics["mismatch/masked_frac"] = means["mismatch_masked"]
+            metrics["mismatch/sequence_weight_max"] = math.exp(min(sequence_max, LOG_RATIO_LIMIT))
         for i, name in enumerate(BINS):
             metrics[f"clip/bin_{name}/count"] = _named(self.sums[i].sum(0))["tokens"]
             metrics |= _clip_metrics(f"clip/bin_{name}/", self.sums[i])
@@ -132,7 +147,8 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
     log_ratio = (batch.logp - batch.old_logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     entropy = batch.new_entropy if batch.entropy is None else batch.entropy
     rollout_logp = batch.rollout_logp
-    mismatch = zeros if rollout_logp is None else (batch.old_logp - rollout_logp).abs()
+    log_weight = zeros if rollout_logp is None else batch.old_logp - rollout_logp
+    limited = log_weight.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return {
         "tokens": ones,
         "binding_high": output.binding_high,
@@ -150,8 +166,11 @@ def _columns(output: LossOutput) -> dict[str, Tensor]:
         "kl_ref_tokens": zeros if output.reference_kl is None else ones,
         "entropy": zeros if entropy is None else entropy,
         "entropy_tokens": zeros if entropy is None else ones,
-        "mismatch": mismatch,
+        "mismatch": log_weight.abs(),
         "mismatch_tokens": zeros if rollout_logp is None else ones,
+        "mismatch_kl": -log_weight,  # of π_rollout from π_old, as k1: tokens are its samples
+        "mismatch_k3": torch.expm1(limited) - limited,
+        "mismatch_masked": zeros if output.correction is None else output.correction == 0,
     }
 
 
@@ -182,7 +201,7 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
     """The token count and the means of all other statistics that were present."""
     means = {"tokens": sums["tokens"]}
     for name in STATISTICS[1:]:
-        tokens = sums.get(f"{name}_tokens", sums["tokens"])
+        tokens = sums[COUNTED_BY.get(name, "tokens")]
         if tokens > 0 and not name.endswith("_tokens"):
             means[name] = sums[name] / tokens
     return means

@@ -24,6 +24,8 @@ from torch.nn.functional import logsigmoid
 
 from bandpo.errors import UserError
 
+RAREST = 1e-8
+
 
 class Divergence(ABC):
     """D_f(π ‖ π_old) = Σ π_old · f(π / π_old) for a convex f with f(1) = 0.
@@ -51,6 +53,16 @@ class Divergence(ABC):
         logit(x) and Newton steps kept within the last bracket, in float64, since f near 1 cancels.
         """
         return _bracketed_root(self, a, b, delta)
+
+
+def binary_divergence(divergence: Divergence, logp: Tensor, old_logp: Tensor) -> Tensor:
+    """D_f of (token, all others) between two policies, q·f(p/q) + (1 − q)·f((1 − p)/(1 − q)).
+
+    p = π(token) and q = π_old(token) from their logarithms, of one shape; float64. A log-softmax
+    rounds likely tokens to 1, as if all others were impossible: both stay within [1e-8, 1 − 1e-8].
+    """
+    p, q = (x.double().exp().clamp(RAREST, 1 - RAREST) for x in (logp, old_logp))
+    return q * divergence.f(p / q) + (1 - q) * divergence.f((1 - p) / (1 - q))
 
 
 @dataclass(frozen=True)

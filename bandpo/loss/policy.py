@@ -124,6 +124,7 @@ class LossOutput:
     binding_high  bool: gradient removed, the ratio is too large
     binding_low   bool: gradient removed, the ratio is too small
     reference_kl  the estimate of KL(π ‖ π_ref), or None without a reference
+    correction    the weights for the gap between π_old and the policy that sampled, or None
     """
 
     loss: Tensor
@@ -133,6 +134,7 @@ class LossOutput:
     binding_high: Tensor
     binding_low: Tensor
     reference_kl: Tensor | None = None
+    correction: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class PolicyLoss:
     surrogate     the objective under the trust region: Clip, Mask, DualClip, TruncatedWeight, …
     aggregate     TokenMean, SequenceMeanTokenMean, SequenceMeanTokenSum or ConstantNorm
     reference_kl  pulls towards a frozen reference policy
-    correction    weights for the gap between sampling engine and learner
+    correction    weights for the gap between the policy that sampled and the old one
     max_weight    truncated importance sampling, for samples of an older policy: an objective whose
                   importance weight w exceeds it counts max_weight/w of itself (IMPALA, section
                   4.1); w is the ratio, or the surrogate's weight (TruncatedWeight)
@@ -213,8 +215,9 @@ class PolicyLoss:
         ratio = self.ratio(batch)
         result = self.surrogate(ratio, batch)
         value = -result.objective
-        if self.correction is not None:
-            value = value * self.correction(batch)
+        correction = None if self.correction is None else self.correction(batch)
+        if correction is not None:
+            value = value * correction
         if self.max_weight is not None:
             weight = ratio if result.weight is None else result.weight
             value = value * (self.max_weight / weight.detach()).clamp(max=1.0)
@@ -234,4 +237,5 @@ class PolicyLoss:
             binding_high=result.binding_high,
             binding_low=result.binding_low,
             reference_kl=None if divergence is None else divergence.detach(),
+            correction=None if correction is None else correction.detach(),
         )

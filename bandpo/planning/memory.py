@@ -8,7 +8,7 @@ from typing import Literal
 
 from hydra.utils import get_object
 
-from bandpo.config.schema import Config, longest_sequence
+from bandpo.config.schema import Config, engine_dtype, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import BYTES, GIB, RESERVED, Cluster
 from bandpo.planning.workload import needs_reference
@@ -134,7 +134,7 @@ def engine_memory(config: Config, shape: Shape, learner: Mapping[str, float]) ->
     A pass has the activations of its tokens and the logits of a token of every sequence. The probe
     is a pass of the learner without gradients, while the engine is awake.
     """
-    engine, width = config.rollout.engine, BYTES[config.model.dtype]
+    engine, width = config.rollout.engine, BYTES[engine_dtype(config)]
     passes = int(engine.get("max_num_batched_tokens") or ENGINE_TOKENS)
     live = passes * (2 * shape.intermediate + 4 * shape.hidden) * width
     live += int(engine.get("max_num_seqs", 256)) * shape.vocabulary * 12
@@ -162,7 +162,7 @@ def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
         engine={**engine, "KV cache": share * cluster.gpu.memory_gib - others},
         resident=resident_memory(config, learner),
         usable=cluster.gpu.memory_gib * (1 - RESERVED),
-        kv_bytes=shape.kv_bytes(BYTES[config.model.dtype]),
+        kv_bytes=shape.kv_bytes(BYTES[engine_dtype(config)]),
     )
 
 
@@ -171,7 +171,7 @@ def machine_memory(config: Config, shape: Shape, ranks: int, gib: float) -> Memo
 
     The KV cache is that of all concurrent sequences at full length.
     """
-    learner, width = learner_memory(config, shape, ranks, "cpu"), BYTES[config.model.dtype]
+    learner, width = learner_memory(config, shape, ranks, "cpu"), BYTES[engine_dtype(config)]
     samples = config.rollout.prompts_per_step * config.rollout.group_size // ranks
     concurrent = min(samples, int(config.rollout.engine.get("max_num_seqs", samples)))
     cache = concurrent * longest_sequence(config) * shape.kv_bytes(width)

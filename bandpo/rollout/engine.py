@@ -140,11 +140,12 @@ class RolloutEngine(Protocol):
 def start_engine(settings: Mapping[str, Any], spec: EngineSpec) -> RolloutEngine:
     """The engine that `_target_` names, with the further settings; collective over `spec.ranks`.
 
-    Settings that are the spec's have no effect, and a warning names them.
+    Settings that are the spec's have no effect, and a warning names those that differ from it.
     """
     taken = settings.keys() & {part.name for part in fields(spec)}
-    if taken:
-        logger.warning("no effect in rollout.engine: %s", ", ".join(sorted(taken)))
+    ignored = [n for n in sorted(taken) if settings[n] not in (None, getattr(spec, n))]
+    if ignored:
+        logger.warning("no effect in rollout.engine: %s", ", ".join(ignored))
     own = {name: value for name, value in settings.items() if name not in taken}
     engine: RolloutEngine = instantiate(own, spec)
     return engine

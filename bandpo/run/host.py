@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bandpo.config.schema import Config, longest_sequence
+from bandpo.config.schema import Config, engine_dtype, longest_sequence
 from bandpo.cpu import usable_cores
 from bandpo.environment import hardware
 from bandpo.model.architecture import shape_of
@@ -70,7 +70,7 @@ class Host:
         """
         spec = EngineSpec(
             model_path=model.path,
-            dtype=config.model.dtype,
+            dtype=engine_dtype(config),
             seed=config.seed,
             trust_remote_code=config.model.trust_remote_code,
             chat_template=config.data.chat_template,

@@ -21,7 +21,7 @@ from bandpo.artifacts.saver import Checkpoints
 from bandpo.artifacts.tracking import Tracker
 from bandpo.artifacts.waiting import read_rollout
 from bandpo.batching import Minibatch
-from bandpo.config.schema import Config
+from bandpo.config.schema import Config, coarsest_dtype
 from bandpo.data.benchmarks import load_benchmarks
 from bandpo.data.prompts import reference_answer
 from bandpo.data.sources import load_problems
@@ -32,7 +32,6 @@ from bandpo.evaluation.evaluate import Evaluator
 from bandpo.evaluation.store import Store
 from bandpo.learner.learner import DeepSpeedLearner
 from bandpo.learner.updates.result import UpdateResult
-from bandpo.loss import PolicyLoss
 from bandpo.loss.debug import debugging
 from bandpo.model.agreement import TOLERANCE
 from bandpo.ranks.collectives import Ranks
@@ -46,6 +45,7 @@ from bandpo.run.host import Host, fitted_here
 from bandpo.run.inputs import Inputs, read_inputs
 from bandpo.run.minibatches import minibatches_of
 from bandpo.run.nonfinite_guard import NonfiniteGuard
+from bandpo.run.objective import loss_of
 from bandpo.run.preflight import preflight
 from bandpo.run.probe import EXPORT_PROBE, probed
 from bandpo.types import Group
@@ -70,8 +70,7 @@ class Job:
         when the job closes, for the next one. `command` is the command line for model cards.
         """
         self.started, self._display = time.time(), display
-        self.config, self.folder = config, Path(config.run.dir)
-        loss = _loss(config)
+        self.folder = Path(config.run.dir)
         self._advantages: Callable[..., Tensor] = instantiate(config.method.advantage)
         display.phase("reading the data")
         problems = load_problems(config.data.train, config.data.columns.named())
@@ -85,6 +84,8 @@ class Job:
                 stack.enter_context(only_one(self.folder))
             inputs = read_inputs(config, problems, benchmarks, ranks)
             model, tokenizer, start = inputs.model, inputs.tokenizer, inputs.start
+            self.config = config = start.config
+            loss = loss_of(config)
             checkpoint, self.start = start.checkpoint, start.step
             self.waiting = read_rollout(checkpoint.folder, ranks) if checkpoint else None
             self._prompts, self._tasks = inputs.prompts, inputs.tasks
@@ -120,7 +121,7 @@ class Job:
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])
-            tolerance = config.rollout.probe_tolerance or TOLERANCE[config.model.dtype]
+            tolerance = config.rollout.probe_tolerance or TOLERANCE[coarsest_dtype(config)]
 
             # Two threads must not share collectives.
             self._rollout_ranks = ranks.apart() if config.rollout.lag else ranks
@@ -205,7 +206,7 @@ class Job:
         batches = minibatches_of(
             self.config, self._advantages, self.learner.cost, self.ranks, scored, step
         )
-        if self.config.rollout.lag:
+        if self.config.rollout.lag and self.learner.loss.correction is None:
             for sample in dict.fromkeys(chain.from_iterable(batches)):
                 if sample.weight_version != self.actor.weight_version:
                     sample.take_behaviour_policy()
@@ -279,13 +280,6 @@ class Job:
             "sampler": self._prompts.state_after(step, waits),
             "prompt_date": self._prompt_date,
         }
-
-
-def _loss(config: Config) -> PolicyLoss:
-    loss: PolicyLoss = instantiate(config.method.loss)
-    if config.rollout.lag:
-        return dataclasses.replace(loss, max_weight=config.rollout.max_weight)
-    return loss
 
 
 def _kept(log: RunLog, folder: Path) -> str:

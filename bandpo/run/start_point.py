@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from bandpo.artifacts.checkpoint import Checkpoint, find_checkpoint, point
 from bandpo.artifacts.folder import cut_after, holds_a_run, set_aside
 from bandpo.config.identity import changes
+from bandpo.config.rollout_correction import AUTO, NONE, by_precision, correction_in, name_of
 from bandpo.config.schema import Config
 from bandpo.data.sampling.history import PROBLEMS
 from bandpo.disk.whole import write_atomically
@@ -76,18 +78,40 @@ class StartPoint:
         return resumes and not any(changes(before, self.config))
 
 
+def with_correction(config: Config, before: Mapping[str, Any] | None) -> tuple[Config, list[str]]:
+    """The configuration with a `method.correction` other than auto, and notes on it for the user.
+
+    `before` are the settings of the checkpoint to resume from: auto is what that run did.
+    """
+    method = config.method
+    if method.correction != AUTO:
+        return config, []
+    choice = by_precision(config.model.dtype, config.rollout.engine, method.loss)
+    found = choice.name if before is None else correction_in(before)
+    settled = method.model_copy(update={"correction": found})
+    notes = []
+    if found != choice.name:
+        notes = [f"correction: {name_of(found)}, as before this run was resumed"]
+    elif found != NONE:
+        reason = f"since {choice.reason}; method.correction=none turns it off"
+        notes = [f"correction: {found}, {reason} (docs/mismatch.md)"]
+    return config.model_copy(update={"method": settled}), notes
+
+
 def find_start_point(config: Config, ranks: Ranks) -> StartPoint:
     """Chooses the checkpoint and compares its settings; collective, and writes nothing.
 
     Raises UserError where a changed setting would make it another run.
     """
     checkpoint, notes = find_checkpoint(Path(config.run.dir), config.trainer.resume, ranks)
-    if checkpoint is None:
+    before = None if checkpoint is None else checkpoint.settings()
+    config, correction = with_correction(config, before)
+    notes += correction
+    if checkpoint is None or before is None:
         # The first sync sends version 1: weights before any update.
         fresh = {"step": 0, "weight_version": 1, "ranks": ranks.size, "trackers": {}}
         return StartPoint(config, None, fresh, tuple(notes))
     state = checkpoint.state()
-    before = checkpoint.settings()
     changed = changes(before, config)
     if changed.determining:
         raise UserError.join(

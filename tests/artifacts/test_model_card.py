@@ -20,3 +20,9 @@ def test_only_a_hub_id_is_linked_as_base_model(path, linked):
     card = model_card(config, 1, {}, "", {})
     assert (f"base_model: {path}\n" in card) == linked
     assert f"| base model | {path} |" in card
+
+
+@pytest.mark.parametrize(("correction", "row"), [("icepop", True), ("none", False)])
+def test_the_rollout_correction_is_named_where_there_is_one(correction, row):
+    card = model_card(compose("train", [f"method.correction={correction}"], Config), 1, {}, "", {})
+    assert ("| rollout correction | icepop |" in card) == row

@@ -20,12 +20,6 @@ def names(group: str) -> list[str]:
     return [file.stem for file in files if not file.stem.startswith("_")]
 
 
-CORRECTION = (
-    "+method.loss.correction={_target_: bandpo.loss.Truncate, "
-    "mismatch: {_target_: bandpo.loss.TokenMismatch}}"
-)
-
-
 def problems_of(*overrides: str, ranks: int = 1) -> str:
     with pytest.raises(UserError) as caught:
         compose("train", overrides, Config, ranks)
@@ -104,10 +98,6 @@ def test_all_problems_are_told_together():
         ),
         (["rollout.lag=1"], "rollout.lag=1 needs an engine that samples in other processes"),
         (["rollout.lag=1", "rollout=hf"], "choose rollout=vllm_server"),
-        (
-            ["rollout.lag=1", "rollout=vllm_server", CORRECTION],
-            "method.loss.correction compares with the learner's: remove it",
-        ),
         (
             ["rollout.lag=1", "rollout=vllm_server", "method=band_kl_entropy"],
             r"method=band_kl_entropy needs more \(.*the old policy's entropy.*rollout\.lag=0",

@@ -126,6 +126,15 @@ def test_the_plan_doubts_what_looks_wrong(capsys):
     assert "! rollout.max_tokens=64 cuts off most answers" in told
 
 
+def test_the_plan_names_the_rollout_correction(capsys):
+    model = ["model.path=Qwen/Qwen2.5-3B-Instruct", "data.train=my.jsonl", "model.dtype=bfloat16"]
+    assert "method band_kl; correction token_tis, since model.dtype=bfloat16" in planned(
+        capsys, *model
+    )
+    assert "correction none" in planned(capsys, *model, "method.correction=none")
+    assert "correction" not in planned(capsys)
+
+
 def test_the_policys_name_is_not_needed_for_a_sweep_of_models():
     for path in ("embedded", "a/model"):
         config = compose("train", [f"model.path={path}", "data=arithmetic"], Config)

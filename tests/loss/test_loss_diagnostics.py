@@ -95,6 +95,8 @@ def token_records(output: LossOutput) -> list[dict[str, float]]:
                 "kl_ref": output.reference_kl[i, j].item(),
                 "entropy": batch.entropy[i, j].item(),
                 "mismatch": abs(old - batch.rollout_logp[i, j].item()),
+                "log_weight": old - batch.rollout_logp[i, j].item(),
+                "sequence": i,
             }
         )
     return records
@@ -102,6 +104,20 @@ def token_records(output: LossOutput) -> list[dict[str, float]]:
 
 def mean(records: list[dict[str, float]], key: str) -> float:
     return sum(record[key] for record in records) / len(records)
+
+
+def mismatch_metrics(records: list[dict[str, float]]) -> dict[str, float]:
+    """Those that have definitions in docs/run-folder.md, without a correction."""
+    by_sequence: dict[float, float] = {}
+    for r in records:
+        by_sequence[r["sequence"]] = by_sequence.get(r["sequence"], 0.0) + r["log_weight"]
+    weights = [r["log_weight"] for r in records]
+    return {
+        "mismatch/kl": -sum(weights) / len(weights),
+        "mismatch/k3": sum(math.exp(x) - x - 1 for x in weights) / len(weights),
+        "mismatch/masked_frac": 0.0,
+        "mismatch/sequence_weight_max": max(math.exp(x) for x in by_sequence.values()),
+    }
 
 
 def test_metrics():
@@ -122,6 +138,7 @@ def test_metrics():
         "policy/entropy": mean(records, "entropy"),
         "mismatch/logprob_abs_mean": mean(records, "mismatch"),
         "mismatch/logprob_abs_max": max(r["mismatch"] for r in records),
+        **mismatch_metrics(records),
         "reach/rare_frac": len(rare) / len(records),
         "reach/above_high_frac": sum(r["ratio"] > r["bound_high"] for r in rare) / len(rare),
         "reach/above_canonical_frac": sum(r["ratio"] > 1.2 for r in rare) / len(rare),
@@ -190,8 +207,9 @@ def test_absent_values_have_no_metric():
     batch = TokenBatch(*(torch.full((2, 3), x) for x in (-1.0, -1.0, 1.0, 1.0)))
     loss = PolicyLoss(TokenRatio(), Clip(BandKL(0.05)), TokenMean())
     metrics = diagnose(loss(batch)).metrics()
-    absent = {"policy/kl_ref", "policy/entropy", "mismatch/logprob_abs_mean"}
+    absent = {"policy/kl_ref", "policy/entropy"}
     assert not absent & metrics.keys()
+    assert not any(name.startswith("mismatch/") for name in metrics)
     assert metrics["policy/kl_old"] == 0
 
 

@@ -7,11 +7,14 @@ import torch
 
 from bandpo import loss as parts
 from bandpo.loss import (
+    Accept,
     BandKL,
     Clip,
     Discard,
+    DiscardByDivergence,
     DualClip,
     Fixed,
+    GeometricMismatch,
     Mask,
     PolicyLoss,
     QuadraticPenalty,
@@ -50,6 +53,8 @@ CORRECTIONS = [
     Truncate(SequenceMismatch()),
     Discard(TokenMismatch()),
     Discard(SequenceMismatch()),
+    Accept(GeometricMismatch()),
+    DiscardByDivergence(0.01),
 ]
 
 
@@ -137,6 +142,7 @@ def test_a_part_that_says_nothing_counts_as_one_that_learns_from_them():
         of(correction=Normalised()),
         of(correction=Truncate(Normalised())),
         of(correction=Discard(Normalised())),
+        of(correction=Accept(Normalised())),
         Bonus(TokenRatio(), Clip(Fixed(0.2, 0.2)), TokenMean()),
         lambda batch, totals: None,
     ):

@@ -21,10 +21,11 @@ SETTINGS = [
 def trained(command, bandpo, untrained):
     """The metrics of a run without those of time."""
 
-    def run(folder, ranks):
+    def run(folder, ranks, *more):
         arguments = [
             "train",
             *SETTINGS,
+            *more,
             "policy=embedded",
             f"model.path={untrained()}",
             f"run.dir={folder}",
@@ -67,3 +68,38 @@ def test_a_run_one_step_off_policy_resumes_exactly(ranks, trained, tmp_path):
     (stopped / "checkpoints/latest").symlink_to("step_000002")
     assert trained(stopped, ranks) == expected
     assert [versions(stopped, step) for step in (3, 4)] == [{2}, {3}]
+
+
+def test_with_a_correction_ratios_are_to_the_weights_before_the_update(trained, tmp_path):
+    """Three policies: ratios are to the learner's own old one, weights to the sampler's."""
+    one_update = ("learner.updates_per_rollout=1", "trainer.steps=3")
+    found = {
+        name: trained(tmp_path / name, 1, *one_update, f"method.correction={name}")
+        for name in ("none", "token_tis", "sequence_tis")
+    }
+    for name, lines in found.items():
+        assert [line["rollout/lag"] for line in lines[1:]] == [0, 1, 1]
+        for line in lines[2:]:
+            if name == "none":  # the old policy is the one that sampled
+                assert line["policy/kl_old"] > 1e-5
+                assert not any(metric.startswith("mismatch/") for metric in line)
+            else:  # the old policy is the one that learns, before its only update
+                assert line["policy/kl_old"] == 0 and line["ratio/max"] == 1
+                assert line["mismatch/k3"] > 1e-5 and line["mismatch/sequence_weight_max"] > 1.01
+    # Where nothing is clipped or truncated, w·r with r = 1 is the ratio to the sampler: its
+    # gradient is that without a correction. With the weight of whole sequences it is another.
+    norms = {name: lines[2]["grad/norm"] for name, lines in found.items()}
+    assert found["none"][2]["clip/high_frac"] == found["none"][2]["clip/low_frac"] == 0
+    assert norms["token_tis"] == pytest.approx(norms["none"], rel=1e-5)
+    assert norms["sequence_tis"] != pytest.approx(norms["none"], rel=1e-3)
+
+
+def test_with_a_correction_it_resumes_exactly_too(trained, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    expected = trained(whole, 1, "method.correction=sequence_tis")
+    shutil.copytree(whole, stopped, symlinks=True)
+    for step in (3, 4):
+        shutil.rmtree(stopped / f"checkpoints/step_{step:06d}")
+    (stopped / "checkpoints/latest").unlink()
+    (stopped / "checkpoints/latest").symlink_to("step_000002")
+    assert trained(stopped, 1, "method.correction=sequence_tis") == expected

@@ -18,7 +18,9 @@ class ModelConfig(Section):
         "varies `bandpo.model.embedded.Recipe`), a folder or a hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the learner's compute and of the engine's weights."
+        "float32",
+        description="Of the learner's compute, and of the engine's weights unless "
+        "rollout.engine.dtype says otherwise.",
     )
     attention: str = Field(
         "sdpa", description="transformers' attn_implementation.", json_schema_extra=ROUNDING

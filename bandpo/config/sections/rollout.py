@@ -56,7 +56,10 @@ class RolloutConfig(AlteredSection):
         0, description="1: servers sample the next step while the learner updates (docs/scale.md)."
     )
     max_weight: float = Field(
-        2.0, ge=1.0, description="Truncates the importance ratios of lag 1; unused with lag 0."
+        2.0,
+        ge=1.0,
+        description="Truncates the importance ratios of lag 1; unused with lag 0 and with a "
+        "rollout correction.",
     )
     probe_tolerance: float | None = Field(
         None,
