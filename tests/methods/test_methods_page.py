@@ -84,7 +84,7 @@ class FollowsPassRate(Radius):
 
 def test_needs_of_a_rule_of_ones_own():
     loss = PolicyLoss(TokenRatio(), Clip(BandKL(FollowsPassRate())), SequenceMeanTokenSum())
-    assert needs(Method("own", loss)) == ["the group's pass rate"]
+    assert needs(Method("own", loss)) == ["its group's pass rate"]
 
 
 def test_a_picture_shows_the_weight():
