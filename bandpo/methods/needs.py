@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
-from bandpo.loss.statistic import asking_parts
 from bandpo.methods.method import Method, single_tokens
 from bandpo.types import TokenBatch
 
 
 def needs(method: Method) -> list[str]:
     """The method's needs in words, found by trying: those of its file and of its trust region."""
-    asks = bool(asking_parts(method.loss))
     found = {
         "a reference model": _has_reference(method),
-        "the old policy's entropy": _lacks(method, entropy=None),
-        "the group's pass rate": _lacks(method, pass_rate=None),
-        "the group's dual variable": _lacks(method, dual=None),
-        "whole sequences": not asks and _looks_at_other_tokens(method),
+        "the old policy's entropy": _fails_without(method, "entropy"),
+        "its group's pass rate": _fails_without(method, "pass_rate"),
+        "its query's dual variable": _fails_without(method, "dual"),
+        "whole sequences": not method.depends_on_batch and _looks_at_other_tokens(method),
         "the engine's log-probabilities": _reads_the_engine(method),
-        "a statistic of the whole batch": asks,
+        "a pass over the batch before the update": method.depends_on_batch,
     }
     return [words for words, needed in found.items() if needed]
 
@@ -31,10 +30,13 @@ def _has_reference(method: Method) -> bool:
     return method.config is not None and bool(instantiate(method.config.loss).needs_reference)
 
 
-def _lacks(method: Method, **without: None) -> bool:
-    """Whether the method cannot judge a token that is known but for these inputs."""
-    known = dataclasses.replace(single_tokens(torch.tensor([0.5]), 1.0, 1.0, 1.0), **without)
-    return method.missing_inputs(known) is not None
+def _fails_without(method: Method, name: str) -> bool:
+    """Whether the method refuses a token that lacks one of a batch's optional values."""
+    tokens = single_tokens(torch.tensor([0.5]), 1.0, 1.0, entropy=1.0)
+    half = 0.5 * tokens.mask
+    whole = dataclasses.replace(tokens, pass_rate=half, dual=half, rollout_logp=tokens.old_logp)
+    lacking: dict[str, Any] = {name: None}
+    return method.missing_inputs(dataclasses.replace(whole, **lacking)) is not None
 
 
 def _sequence(second_ratio: float) -> TokenBatch:
@@ -42,14 +44,13 @@ def _sequence(second_ratio: float) -> TokenBatch:
     old_logp = torch.tensor([[0.3, 0.3]], dtype=torch.float64).log()
     ones = torch.ones_like(old_logp)
     logp = old_logp + torch.tensor([[1.0, second_ratio]], dtype=torch.float64).log()
-    return TokenBatch(
-        *(logp, old_logp, -ones, ones),
-        entropy=ones,
-        rollout_logp=old_logp,
-        pass_rate=ones / 2,
-        dual=ones,
-        number=0 * ones,
-    )
+    known: dict[str, Any] = {
+        "entropy": ones,
+        "pass_rate": 0.5 * ones,
+        "dual": ones,
+        "number": 0 * ones,
+    }
+    return TokenBatch(logp, old_logp, -ones, ones, rollout_logp=old_logp, **known)
 
 
 def _looks_at_other_tokens(method: Method) -> bool:

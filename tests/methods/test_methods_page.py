@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from bandpo.methods.method import FAMILIES, load_methods
+from bandpo.loss import (
+    BandKL,
+    Clip,
+    PolicyLoss,
+    Radius,
+    SequenceMeanTokenSum,
+    TokenBatch,
+    TokenRatio,
+)
+from bandpo.methods.method import FAMILIES, Method, load_methods
 from bandpo.methods.needs import needs
 from bandpo.methods.weight_picture import picture
 
@@ -63,6 +73,18 @@ def test_what_methods_need():
         assert "whole sequences" in named[name]
     (alone,) = load_methods("band_kl:kl_coef=0")
     assert needs(alone) == []
+
+
+class FollowsPassRate(Radius):
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        if batch.pass_rate is None:
+            raise ValueError("needs TokenBatch.pass_rate")
+        return 0.05 + batch.pass_rate
+
+
+def test_needs_of_a_rule_of_ones_own():
+    loss = PolicyLoss(TokenRatio(), Clip(BandKL(FollowsPassRate())), SequenceMeanTokenSum())
+    assert needs(Method("own", loss)) == ["the group's pass rate"]
 
 
 def test_a_picture_shows_the_weight():

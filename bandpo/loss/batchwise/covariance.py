@@ -134,7 +134,8 @@ class KLCovariance:
     cov = (A − mean A)·(log π_old − mean log π_old), means over the optimizer batch; of N tokens the
     max(⌊share·N⌋, 1) highest are chosen as long as they are positive, tied ones together. The limit
     is exact (`TokenRows`) and lies between the last token chosen and the next one.
-    Source: as of `ClipCovariance`; verl's `kl_cov` (share 2e-4, coefficient 1), which again takes
+    Source: The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models
+    (arXiv 2505.22617); verl's `kl_cov` (share 2e-4, coefficient 1), which again takes
     the policy being trained and one micro-batch at a time. Raises UserError for numbers out of
     range and for a surrogate that asks for a statistic too, and ValueError for a batch whose own it
     was not given.
@@ -148,7 +149,7 @@ class KLCovariance:
     coefficient: float = 1.0
     share: float = 2e-4
     centre: Centre | None = field(default=None, repr=False)
-    limit: float = 0.0
+    limit: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
