@@ -1,6 +1,6 @@
 """The embedded policy trained in float32 on samples of a bfloat16 engine, with each correction.
 
-    python benchmarks/mismatch.py [--steps 16] [--seeds 0 1 2 3 4] [--only none icepop] [overrides]
+    python benchmarks/mismatch.py [--steps 12] [--seeds 0 1 2 3 4] [--only none icepop] [overrides]
 
 Trains it with every `method.correction`, and once with a float32 engine, seed by seed, and writes
 results/mismatch.json after every run: a run that is in it is not repeated. With --draw it only
@@ -42,7 +42,7 @@ SETTINGS = {
 }
 COMMON = [
     *("rollout=hf", "rollout.prompts_per_step=8", "rollout.group_size=16", "rollout.max_tokens=48"),
-    *("learner.lr=0.0003", "learner.epochs_per_rollout=2", "learner.updates_per_rollout=2"),
+    *("learner.lr=0.0001", "learner.epochs_per_rollout=2", "learner.updates_per_rollout=2"),
 ]
 SHOWN = {
     "reward": "reward/mean",
@@ -132,7 +132,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> None:
 def main() -> None:
     """Trains, draws and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--draw", action="store_true")
