@@ -19,7 +19,8 @@ METHODS = (
     *("band_kl", "band_tv", "band_chi2", "band_hellinger", "band_kl_relaxed", "band_kl_upper"),
     *("dcpo", "cfpo"),
 )
-PEERS = ("vanilla", "gspo", "cispo", "dppo_tv", "dppo_kl")
+PEERS = ("vanilla", "gspo", "cispo", "dppo_tv", "dppo_kl", "dro", "clip_cov", "kl_cov")
+OF_SEQUENCES = ("sapo", "geo_mean")  # whatever loss_agg_mode says
 MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 
 pytestmark = [
@@ -61,6 +62,11 @@ def test_a_registered_loss_is_the_policy_loss_of_a_rank(results, method, mode):
 @pytest.mark.parametrize("peer", PEERS)
 def test_verls_own_loss_has_the_gradient_of_our_composition(results, peer, mode):
     assert results[f"peers/{peer}/{mode}"]["gradient"] < 1e-8
+
+
+@pytest.mark.parametrize("peer", OF_SEQUENCES)
+def test_verls_losses_of_one_mode_have_the_gradient_of_our_composition(results, peer):
+    assert results[f"peers/{peer}/seq-mean-token-mean"]["gradient"] < 1e-8
 
 
 def test_rollout_weights_are_a_correction(results):

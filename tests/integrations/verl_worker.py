@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,13 +20,14 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.import_utils import import_external_libs
 from verl.utils.tensordict_utils import assign_non_tensor
-from verl.workers.config import ActorConfig
+from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl.workers.utils.losses import ppo_loss
 
 import bandpo.loss as bp
 from bandpo.errors import UserError
 
 ROWS, LENGTH, RANKS, TOKENS, SEQUENCES, NORM = 8, 16, 2, 300.0, 20, 5
+ROW_NUMBERS = torch.arange(ROWS)[:, None].expand(ROWS, LENGTH)
 # loss_agg_mode and the aggregate that it is.
 MODES = {
     "token-mean": bp.TokenMean(),
@@ -35,13 +38,54 @@ MODES = {
 LOW, HIGH = 0.2, 0.3
 REGION = bp.Fixed(LOW, HIGH)
 BAND_KL = bp.DualClip(bp.Clip(bp.Capped(bp.BandKL(0.05), 10.0)), 10.0)
-# verl's own losses: ratio, surrogate, the largest weight.
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A loss of verl's own as ours, and the settings of an actor with which they are one.
+
+    `shift` is log r of every token, where verl chooses tokens by the policy being trained and ours
+    by the old one: then both choose the same.
+    """
+
+    surrogate: bp.Surrogate
+    ratio: bp.Ratio = field(default_factory=bp.TokenRatio)
+    max_weight: float | None = None
+    settings: Mapping = field(default_factory=dict)
+    modes: tuple[str, ...] = tuple(MODES)
+    shift: float | None = None
+
+
+DIVERGENCE = {"clip_ratio": LOW, "clip_ratio_low": LOW, "clip_ratio_high": LOW}
+CLIP = {"clip_ratio": LOW, "clip_ratio_low": LOW, "clip_ratio_high": HIGH}
+OF_SEQUENCES = ("seq-mean-token-mean",)  # whatever loss_agg_mode says
+ALL = bp.Fixed(1.0, 1e9)
 PEERS = {
-    "vanilla": (bp.TokenRatio(), bp.DualClip(bp.Clip(REGION), 3.0), None),
-    "gspo": (bp.SequenceRatio(), bp.Clip(REGION), None),
-    "cispo": (bp.TokenRatio(), bp.TruncatedWeight(REGION), None),
-    "dppo_tv": (bp.TokenRatio(), bp.Mask(bp.BandTV(LOW)), 3.0),
-    "dppo_kl": (bp.TokenRatio(), bp.Mask(bp.BandKL(LOW)), 3.0),
+    "vanilla": Peer(bp.DualClip(bp.Clip(REGION), 3.0), settings=CLIP),
+    "gspo": Peer(bp.Clip(REGION), bp.SequenceRatio(), settings=CLIP),
+    "cispo": Peer(bp.TruncatedWeight(REGION), settings=CLIP),
+    "dppo_tv": Peer(bp.Mask(bp.BandTV(LOW)), max_weight=3.0, settings=DIVERGENCE),
+    "dppo_kl": Peer(bp.Mask(bp.BandKL(LOW)), max_weight=3.0, settings=DIVERGENCE),
+    "sapo": Peer(bp.SoftGate(1.0, 1.05), modes=OF_SEQUENCES),
+    "geo_mean": Peer(bp.GeometricMean(bp.FixedLog(LOW, HIGH)), settings=CLIP, modes=OF_SEQUENCES),
+    "dro": Peer(
+        bp.SquaredLogRatio(bp.TruncatedWeight(bp.Fixed(0.0, 0.0)), 0.05),
+        settings={"policy_loss": PolicyLossConfig(dro_beta=0.1)},
+    ),
+    # All candidates, since verl's choice among them is random.
+    "clip_cov": Peer(
+        bp.ClipCovariance(bp.Clip(REGION), low=0.1, high=0.5, share=1.0),
+        settings={
+            **CLIP,
+            "policy_loss": PolicyLossConfig(clip_cov_lb=0.1, clip_cov_ub=0.5, clip_cov_ratio=1.0),
+        },
+        shift=-0.3,
+    ),
+    "kl_cov": Peer(
+        bp.KLCovariance(bp.Clip(ALL), coefficient=0.5, share=0.2),
+        settings={"policy_loss": PolicyLossConfig(kl_cov_ratio=0.2, ppo_kl_coef=0.5)},
+        shift=0.2,
+    ),
 }
 
 
@@ -51,8 +95,10 @@ def actor(**settings) -> ActorConfig:
     )
 
 
-def tokens(seed: int):
+def tokens(seed: int, shift: float | None = None):
     """old_logp, logp (a leaf), advantages, mask; ratios on both sides of every bound.
+
+    With a `shift` every log-ratio is that.
 
     Rows of few tokens would show the 1e-8 that verl adds to their number.
     """
@@ -63,7 +109,8 @@ def tokens(seed: int):
 
     old_logp = -4 * uniform(ROWS, LENGTH)
     noise = 1.2 * torch.randn(ROWS, LENGTH, generator=generator, dtype=torch.float64)
-    logp = (old_logp + noise).clamp(max=-1e-3).requires_grad_()
+    moved = (old_logp + noise).clamp(max=-1e-3) if shift is None else old_logp + shift
+    logp = moved.requires_grad_()
     advantages = 2 * (uniform(ROWS, 1) - 0.5).expand(ROWS, LENGTH)
     lengths = torch.randint(4, LENGTH + 1, (ROWS, 1), generator=generator)
     return old_logp, logp, advantages, torch.arange(LENGTH) < lengths
@@ -134,21 +181,19 @@ def weighted(results: dict) -> None:
 
 def peers(results: dict) -> None:
     """verl's own losses against ours."""
-    config = actor(clip_ratio=LOW, clip_ratio_low=LOW, clip_ratio_high=HIGH, loss_scale_factor=NORM)
-    config.global_batch_info["loss_scale_factor"] = NORM
-    divergence = actor(clip_ratio=LOW, clip_ratio_low=LOW, clip_ratio_high=LOW)
-    divergence.global_batch_info["loss_scale_factor"] = NORM
-    for name, (ratio, surrogate, max_weight) in PEERS.items():
-        for mode, aggregate in MODES.items():
+    for name, peer in PEERS.items():
+        config = actor(**peer.settings, global_batch_info={"loss_scale_factor": NORM})
+        for mode in peer.modes:
             found = []
             for seed in range(5):
-                old_logp, logp, advantages, mask = tokens(seed)
-                settings = divergence if name.startswith("dppo") else config
-                mask = mask.double()
-                given = (old_logp, logp, advantages, mask, mode, settings)
+                old_logp, logp, advantages, mask = tokens(seed, peer.shift)
+                given = (old_logp, logp, advantages, mask.double(), mode, config)
                 theirs, _ = get_policy_loss_fn(name)(*given)
-                ours = bp.PolicyLoss(ratio, surrogate, aggregate, max_weight=max_weight)
-                output = ours(bp.TokenBatch(logp, old_logp, advantages, mask))
+                ours = bp.PolicyLoss(
+                    peer.ratio, peer.surrogate, MODES[mode], max_weight=peer.max_weight
+                )
+                batch = bp.TokenBatch(logp, old_logp, advantages, mask, number=ROW_NUMBERS)
+                output = ours(batch)
                 found.append(difference(theirs, output.loss, logp))
             results[f"peers/{name}/{mode}"] = worst(found)
 
@@ -158,7 +203,7 @@ def metrics(results: dict) -> None:
     from bandpo.integrations.verl import register
 
     register("canonical", bp.DualClip(bp.Clip(REGION), 3.0))
-    config = actor(clip_ratio=LOW, clip_ratio_low=LOW, clip_ratio_high=HIGH)
+    config = actor(**CLIP)
     old_logp, logp, advantages, mask = tokens(0)
     given = (old_logp, logp, advantages, mask.double(), "token-mean", config)
     (loss, ours), (theirs_loss, theirs) = (
