@@ -229,7 +229,10 @@ class TestReferenceKL:
 class TestCorrection:
     def batch(self) -> TokenBatch:
         batch = random_batch(5, 6, 4)
-        return dataclasses.replace(batch, rollout_logp=batch.old_logp + torch.randn(6, 4).double())
+        return dataclasses.replace(batch, rollout_logp=batch.old_logp + self.noise(1))
+
+    def noise(self, seed: int) -> Tensor:
+        return torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)).double()
 
     @pytest.mark.parametrize("level", ["token", "sequence"])
     @pytest.mark.parametrize("treatment", ["truncate", "discard"])
@@ -255,7 +258,7 @@ class TestCorrection:
     @pytest.mark.parametrize("ratio", [TokenRatio(), SequenceRatio()])
     def test_a_largest_weight_truncates_the_ratio_and_not_the_kl(self, ratio):
         batch = self.batch()
-        batch = dataclasses.replace(batch, logp=(batch.old_logp + torch.randn(6, 4)).detach())
+        batch = dataclasses.replace(batch, logp=(batch.old_logp + self.noise(4)).detach())
         r = ratio(batch)
         assert (r > 1.3).any() and (r < 1.3).any()
 
