@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bandpo.config.sections.learner import LoraConfig
 from bandpo.errors import UserError
 from bandpo.weight_sync import gathered
@@ -15,10 +17,11 @@ from bandpo.weight_sync import gathered
 ALL_LINEAR = "all-linear"
 
 
-def add_adapter(lm: Any, config: LoraConfig) -> None:
+def add_adapter(lm: Any, config: LoraConfig, seed: int) -> None:
     """Freezes a transformers model and gives its linear layers W + (alpha/rank)·B·A, with B = 0.
 
-    Embeddings and head stay as they are. Raises UserError where peft is missing or a target names
+    A is drawn from the seed alone, the same on every rank. Embeddings and head stay as they are.
+    Raises UserError where peft is missing or a target names
     no layer.
     """
     try:
@@ -33,7 +36,9 @@ def add_adapter(lm: Any, config: LoraConfig) -> None:
         r=config.rank, lora_alpha=config.alpha, target_modules=targets, task_type="CAUSAL_LM"
     )
     try:
-        lm.add_adapter(settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            lm.add_adapter(settings)
     except ValueError as error:
         raise UserError(f"learner.lora.targets={config.targets}: {error}") from None
 

@@ -55,13 +55,17 @@ class DeepSpeedLearner:
         ranks: Ranks,
         temperature: float = 1.0,
         rollouts: int | None = None,
+        seed: int = 0,
     ) -> None:
-        """`rollouts` are those of the run, which `learner.schedule` needs unless it is constant."""
+        """`rollouts` are those of the run, which `learner.schedule` needs unless it is constant.
+
+        Adapters start from the `seed`.
+        """
         if rollouts is None and config.schedule != "constant":
             raise ValueError(f"learner.schedule={config.schedule} needs the rollouts of the run.")
         self.config, self.loss, self.ranks, self._rollouts = config, loss, ranks, rollouts
         self.layout, _ = layout_for(model.attention, config.packing)
-        policy = PolicySource(config, model, model_path, temperature, ranks)
+        policy = PolicySource(config, model, model_path, temperature, ranks, seed)
         self.engine, self.optimizer, self._warm_up = policy.trained()
         self._hidden_size = self.lm.config.get_text_config().hidden_size
         self.reference: Any = None

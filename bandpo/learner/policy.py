@@ -31,6 +31,7 @@ class PolicySource:
     model_path: str | Path
     temperature: float
     ranks: Ranks
+    seed: int = 0
 
     def trained(self) -> tuple[Any, Any, Any]:
         """DeepSpeed's engine around the policy, its optimizer and its warm-up; collective."""
@@ -85,7 +86,7 @@ class PolicySource:
         if model.kernels == "liger":
             use_liger(lm)
         if config.lora.rank:
-            add_adapter(lm, config.lora)
+            add_adapter(lm, config.lora, self.seed)
         if model.gradient_checkpointing:
             _recompute_activations(lm)
         return PolicyNetwork(lm, self.temperature, config.logits_chunk)

@@ -118,6 +118,7 @@ class Job:
                 ranks,
                 temperature=config.rollout.temperature,
                 rollouts=config.trainer.steps,
+                seed=config.seed,
             )
             if checkpoint:
                 self.learner.load(checkpoint.folder, start.state["ranks"])

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from bandpo.config.sections.learner import LoraConfig
@@ -32,15 +33,35 @@ def test_adapters_learn_sync_save_and_resume(launch, untrained, tmp_path, ranks)
         assert losses[0] == losses[1] and gap == 0
 
 
+def test_adapters_start_from_the_seed_alone(untrained):
+    """Whatever was drawn before: ranks, and a run and its repetition, draw other numbers first."""
+    pytest.importorskip("peft")
+    folder = untrained()
+
+    def started(seed, drawn):
+        torch.manual_seed(drawn)
+        before = torch.get_rng_state()
+        lm = AutoModelForCausalLM.from_pretrained(folder)
+        add_adapter(lm, LoraConfig(rank=2), seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        found = {n: p.detach() for n, p in lm.named_parameters() if "lora_A" in n}
+        assert found
+        return found
+
+    first, same, other = started(3, 1), started(3, 2), started(4, 1)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_what_is_missing_is_told(untrained, monkeypatch):
     lm = AutoModelForCausalLM.from_pretrained(untrained())
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="pip install"):
-        add_adapter(lm, LoraConfig(rank=2))
+        add_adapter(lm, LoraConfig(rank=2), 0)
 
 
 def test_unknown_targets_are_told(untrained):
     pytest.importorskip("peft")
     lm = AutoModelForCausalLM.from_pretrained(untrained())
     with pytest.raises(UserError, match=r"learner\.lora\.targets=.*nowhere"):
-        add_adapter(lm, LoraConfig(rank=2, targets=("nowhere",)))
+        add_adapter(lm, LoraConfig(rank=2, targets=("nowhere",)), 0)
