@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from bandpo.loss import (
     TokenRatio,
 )
 from bandpo.loss.ratio import LARGEST_RATIO
-from bandpo.loss.statistic import asking_parts, with_statistics
+from bandpo.loss.statistic import Statistic, asking_parts, with_statistics
 
 ALL = "all"
 FAMILIES = (
@@ -72,14 +72,19 @@ class Method:
     advantage: Callable[[Tensor], Tensor] = group_advantages
     config: MethodConfig | None = None
 
-    def judge(self, batch: TokenBatch) -> Verdict:
+    def statistics(self, batch: TokenBatch) -> list[Statistic]:
+        """What the method's parts ask of a batch, to be merged with that of the batch's others."""
+        return [part.statistic(batch.neutral()) for part in asking_parts(self.loss)]
+
+    def judge(self, batch: TokenBatch, whole: Sequence[Statistic] | None = None) -> Verdict:
         """The method on a batch, with gradients by autograd through ratio and surrogate.
 
-        Raises ValueError for a batch that lacks what the method reads (see `missing_inputs`).
+        `whole` are the statistics of the optimizer batch of which this one is a part; without them
+        it is the whole. Raises ValueError for a batch that lacks what the method reads (see
+        `missing_inputs`).
         """
         logp = batch.logp.detach().requires_grad_()
-        found = [part.statistic(batch.neutral()) for part in asking_parts(self.loss)]
-        loss = with_statistics(self.loss, found)
+        loss = with_statistics(self.loss, self.statistics(batch) if whole is None else whole)
         output = loss(dataclasses.replace(batch, logp=logp), _SUM)
         (gradient,) = torch.autograd.grad(-output.loss, logp)
         return Verdict(output, gradient)

@@ -29,10 +29,15 @@ SCHEMA = pa.schema(
         pa.field("old_logp", pa.float32(), nullable=False),
         pa.field("logp", pa.float32(), nullable=False),
         pa.field("entropy", pa.float32()),  # of the old policy; null where the loss had none
+        # Of the sample, as in TokenBatch; null where the loss had none.
+        pa.field("pass_rate", pa.float32()),
+        pa.field("dual", pa.float32()),
+        pa.field("number", pa.int32()),
     ]
 )
-FLOATS = ("advantage", "old_logp", "logp", "entropy")
-READ = ("step", "sequence", *FLOATS)
+OF_SAMPLES = ("pass_rate", "dual", "number")  # records of earlier versions lack them
+FLOATS = ("advantage", "old_logp", "logp", "entropy", "pass_rate", "dual")
+READ = ("step", "update", "sequence", "advantage", "old_logp", "logp", "entropy")
 CHUNK = 1 << 18  # tokens of a row group, and of one read
 PADDED = 1 << 16  # tokens of a batch with its padding; smaller ones waste less on padding
 # A log-softmax may round to slightly above 0.
@@ -124,7 +129,10 @@ class TokenRecorder:
             "advantage": batch.advantages[kept],
             "old_logp": batch.old_logp[kept],
             "logp": batch.logp.detach()[kept],
-            "entropy": None if batch.entropy is None else batch.entropy[kept],
+            **{
+                name: None if (values := getattr(batch, name)) is None else values[kept]
+                for name in ("entropy", *OF_SAMPLES)
+            },
         }
         self._waiting.append(
             pa.table(
@@ -194,11 +202,16 @@ def count_tokens(path: Path) -> int:
 
 
 def read_batches(path: Path, chunk: int = CHUNK) -> Iterator[TokenBatch]:
+    """The batches of `read_updates`."""
+    return (batch for _, batch in read_updates(path, chunk))
+
+
+def read_updates(path: Path, chunk: int = CHUNK) -> Iterator[tuple[int, TokenBatch]]:
     """A token file as padded batches of whole sequences, read about `chunk` tokens at a time.
 
-    A sequence ratio needs whole sequences, so memory depends on the longest one alone. Raises
-    UserError for impossible log-probabilities and advantages, and for rows that another program
-    has reordered.
+    Each batch comes with its update within its step. A sequence ratio needs whole sequences, so
+    memory depends on the longest one alone. Raises UserError for impossible log-probabilities and
+    advantages, and for rows that another program has reordered.
     """
     last = -1
     with _opened(path) as file:
@@ -223,9 +236,10 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _whole_sequences(file: pq.ParquetFile, rows: int) -> Iterator[dict[str, Tensor]]:
     """Columns of about `rows` rows at a time; a sequence that is cut is joined to its rest."""
-    rest = file.schema_arrow.empty_table().select(READ)
-    for batch in file.iter_batches(rows, columns=list(READ), use_threads=False):
-        table = pa.concat_tables([rest, pa.table(batch).select(READ)])
+    names = [*READ, *(name for name in OF_SAMPLES if name in file.schema_arrow.names)]
+    rest = file.schema_arrow.empty_table().select(names)
+    for batch in file.iter_batches(rows, columns=names, use_threads=False):
+        table = pa.concat_tables([rest, pa.table(batch).select(names)])
         sequence = table["sequence"]
         cut = pc.index(sequence, sequence[-1]).as_py() if len(table) else 0
         if cut:
@@ -237,7 +251,7 @@ def _whole_sequences(file: pq.ParquetFile, rows: int) -> Iterator[dict[str, Tens
 
 def _columns(table: pa.Table) -> dict[str, Tensor]:
     columns = {}
-    for name in READ:
+    for name in table.column_names:
         if table[name].null_count == 0:
             values = table[name].cast(SCHEMA.field(name).type).to_numpy()
             columns[name] = torch.tensor(values)
@@ -259,28 +273,31 @@ def _check(path: Path, columns: dict[str, Tensor]) -> None:
             )
 
 
-def _padded(columns: dict[str, Tensor]) -> Iterator[TokenBatch]:
-    """Batches of one step each, of sequences of similar length, at most PADDED tokens.
+def _padded(columns: dict[str, Tensor]) -> Iterator[tuple[int, TokenBatch]]:
+    """Batches of one update each, of sequences of similar length, at most PADDED tokens.
 
     A sequence longer than that gets a batch of its own.
     """
     _, lengths = torch.unique_consecutive(columns["sequence"], return_counts=True)
     starts = lengths.cumsum(0) - lengths
-    steps = columns["step"][starts]
-    for step in steps.unique().tolist():
-        rows = (steps == step).nonzero()[:, 0]
+    updates = torch.stack([columns["step"][starts], columns["update"][starts].int()], dim=1)
+    for step, update in updates.unique(dim=0).tolist():
+        rows = (updates == torch.tensor([step, update])).all(1).nonzero()[:, 0]
         rows = rows[lengths[rows].argsort(descending=True, stable=True)]
         while len(rows):
             width = int(lengths[rows[0]])
             here, rows = rows.tensor_split([max(1, PADDED // width)])
             position = torch.arange(width)
             index = (starts[here, None] + position).clamp(max=len(columns["step"]) - 1)
-            values = {name: columns[name][index] for name in FLOATS if name in columns}
-            yield TokenBatch(
+            present = columns.keys() & {*FLOATS, "number"}
+            values = {name: columns[name][index].float() for name in present}
+            batch = TokenBatch(
                 logp=values["logp"],
                 old_logp=values["old_logp"],
                 advantages=values["advantage"],
                 mask=(position < lengths[here, None]).float(),
                 entropy=values.get("entropy"),
                 step=step,
+                **{name: values.get(name) for name in OF_SAMPLES},
             )
+            yield update, batch

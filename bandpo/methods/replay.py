@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,9 @@ from bandpo.cpu import usable_cores
 from bandpo.errors import UserError
 from bandpo.loss import LossDiagnostics, TokenBatch, TokenRatio
 from bandpo.loss.diagnostics import BINS, EDGES, SIGNS, cell_index
+from bandpo.loss.statistic import Statistic, merged
 from bandpo.methods.method import Method
-from bandpo.methods.records import CHUNK, read_batches
+from bandpo.methods.records import CHUNK, read_updates
 
 
 @dataclass
@@ -34,12 +35,15 @@ class MethodReplay:
         default_factory=lambda: torch.zeros(len(BINS), len(SIGNS), 3, dtype=torch.float64)
     )
 
-    def update(self, batch: TokenBatch, cell: Tensor, unclipped: Tensor) -> None:
+    def update(
+        self, batch: TokenBatch, cell: Tensor, unclipped: Tensor, whole: Sequence[Statistic]
+    ) -> None:
         """Adds a batch whose tokens fall into the cells [B, T] and have r·|A| [B, T].
 
-        Raises ValueError, and adds nothing, where the batch lacks what the method reads.
+        `whole` are the method's statistics of its optimizer batch. Raises ValueError, and adds
+        nothing, where the batch lacks what the method reads.
         """
-        output, gradient = self.method.judge(batch)
+        output, gradient = self.method.judge(batch, whole)
         self.diagnostics.update(output)
         mass = gradient.abs()  # 0 where masked
         against = mass * (gradient.sign() == -batch.advantages.sign())
@@ -101,22 +105,18 @@ def replay(
     `on_progress` receives the number of tokens of each batch. Raises UserError for files without
     tokens, and where no method can be replayed.
     """
-    parts = [MethodReplay(method) for method in methods if not method.depends_on_batch]
-    skipped = {
-        method.name: "it depends on whole optimizer batches, which are read in pieces"
-        for method in methods
-        if method.depends_on_batch
-    }
+    wholes, skipped = _statistics(files, methods, chunk)
+    parts = [MethodReplay(method) for method in methods if method.name not in skipped]
     tokens = sequences = 0
-    batches = ((path, batch) for path in files for batch in read_batches(path, chunk))
     # One core per method: a batch is too small to be split.
     with ThreadPoolExecutor(
         usable_cores(), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        for path, batch in batches:
+        for path, update, batch in _read(files, chunk):
             unclipped = TokenRatio()(batch) * batch.advantages.abs() * batch.mask
-            update = partial(_update, batch=batch, cell=cell_index(batch), unclipped=unclipped)
-            for part, reason in zip(parts, pool.map(update, parts), strict=True):
+            judge = partial(_update, batch=batch, cell=cell_index(batch), unclipped=unclipped)
+            known = [wholes.get((part.method.name, batch.step, update), []) for part in parts]
+            for part, reason in zip(parts, pool.map(judge, parts, known), strict=True):
                 if reason:
                     skipped[part.method.name] = f"{path}: {reason}"
             parts = [part for part in parts if part.method.name not in skipped]
@@ -130,10 +130,47 @@ def replay(
     return Replay(tuple(files), tokens, sequences, tuple(parts), skipped)
 
 
-def _update(part: MethodReplay, batch: TokenBatch, cell: Tensor, unclipped: Tensor) -> str | None:
+def _read(files: Sequence[Path], chunk: int) -> Iterator[tuple[Path, int, TokenBatch]]:
+    """The file, the update within its step and the tokens of each batch."""
+    for path in files:
+        for update, batch in read_updates(path, chunk):
+            yield path, update, batch
+
+
+def _statistics(
+    files: Sequence[Path], methods: Sequence[Method], chunk: int
+) -> tuple[dict[tuple[str, int, int], list[Statistic]], dict[str, str]]:
+    """What methods that depend on the batch ask of each update, by method, step and update.
+
+    Over the files of all ranks, in a pass of its own; none where no method asks. Also the reasons
+    of the methods for which the records lack inputs.
+    """
+    asking = [method for method in methods if method.depends_on_batch]
+    wholes: dict[tuple[str, int, int], list[Statistic]] = {}
+    skipped: dict[str, str] = {}
+    for path, update, batch in _read(files, chunk) if asking else ():
+        for method in asking:
+            key = method.name, batch.step, update
+            try:
+                found = method.statistics(batch)
+            except ValueError as error:
+                skipped[method.name] = f"{path}: {error}"
+                continue
+            wholes[key] = merged([wholes[key], found]) if key in wholes else found
+        asking = [method for method in asking if method.name not in skipped]
+    return wholes, skipped
+
+
+def _update(
+    part: MethodReplay,
+    whole: Sequence[Statistic],
+    batch: TokenBatch,
+    cell: Tensor,
+    unclipped: Tensor,
+) -> str | None:
     """Updates a method; returns its message if the batch lacks inputs for it."""
     try:
-        part.update(batch, cell, unclipped)
+        part.update(batch, cell, unclipped, whole)
     except ValueError as error:
         return str(error)
     return None

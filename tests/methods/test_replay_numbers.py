@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from token_dumps import random_batch, sequences_of, write_dump
@@ -17,8 +18,9 @@ from token_dumps import random_batch, sequences_of, write_dump
 from bandpo.errors import UserError
 from bandpo.loss.diagnostics import BINS, EDGES, SIGNS
 from bandpo.methods.method import load_methods
-from bandpo.methods.records import dump_path
+from bandpo.methods.records import OF_SAMPLES, dump_path
 from bandpo.methods.replay import Replay, replay
+from bandpo.types import TokenBatch
 
 BATCHES = [random_batch(seed, sequences=60) for seed in range(4)]
 
@@ -193,6 +195,54 @@ def test_chunks_and_files_do_not_show(replayed, tmp_path, chunk):
     for a, b in zip(split.methods, replayed.methods, strict=True):
         torch.testing.assert_close(a.gradient, b.gradient, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(a.diagnostics.sums, b.diagnostics.sums, rtol=1e-5, atol=1e-5)
+
+
+def of_samples(batch, first):
+    """The batch with values of its samples, whose numbers begin with `first`."""
+    rows = torch.arange(len(batch.mask), dtype=torch.float32)[:, None].expand_as(batch.mask)
+    return dataclasses.replace(
+        batch, number=rows + first, pass_rate=(rows % 5) / 4, dual=0.5 + rows % 3
+    )
+
+
+@pytest.mark.parametrize("chunk", [50, 1 << 18])
+def test_rules_of_the_whole_batch_see_each_update_of_all_ranks_as_one(tmp_path, chunk):
+    batches = [of_samples(batch, 60 * i) for i, batch in enumerate(BATCHES)]
+    updates = [batches[:2], batches[2:]]  # each of two ranks
+    files = [
+        write_dump(dump_path(tmp_path, 10, rank), [update[rank] for update in updates])
+        for rank in (0, 1)
+    ]
+    names = "m2po,kl_cov:loss.surrogate.share=0.05,clip_cov:loss.surrogate.share=0.05,bapo"
+    methods = load_methods(f"{names},elastic,query_kl")
+    found = replay(files, methods, chunk=chunk)
+    assert not found.skipped
+    alone = 0
+    for part in found.methods:
+        kept = 0.0
+        for update in updates:
+            whole = TokenBatch(
+                **{
+                    f.name: torch.cat([getattr(batch, f.name) for batch in update])
+                    for f in dataclasses.fields(TokenBatch)
+                    if isinstance(getattr(update[0], f.name), torch.Tensor)
+                },
+                step=10,
+            )
+            kept += part.method.judge(whole).gradient.abs().sum().item()
+        assert part.gradient[..., 1].sum().item() == pytest.approx(kept, rel=1e-4)
+        by_rank = sum(part.method.judge(b).gradient.abs().sum().item() for b in batches)
+        alone += abs(by_rank - kept) > 1e-3 * kept
+    assert alone >= 3  # what each rank would have done by itself is another thing
+
+
+def test_records_of_earlier_versions_lack_what_rules_of_samples_read(tmp_path):
+    path = write_dump(tmp_path / "now.parquet", [of_samples(BATCHES[0], 0)])
+    table = pq.read_table(path).drop_columns(list(OF_SAMPLES))
+    pq.write_table(table, tmp_path / "then.parquet")
+    found = replay([tmp_path / "then.parquet"], load_methods("grpo,m2po,clip_cov,query_kl"))
+    assert [part.method.name for part in found.methods] == ["grpo", "m2po"]
+    assert "number" in found.skipped["clip_cov"] and "dual" in found.skipped["query_kl"]
 
 
 def test_without_entropy_its_methods_are_left_out_in_words(tmp_path):

@@ -43,7 +43,7 @@ def test_a_row_a_token_in_the_order_of_the_updates(path):
     assert set(columns["step"]) == {10}
     per_update = [int(batch.mask.sum()) for batch in BATCHES]
     assert columns["update"] == [u for u, n in enumerate(per_update) for _ in range(n)]
-    for column, field in zip(("advantage", *SCHEMA.names[4:]), expected[0], strict=True):
+    for column, field in zip(("advantage", *SCHEMA.names[4:7]), expected[0], strict=True):
         assert columns[column] == [x for sequence in expected for x in sequence[field]]
 
 
