@@ -30,6 +30,9 @@ class FakeLLM:
     def collective_rpc(self, method, kwargs):
         self.calls.append((method, [name for name, _ in kwargs["weights_iterator"]]))
 
+    def apply_model(self, function):
+        return [function(torch.nn.Identity())]  # a model without experts
+
     def reset_prefix_cache(self):
         self.calls.append("reset_prefix_cache")
         return self.resets
