@@ -97,6 +97,8 @@ def on_gpus(monkeypatch):
         return SimpleNamespace(get_tokenizer=build_tokenizer, apply_model=lambda _: [True])
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
+    own_models = SimpleNamespace(base=SimpleNamespace(support_torch_compile=None))
+    monkeypatch.setitem(sys.modules, "vllm.model_executor.models.transformers", own_models)
     monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
