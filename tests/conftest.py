@@ -38,6 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.parent.name, len(LONG)))
 
 
+RANK = str(Path(__file__).parent / "fixtures" / "rank_of_worker.py")
+
+
 def started_on(ranks: int) -> list[str]:
     """What starts Python on so many ranks."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -104,7 +107,7 @@ def launch() -> Callable[..., list[dict[str, Any]]]:
         if torch.cuda.device_count() < ranks:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
-            [*started_on(ranks), str(script), *arguments],
+            [*started_on(ranks), *([RANK] if ranks > 1 else []), str(script), *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -140,7 +140,7 @@ def _read(files: Sequence[Path], chunk: int) -> Iterator[tuple[Path, int, TokenB
 def _statistics(
     files: Sequence[Path], methods: Sequence[Method], chunk: int
 ) -> tuple[dict[tuple[str, int, int], list[Statistic]], dict[str, str]]:
-    """What methods that depend on the batch ask of each update, by method, step and update.
+    """The statistics of each update for methods that depend on it, by method, step and update.
 
     Over the files of all ranks, in a pass of its own; none where no method asks. Also the reasons
     of the methods for which the records lack inputs.

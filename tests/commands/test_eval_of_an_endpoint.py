@@ -1,7 +1,6 @@
 """`bandpo eval rollout=openai …`: a model that is only a name, from arguments to files."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -215,7 +214,12 @@ def test_it_continues_after_an_interruption(how, tmp_path):
         one = ["rollout.engine.samples_per_request=1", "rollout.engine.concurrency=3"]
         command = [sys.executable, "-m", "bandpo.cli", *words(server, tmp_path / "out", *one)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs, as these tests may be, ignore SIGINT, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while len(server.bodies) <= 17 and process.poll() is None and time.monotonic() < deadline:
