@@ -73,7 +73,7 @@ class Method:
     config: MethodConfig | None = None
 
     def statistics(self, batch: TokenBatch) -> list[Statistic]:
-        """The statistics that the method's parts ask of a batch, to be merged with those of others."""
+        """The statistics that the method's parts ask of a batch, to be merged with others'."""
         return [part.statistic(batch.neutral()) for part in asking_parts(self.loss)]
 
     def judge(self, batch: TokenBatch, whole: Sequence[Statistic] | None = None) -> Verdict:
