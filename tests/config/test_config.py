@@ -150,7 +150,8 @@ def test_bad_values_are_named_with_what_to_do(overrides, message):
 
 @pytest.mark.parametrize("method", ["m2po", "clip_cov", "kl_cov", "bapo", "elastic", "query_kl"])
 def test_methods_of_the_batch_and_the_group_take_samples_of_an_older_policy(method):
-    compose("train", [f"method={method}", "rollout.lag=1", "rollout=vllm_server"], Config)
+    config = compose("train", [f"method={method}", "rollout.lag=1", "rollout=vllm_server"], Config)
+    assert (config.method.name, config.rollout.lag) == (method, 1)
 
 
 def test_every_rank_needs_a_prompt(monkeypatch):

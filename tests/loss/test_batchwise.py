@@ -57,7 +57,7 @@ def batch_of(seed: int, spread: float = 0.3) -> TokenBatch:
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(4, ROWS, TOKENS, generator=generator, dtype=torch.float64)
     old_logp = -draw[0].square() - 0.01
-    logp = (old_logp + spread * draw[1]).requires_grad_()
+    logp = (old_logp + spread * draw[1]).clamp(max=-1e-3).requires_grad_()
     advantages = draw[2, :, :1].expand(ROWS, TOKENS).clone()
     advantages[1::5] = 0.0
     lengths = torch.randint(1, TOKENS + 1, (ROWS, 1), generator=generator)

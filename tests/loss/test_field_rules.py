@@ -70,6 +70,8 @@ def random_batch(seed: int, dtype=torch.float64, spread: float = 0.6) -> TokenBa
         "ref_logp": old_logp + 0.3 * draws[3],
         "rollout_logp": old_logp + 0.1 * draws[3].flip(0),
     }
+    for name in ("logp", "ref_logp", "rollout_logp"):  # of probabilities, which stay below 1
+        batch[name] = batch[name].clamp(max=-1e-3)
     return TokenBatch(**{name: tensor.to(dtype) for name, tensor in batch.items()})
 
 
