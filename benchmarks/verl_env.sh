@@ -5,12 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.verl-venv}
-pinned() { sed -n "s/^$1==//p" configs/constraints*.txt; }
-
-[ -x "$venv/bin/python" ] || "${BANDPO_PYTHON:-python3}" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install -qq --disable-pip-version-check)
-torch="torch==$(pinned torch)+cpu"
-"${pip[@]}" "$torch" 2>/dev/null || "${pip[@]}" "$torch" --index-url https://download.pytorch.org/whl/cpu
+. benchmarks/peer_env.sh
 "${pip[@]}" "tensordict>=0.8,<=0.10" "transformers>=5.5.3,<5.11" "numpy>=2" ray hydra-core pandas \
   packaging codetiming dill cachetools datasets accelerate peft torchdata pillow
 "${pip[@]}" --no-deps "verl==${VERL_VERSION:-0.9.1}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gradients import assert_same
 from sample_batch import TEMPERATURE, make_samples
 
 from bandpo.batching import totals_of
@@ -55,10 +56,7 @@ def test_gradients_are_those_of_the_whole_batch_whatever_the_split(results, untr
     loss, gradients = plain_loss_and_gradients(untrained())
     assert len(results["gradients"]) == 12
     for split, result in results["gradients"].items():
-        assert result["loss"] == pytest.approx(loss, abs=1e-6), split
-        for name, gradient in gradients.items():
-            gap = (result["gradients"][name] - gradient).abs().max()
-            assert gap <= 1e-6, (split, name)
+        assert_same(result, loss, gradients, split)
 
 
 def test_a_pass_is_made_only_where_a_part_asks_for_what_is_not_known(results):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gradients import assert_same
 from sample_batch import TEMPERATURE, make_samples
 
 from bandpo.learner.logprobs import chunked_logprobs
@@ -117,10 +118,7 @@ def test_gradients_are_those_of_the_formula_whatever_the_split(results, untraine
     loss, gradients = plain_loss_and_gradients(untrained())
     assert len(results["bonus"]) == 11
     for split, result in results["bonus"].items():
-        assert result["loss"] == pytest.approx(loss, abs=1e-6), split
-        for name, gradient in gradients.items():
-            gap = (result["gradients"][name] - gradient).abs().max()
-            assert gap <= 1e-6, (split, name)
+        assert_same(result, loss, gradients, split)
     # The bonus and the weights are most of it.
     plain = results["without"]["gradients"]
     assert max(float((plain[n] - g).abs().max()) for n, g in gradients.items()) > 1e-4

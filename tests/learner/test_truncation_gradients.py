@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 import pytest
 import torch
 from cut_off_groups import GROUPS, cut_off_groups
+from gradients import assert_same
 from sample_batch import TEMPERATURE
 
 from bandpo.loss import BandKL
@@ -61,9 +62,7 @@ def test_the_update_is_that_of_the_other_samples_alone(results, untrained, aggre
     found = {k: v for k, v in results.items() if k[2:] == (aggregate, in_baseline)}
     assert len(found) == 2
     for split, result in found.items():
-        assert result["loss"] == pytest.approx(loss, abs=1e-6), split
-        for name, gradient in gradients.items():
-            assert (result["gradients"][name] - gradient).abs().max() <= 1e-6, (split, name)
+        assert_same(result, loss, gradients, split)
 
 
 def test_a_minibatch_of_masked_samples_takes_no_step(results):

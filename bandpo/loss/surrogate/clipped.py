@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.loss.bounds import Bounds, require_bounds
-from bandpo.loss.surrogate.interface import SurrogateOutput, binding
+from bandpo.loss.surrogate.interface import Bounded, SurrogateOutput
 from bandpo.types import TokenBatch
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Bounded):
     """The pessimistic clipped objective min(r·A, clip(r, low, high)·A).
 
     Source: Proximal Policy Optimization Algorithms, equation 7; BandPO, section "BandPO objective".
@@ -23,20 +22,14 @@ class Clip:
 
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
-    bounds: Bounds
-
-    def __post_init__(self) -> None:
-        require_bounds(self, bounds=self.bounds)
-
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        interval = self.bounds.for_batch(batch)(batch.old_logp)
-        above, below = binding(ratio, batch, interval)
+        interval, above, below = self.judged(ratio, batch)
         clipped = torch.where(above, interval.high, torch.where(below, interval.low, ratio))
         return SurrogateOutput(clipped * batch.advantages, interval, above, below)
 
 
 @dataclass(frozen=True)
-class Mask:
+class Mask(Bounded):
     """The masked objective M·r·A: M = 0 where the ratio has left the interval outward, else 1.
 
     Its gradient is that of `Clip` with the same bounds. With BandTV or BandKL it is DPPO-Binary,
@@ -46,20 +39,14 @@ class Mask:
 
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
-    bounds: Bounds
-
-    def __post_init__(self) -> None:
-        require_bounds(self, bounds=self.bounds)
-
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        interval = self.bounds.for_batch(batch)(batch.old_logp)
-        above, below = binding(ratio, batch, interval)
+        interval, above, below = self.judged(ratio, batch)
         kept = torch.where(above | below, 0.0, ratio)
         return SurrogateOutput(kept * batch.advantages, interval, above, below)
 
 
 @dataclass(frozen=True)
-class GradientPreservingClip:
+class GradientPreservingClip(Bounded):
     """CE-GPPO: past a bound the gradient stays, scaled: β·bound·r/sg(r)·A in place of bound·A.
 
         β_high·high·r/sg(r)·A where r > high and A > 0, β_low·low·r/sg(r)·A where r < low and
@@ -75,18 +62,16 @@ class GradientPreservingClip:
 
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
-    bounds: Bounds
     beta_low: float = 0.75
     beta_high: float = 1.0
 
     def __post_init__(self) -> None:
-        require_bounds(self, bounds=self.bounds)
+        super().__post_init__()
         if not (self.beta_low >= 0 and self.beta_high >= 0):
             raise UserError(f"{self}: beta_low and beta_high must not be negative.")
 
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        interval = self.bounds.for_batch(batch)(batch.old_logp)
-        above, below = binding(ratio, batch, interval)
+        interval, above, below = self.judged(ratio, batch)
         constant = ratio.detach()
         weight = torch.where(above, self.beta_high * interval.high, constant)
         weight = torch.where(below, self.beta_low * interval.low, weight)
@@ -98,7 +83,7 @@ class GradientPreservingClip:
 
 
 @dataclass(frozen=True)
-class GeometricMean:
+class GeometricMean(Bounded):
     """GMPO: the geometric mean of a sequence's token ratios, each clipped outward: s·A.
 
         s = exp(1/|y| Σ_t log clip_A(r_t)),
@@ -112,14 +97,8 @@ class GeometricMean:
 
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
-    bounds: Bounds
-
-    def __post_init__(self) -> None:
-        require_bounds(self, bounds=self.bounds)
-
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        interval = self.bounds.for_batch(batch)(batch.old_logp)
-        above, below = binding(ratio, batch, interval)
+        interval, above, below = self.judged(ratio, batch)
         clipped = torch.where(above, interval.high, torch.where(below, interval.low, ratio))
         lengths = batch.mask.sum(-1, keepdim=True).clamp(min=1)
         mean = (clipped.log() * batch.mask).sum(-1, keepdim=True) / lengths

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from bandpo.loss.bounds import Bounds, Interval, misplaced
+from bandpo.loss.bounds import Bounds, Interval, misplaced, require_bounds
 from bandpo.loss.ratio import LARGEST_RATIO
 from bandpo.types import TokenBatch
 
@@ -40,6 +41,25 @@ def binding(ratio: Tensor, batch: TokenBatch, interval: Interval) -> tuple[Tenso
     above = (ratio > interval.high) & (batch.advantages > 0)
     below = (ratio < interval.low) & (batch.advantages < 0)
     return above, below
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The part that surrogates with bounds share. Raises UserError for what are no bounds."""
+
+    bounds: Bounds
+
+    def __post_init__(self) -> None:
+        require_bounds(self, bounds=self.bounds)
+
+    def interval(self, batch: TokenBatch) -> Interval:
+        """The trust region of each token."""
+        return self.bounds.for_batch(batch)(batch.old_logp)
+
+    def judged(self, ratio: Tensor, batch: TokenBatch) -> tuple[Interval, Tensor, Tensor]:
+        """The trust region, and where `binding` finds the ratio above and below it."""
+        interval = self.interval(batch)
+        return interval, *binding(ratio, batch, interval)
 
 
 def nowhere(ratio: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from bandpo.errors import UserError
-from bandpo.loss.bounds import Bounds, require_bounds
-from bandpo.loss.surrogate.interface import SurrogateOutput, by_sign, nowhere, unbounded
+from bandpo.loss.surrogate.interface import Bounded, SurrogateOutput, by_sign, nowhere, unbounded
 from bandpo.types import TokenBatch
 
 
 @dataclass(frozen=True)
-class TruncatedWeight:
+class TruncatedWeight(Bounded):
     """CISPO: the importance weight is truncated, no token's gradient is: sg(clip(r))·A·log π.
 
     With `TrajectoryRatio` and `BySign` bounds of [1, 1] for A > 0 and [0, 1] for A < 0 it is TOPR.
@@ -25,13 +24,8 @@ class TruncatedWeight:
 
     vanishes_at_zero_advantage: ClassVar[bool] = True
 
-    bounds: Bounds
-
-    def __post_init__(self) -> None:
-        require_bounds(self, bounds=self.bounds)
-
     def __call__(self, ratio: Tensor, batch: TokenBatch) -> SurrogateOutput:
-        interval = self.bounds.for_batch(batch)(batch.old_logp)
+        interval = self.interval(batch)
         weight = ratio.detach().clamp(interval.low, interval.high)
         objective = weight * batch.advantages * batch.logp
         return SurrogateOutput(objective, interval, nowhere(ratio), nowhere(ratio), weight)
