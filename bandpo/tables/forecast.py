@@ -254,7 +254,13 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
 
 def _packages(runs: Sequence[PlannedRun]) -> list[str]:
     engines = {str(run.config.rollout.engine["_target_"]) for run in runs}
-    return ["deepspeed", *(["vllm"] if any("vllm" in engine for engine in engines) else [])]
+    needed = {
+        "deepspeed": True,
+        "vllm": any("vllm" in engine for engine in engines),
+        "peft": any(run.config.learner.lora.rank for run in runs),
+        "gguf": any(run.config.model.path == smollm2.NAME for run in runs),
+    }
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def _repositories(config: Config) -> Iterator[tuple[str, str]]:
