@@ -1,11 +1,7 @@
-"""Generated tasks with short answers, for small pretrained models: `problems` in any config.
+"""Generated tasks with short answers, for small pretrained models.
 
-data.train:
-  _target_: bandpo.data.generated.problems
-  task: next_number
-  difficulty: 3
-  split: train
-  count: 1000
+`problems` is a data source: `{_target_: bandpo.data.generated.problems, task: next_number,
+difficulty: 3, split: train, count: 600}`.
 """
 
 from bandpo.data.generated.source import Split, problems
