@@ -147,7 +147,8 @@ def _links(files: Sequence[str]) -> str:
 
 
 def _link(file: str) -> str:
-    needs = re.findall(r"environ(?:\.get\(|\[)\"(BANDPO_\w+_PYTHON)", (TESTS / file).read_text())
+    source = (TESTS / file).read_text(encoding="utf-8")
+    needs = re.findall(r"environ(?:\.get\(|\[)\"(BANDPO_\w+_PYTHON)", source)
     link = f"[{Path(file).stem.removeprefix('test_')}](../tests/{file})"
     return f"{link} (with `{needs[0]}`)" if needs else link
 
