@@ -78,7 +78,7 @@ def test_a_plan_of_smollm2_says_what_it_takes_and_what_is_missing(planned, tmp_p
     monkeypatch.setenv("BANDPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(forecast, "find_spec", lambda name: None)
     shown = "\n".join(planned("smollm2"))
-    assert "9 runs of 8 steps, two side by side: about 45 minutes on 2 cores" in shown
+    assert "9 runs of 6 steps, two side by side: about 30 minutes on 2 cores" in shown
     missing = re.findall("missing here: (.*)", shown)
     assert missing == [
         *(f"the package {name}" for name in ("deepspeed", "peft", "gguf")),
