@@ -22,7 +22,7 @@ from bandpo.learner.export import write_policy
 from bandpo.learner.layouts import Batch
 from bandpo.learner.memory import PLACEHOLDER, MicroBatches, OutOfMemory
 from bandpo.learner.policy import PolicySource
-from bandpo.learner.proof import prove_network, prove_packing
+from bandpo.learner.proof import probes_of, prove_network, prove_packing
 from bandpo.learner.shards import load_engine, save_engine
 from bandpo.learner.updates.entropy import EntropyControl
 from bandpo.learner.updates.rates import scheduled
@@ -83,10 +83,12 @@ class DeepSpeedLearner:
 
     def _prove(self, tolerance: float) -> None:
         """Raises UserError where the learner's log-probabilities are not those of transformers."""
-        in_training = partial(self.logprobs, training=True)
-        prove_network(self.logprobs, in_training, self._own_logprobs, tolerance, self.lm.config)
+        self.engine.eval()
+        probes, in_training = probes_of(self.lm), partial(self.logprobs, training=True)
+        own = self._own_logprobs
+        prove_network(self.logprobs, in_training, own, probes, tolerance, self.lm.config)
         if self.config.packing:
-            prove_packing(self.logprobs, tolerance, self.lm.config.get_text_config().vocab_size)
+            prove_packing(self.logprobs, probes, tolerance)
 
     def _own_logprobs(self, samples: Sequence[Sample]) -> list[list[float]]:
         self.engine.eval()

@@ -21,6 +21,10 @@ from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
 from bandpo.learner.proof import prove_packing
 
+PROBES = [
+    Sample(prompt, tuple(range(8, 24)), 0.0, torch.zeros(16)) for prompt in ((2, 3), (2, 3), (5, 6))
+]
+
 
 def scorer(folder, attention):
     """Log-probabilities of samples packed into one row."""
@@ -72,7 +76,7 @@ def test_flash_attention_is_told_where_sequences_end():
 
 def test_a_model_that_keeps_sequences_apart_is_accepted(untrained):
     logprobs = scorer(untrained(), BY_SEQUENCE)
-    prove_packing(logprobs, 1e-5)
+    prove_packing(logprobs, PROBES, 1e-5)
     samples = [Sample(prompt, (7, 8, 9), 0.0, torch.zeros(3)) for prompt in ((2, 3), (2, 3), (5,))]
     alone = torch.tensor([values for sample in samples for values in logprobs([sample])])
     torch.testing.assert_close(torch.tensor(logprobs(samples)), alone, atol=1e-5, rtol=0)
@@ -84,7 +88,7 @@ def test_a_model_that_mixes_sequences_is_refused(untrained):
 
     AttentionInterface.register("mixing", mixing)
     with pytest.raises(UserError, match=r"learner\.packing=false"):
-        prove_packing(scorer(untrained(), "mixing"), 1e-5)
+        prove_packing(scorer(untrained(), "mixing"), PROBES, 1e-5)
 
 
 def test_a_window_shorter_than_a_sequence_is_refused():

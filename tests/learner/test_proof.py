@@ -10,7 +10,7 @@ from bandpo.errors import UserError
 from bandpo.learner.attention import BY_SEQUENCE
 from bandpo.learner.layouts import PackedBatch, PaddedBatch, SharedPromptBatch
 from bandpo.learner.logprobs import PolicyNetwork
-from bandpo.learner.proof import prove_network, prove_packing
+from bandpo.learner.proof import probes_of, prove_network, prove_packing
 from bandpo.model.agreement import TOLERANCE, gap_between, own_logprobs
 from bandpo.model.features import training_noise
 
@@ -48,7 +48,8 @@ def own(network):
 
 def prove(network, layout=PaddedBatch):
     alone, in_training = scorer(network, layout=layout), scorer(network, True, layout)
-    prove_network(alone, in_training, own(network), 1e-4, network.lm.config)
+    probes = probes_of(network.eval().lm)
+    prove_network(alone, in_training, own(network), probes, 1e-4, network.lm.config)
 
 
 @pytest.mark.parametrize("kind", NOISY)
@@ -96,7 +97,7 @@ def test_noise_that_cannot_be_turned_off_is_refused(untrained_as, monkeypatch):
 
     def noisy(hidden, *arguments, **settings):
         calls.append(1)
-        return forward(dropout(hidden, 0.3 if len(calls) > 2 else 0.0), *arguments, **settings)
+        return forward(dropout(hidden, 0.3 if network.training else 0.0), *arguments, **settings)
 
     block.forward = noisy
     with pytest.raises(UserError, match="resid_pdrop, embd_pdrop, attn_pdrop"):
@@ -150,9 +151,31 @@ def test_noise_is_told_by_name_and_only_where_there_is_some():
     assert training_noise(quiet) == {}
 
 
+def test_probes_are_what_the_model_itself_would_say(untrained_as):
+    """A pretrained model that reads tokens at random tells nothing in bfloat16."""
+    lm = network_of(untrained_as("qwen2", bos_token_id=3)).eval().lm
+    with torch.no_grad():  # token t is followed by t + 1
+        vocabulary, width = lm.get_input_embeddings().weight.shape
+        followers = torch.randn(vocabulary, width)
+        lm.get_output_embeddings().weight.copy_(100 * followers)
+        outputs = lm.model(torch.tensor([[3]]), use_cache=False)
+
+        def forward(input_ids, **_):
+            outputs.last_hidden_state = followers[(input_ids + 1) % vocabulary]
+            return outputs
+
+        lm.model.forward = forward
+    before = torch.random.get_rng_state()
+    first, second, other = probes_of(lm)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first.prompt_ids == second.prompt_ids == (3, 4) == other.prompt_ids
+    assert list(first.completion_ids) == [(5 + i) % vocabulary for i in range(16)]
+
+
 @pytest.mark.parametrize("flips", [2, 16])
 def test_a_row_in_bfloat16_is_mixed_when_many_tokens_differ(flips):
     """A single logit's last bit, 0.25 above 32, is no neighbour's doing."""
+    probes = [Sample((2, 3), tuple(range(8, 24)), 0.0, torch.zeros(16)) for _ in range(3)]
 
     def logprobs(samples):
         row = [-1.0] * len(samples[0].completion_ids)
@@ -160,7 +183,7 @@ def test_a_row_in_bfloat16_is_mixed_when_many_tokens_differ(flips):
         return apart if len(samples) > 1 else [row]
 
     if flips == 2:
-        prove_packing(logprobs, TOLERANCE["bfloat16"])
+        prove_packing(logprobs, probes, TOLERANCE["bfloat16"])
     else:
         with pytest.raises(UserError, match=r"mixes the sequences of a row .* by 0\.25"):
-            prove_packing(logprobs, TOLERANCE["bfloat16"])
+            prove_packing(logprobs, probes, TOLERANCE["bfloat16"])
