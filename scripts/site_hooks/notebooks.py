@@ -31,18 +31,20 @@ def _page(notebook: dict[str, Any], name: str) -> Iterator[str]:
             yield source
         elif cell["cell_type"] == "code":
             yield f"{FENCE}python\n{source}\n{FENCE}"
-            yield from map(_output, cell["outputs"])
+            yield from (_output(output, name) for output in cell["outputs"])
         if index == 0:
             yield f"The notebook itself: [{name}]({name})"
 
 
-def _output(output: dict[str, Any]) -> str:
+def _output(output: dict[str, Any], name: str) -> str:
     data = output.get("data", {})
     if "image/png" in data:
         encoded = _text(data["image/png"]).replace("\n", "")
         return f'<img alt="" src="data:image/png;base64,{encoded}">'
     if output["output_type"] == "error":
-        raise ValueError(f"a cell was saved with an error: {output['ename']}: {output['evalue']}")
+        raise ValueError(
+            f"{name}: a cell was saved with an error: {output['ename']}: {output['evalue']}"
+        )
     text = _text(output.get("text") or data.get("text/plain", ""))
     return f"{FENCE}text\n{text.rstrip()}\n{FENCE}"
 
