@@ -9,7 +9,7 @@ from typing import Any
 from griffe import Extension, Object
 
 FIELD = re.compile(r"(\S+(?:, \S+)*) {2,}(\S.*)")
-SOURCE = re.compile(r"^Source: ", re.MULTILINE)
+SOURCE = re.compile(r"(?:^|(?<=\.) )Source: ", re.MULTILINE)
 
 
 class Laid(Extension):
@@ -18,7 +18,7 @@ class Laid(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrites the docstring of a class, function or attribute."""
         if obj.docstring:
-            paragraphs = re.split(r"\n\s*\n", SOURCE.sub("\n*Source:* ", obj.docstring.value))
+            paragraphs = re.split(r"\n\s*\n", SOURCE.sub("\n\n*Source:* ", obj.docstring.value))
             obj.docstring.value = "\n\n".join(map(_paragraph, paragraphs))
 
 

@@ -27,20 +27,18 @@ HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what the pages link to, and what those files link to themselves."""
+    texts = [(_origin(f.src_uri), f.content_string) for f in files.documentation_pages()]
     waiting = [ROOT / name for name in ALWAYS]
-    waiting += [DOCS / f.src_uri for f in files.documentation_pages() if f.abs_src_path]
+    waiting += [target for origin, text in texts for target in _outside(origin, text)]
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        if not path.is_relative_to(DOCS):
-            files.append(_file(path, config))
+        files.append(_file(path, config))
         if path.suffix == ".md":
-            text = path.read_text(encoding="utf-8")
-            targets = (_target(path, match[2]) for match in LINK.finditer(text))
-            waiting += [target for target in targets if target and not _in_docs(target)]
+            waiting += _outside(path, path.read_text(encoding="utf-8"))
     return files
 
 
@@ -59,6 +57,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[1] + os.path.relpath(uri, folder or ".")
 
     return LINK.sub(pointed, markdown)
+
+
+def _outside(origin: Path, text: str) -> Iterator[Path]:
+    """The files outside docs/ that a text links to."""
+    for match in LINK.finditer(text):
+        target = _target(origin, match[2])
+        if target and not _in_docs(target):
+            yield target
 
 
 def _in_docs(path: Path) -> bool:
