@@ -21,6 +21,7 @@ DOCS = ROOT / "docs"
 ALWAYS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 # A target in Markdown, or in HTML within it.
 LINK = re.compile(r'(\]\(|(?:src|srcset|href)=")([^)\s"#:]+)(?=[)\s"#])')
+BADGE = re.compile(r"!\[([^]]*)\]\(https?:[^)]*\)")
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml", ".txt": "text"}
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 
@@ -43,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Points links at the site's copies."""
+    """Points links at the site's copies, and leaves of pictures on other hosts their words."""
     origin = _origin(page.file.src_uri)
     folder = os.path.dirname(page.file.src_uri)
 
@@ -56,7 +57,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             uri = file.dest_uri  # MkDocs leaves HTML alone
         return match[1] + os.path.relpath(uri, folder or ".")
 
-    return LINK.sub(pointed, markdown)
+    return LINK.sub(pointed, BADGE.sub(r"\1", markdown))
 
 
 def _outside(origin: Path, text: str) -> Iterator[Path]:

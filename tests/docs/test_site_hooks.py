@@ -78,6 +78,11 @@ def test_columns_of_a_docstring_are_a_list():
         ("repository/README.md", "[a](configs)", "[a](configs/index.md)"),
         ("repository/recipes/small/README.md", "[a](../steady)", "[a](../steady/README.md)"),
         ("data.md", "[a](sampling.md#x) `b[c](d)` <https://e.org>", None),
+        (
+            "repository/README.md",
+            "[![Licence](https://badges.example/x)](LICENSE)",
+            "[Licence](LICENSE)",
+        ),
         ("data.md", "[a](../no-such-file.md)", None),
         ("data.md", "[a](../../elsewhere.md)", None),
     ],
