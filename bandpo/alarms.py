@@ -175,7 +175,7 @@ class AlarmPanel:
             if alarm.metric not in metrics and _is_complete(metrics, alarm.metric):
                 raise RunHalted(
                     f"alarms: step {step} has no metric {alarm.metric!r}; the names are in "
-                    "metrics.jsonl and docs/run-folder.md"
+                    "metrics.jsonl and docs/metrics.md"
                 )
             message = alarm.message(self._history)
             if message and alarm.action == "stop":

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,6 +41,8 @@ A run that resumes from a checkpoint refuses changed settings, except those mark
 *on resume*: `free` ones change neither rollouts nor weights, `rounding` ones change them only by
 floating-point rounding, so that the run is no longer bitwise the same ([resume.md](resume.md)).
 """
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+NUMBERS = (int, float)
 SHOWN = {"harmless": "free", "rounding": "rounding", None: ""}
 
 
@@ -51,7 +57,7 @@ def on_resume(field: FieldInfo, section: str | None) -> str:
 
 def rows(model: type[BaseModel], prefix: str = "", mark: str | None = None) -> list[str]:
     """Markdown: one heading and one table per section; `mark` is the section's own."""
-    table = ["| key | type | default | on resume | |", "|---|---|---|---|---|"]
+    table = ["| key | values | default | on resume | |", "|---|---|---|---|---|"]
     sections: list[str] = []
     for name, field in model.model_fields.items():
         annotation = field.annotation
@@ -61,13 +67,43 @@ def rows(model: type[BaseModel], prefix: str = "", mark: str | None = None) -> l
             sections += ["", f"## {prefix}{name}", "", about, ""]
             sections += rows(annotation, f"{prefix}{name}.", inner)
             continue
-        kind = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
-        kind = kind.replace("typing.", "").replace("|", "\\|")
-        default = "" if field.default is PydanticUndefined else f"`{field.default!r}`"
+        default = "" if field.default is PydanticUndefined else f"`{written(field.default)}`"
         effect = on_resume(field, mark)
         description = (field.description or "").replace("|", "\\|")
-        table.append(f"| `{prefix}{name}` | `{kind}` | {default} | {effect} | {description} |")
+        values = kind(annotation, field.metadata)
+        table.append(f"| `{prefix}{name}` | {values} | {default} | {effect} | {description} |")
     return (table if len(table) > 2 else []) + sections
+
+
+def kind(annotation: Any, limits: Sequence[Any] = ()) -> str:
+    """The values that a type takes, with the range of a number."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return kind(inside[0], inside[1].metadata)
+    if origin is Literal:
+        return ", ".join(f"`{str(v).lower() if isinstance(v, bool) else v}`" for v in inside)
+    if origin in (Union, UnionType):
+        return " or ".join(kind(part, limits if part in NUMBERS else ()) for part in inside)
+    if origin is tuple:
+        if inside[-1] is not ...:
+            return f"[{', '.join(map(kind, inside))}]"
+        return f"list of {kind(inside[0])}"
+    if origin is dict or annotation is Any:
+        return "mapping"
+    if annotation is NoneType:
+        return "`null`"
+    bounds = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in limits
+        for name, sign in SIGNS.items()
+        if annotation in NUMBERS and hasattr(limit, name)
+    ]
+    return " ".join([f"`{annotation.__name__}`", ", ".join(bounds)]).rstrip()
+
+
+def written(value: Any) -> str:
+    """A value as it is written in YAML and on the command line."""
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def document() -> str:

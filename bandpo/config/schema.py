@@ -40,7 +40,7 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: str = Field(description="As tables, figures and by default run.name call it.")
     loss: dict[str, Any] = Field(description="hydra `_target_` tree of a PolicyLoss.")
     advantage: dict[str, Any] = Field(description="hydra `_target_` of rewards → advantages.")
     correction: str | dict[str, Any] = Field(
@@ -73,7 +73,9 @@ class Config(Section):
     method: MethodConfig
     rollout: RolloutConfig
     reward: dict[str, Any] = Field(
-        json_schema_extra={"resume": {"workers": "harmless", "memory_mib": "harmless"}}
+        description="hydra `_target_` of a reward with its settings, or a file of configs/reward "
+        "(docs/rewards.md).",
+        json_schema_extra={"resume": {"workers": "harmless", "memory_mib": "harmless"}},
     )
     learner: LearnerConfig
     trainer: TrainerConfig = Field(json_schema_extra=HARMLESS)

@@ -107,7 +107,7 @@ def mean(records: list[dict[str, float]], key: str) -> float:
 
 
 def mismatch_metrics(records: list[dict[str, float]]) -> dict[str, float]:
-    """Those that have definitions in docs/run-folder.md, without a correction."""
+    """Those that have definitions in docs/metrics.md, without a correction."""
     by_sequence: dict[float, float] = {}
     for r in records:
         by_sequence[r["sequence"]] = by_sequence.get(r["sequence"], 0.0) + r["log_weight"]

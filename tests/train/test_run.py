@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from killing import kill_when
+from metrics_page import undocumented
 from small_runs import FIXTURES, LOW_BYTES, few, metrics_of, timeless
 
 pytest.importorskip("vllm")
@@ -96,6 +97,7 @@ def test_metrics_have_a_line_a_step_and_evaluations_first_and_last(run):
     lines = metrics_of(run)
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert "eval/few/mean@2" in lines[0] and "eval/few/mean@2" in lines[-1]
+    assert undocumented(name for line in lines for name in line if name != "step") == set()
     for line in lines[1:]:
         assert line["reward/std"] > 0 and line["grad/norm"] > 0
         assert line["mismatch/logprob_abs_max"] < 1e-4

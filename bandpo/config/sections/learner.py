@@ -40,9 +40,9 @@ class LearnerConfig(Section):
     lr: float = Field(
         gt=0.0, le=1.0, description="AdamW's learning rate after the warm-up; see learner.schedule."
     )
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0.0)
-    weight_decay: float = Field(0.0, ge=0.0)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW's, of its two averages.")
+    eps: float = Field(1e-8, gt=0.0, description="AdamW's, in the denominator.")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's, apart from the gradient.")
     warmup_rollouts: int = Field(
         0,
         ge=0,

@@ -41,7 +41,9 @@ class RolloutConfig(AlteredSection):
     temperature: float = Field(
         1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
     )
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="1 samples from the whole vocabulary; training needs it."
+    )
     top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(
         ge=1, description="Longest completion; with the longest prompt it must fit the model."

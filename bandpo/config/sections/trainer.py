@@ -82,8 +82,10 @@ class EvalConfig(AlteredSection):
     temperature: float = Field(
         1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="From 0.01 to 2, vLLM's range."
     )
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    max_tokens: int = Field(ge=1)
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="Share of probability of the tokens sampled from; 1: all."
+    )
+    max_tokens: int = Field(ge=1, description="Longest completion.")
     seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
     stop: Annotated[tuple[str | int, ...] | None, LISTED] = Field(
         None, description="Texts and token ids that end a completion; null: those of rollout.stop."
