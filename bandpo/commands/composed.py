@@ -80,7 +80,7 @@ class Composed:
                 ),
                 *_keys(self.schema, {key: keys[key] for key in self.keys}),
                 *("", f"groups and the files to choose from, in {config_dir()}:"),
-                *_columns(_groups(self.name)),
+                *_columns(groups(self.name)),
                 *("", f"all keys: bandpo {self.name} --cfg job, and docs/configuration.md"),
                 *("", "examples:", *(f"  {example}" for example in self.examples)),
             ]
@@ -145,13 +145,17 @@ def _meaning(schema: type[BaseModel], key: str) -> str:
     *sections, name = key.split(".")
     for section in sections:
         schema = schema.model_fields[section].annotation  # type: ignore[assignment]
-    description = schema.model_fields[name].description or ""
-    description = re.sub(r"\s*\([^()]*\)|`", "", description)
-    return description.split(";")[0].split(". ")[0].rstrip(".")
+    return first_clause(schema.model_fields[name].description or "")
 
 
-def _groups(name: str) -> list[tuple[str, str]]:
-    """Every group that the command takes, with the names of its files."""
+def first_clause(text: str) -> str:
+    """The first clause of a description, without what is in parentheses."""
+    text = re.sub(r"\s*\([^()]*\)|`", "", text)
+    return text.split(";")[0].split(". ")[0].rstrip(".")
+
+
+def groups(name: str) -> list[tuple[str, str]]:
+    """Every group that the command takes, as overrides name it, with the names of its files."""
     folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
     found = []
     for folder in folders:

@@ -1,0 +1,26 @@
+"""Ways to complete a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A whole word, as a program reads it, not as it is quoted."""
+
+    text: str
+    about: str = ""
+    ends: bool = True
+    """Whether a space follows: not behind `learner.` or `learner.lr=`."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Any path of the user's disk, behind the part `before` of the word."""
+
+    before: str = ""
+    folders_only: bool = False
+
+
+Way = Candidate | Paths
