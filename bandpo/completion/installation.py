@@ -83,17 +83,19 @@ def shell_in_use() -> str:
 
     Raises UserError where neither is one that can complete `bandpo`.
     """
-    for process in psutil.Process().parents():
-        try:
-            name = process.name().lstrip("-")
-        except psutil.Error:
-            continue
-        if name in SHELLS:
-            return name
     usual = Path(os.environ.get("SHELL", "")).name
-    if usual in SHELLS:
-        return usual
+    for program in (*_programs_above(), usual):
+        if (name := program.lstrip("-")) in SHELLS:  # a login shell has a dash
+            return name
     raise UserError(f"which shell? name it: {', '.join(SHELLS)}")
+
+
+def _programs_above() -> list[str]:
+    """The names of this process's parent, of its parent, and so on."""
+    try:
+        return [process.name() for process in psutil.Process().parents()]
+    except psutil.Error:  # one has just ended, or is hidden from us
+        return []
 
 
 def named_shell(words: Sequence[str]) -> str | None:

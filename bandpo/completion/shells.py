@@ -59,6 +59,10 @@ def _zsh(line: Line, ways: Sequence[Way]) -> Iterator[str]:
 
 def _fish(line: Line, ways: Sequence[Way]) -> Iterator[str]:
     """A candidate and its description; fish adds no space behind `=`, `.`, `:` and `/`."""
+    if len(ways) == 1 and isinstance(ways[0], Candidate) and not ways[0].ends:
+        item = ways[0].text
+        if item[-1] not in "=.:":  # of a list: a single candidate would get a space
+            ways = [Candidate(f"{item},", "another item"), Candidate(f"{item}]", "the end")]
     for way in ways:
         for candidate in _paths(way, line.word) if isinstance(way, Paths) else (way,):
             yield f"{candidate.text}\t{_shown(candidate.about)}".rstrip("\t")
