@@ -132,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = OPTIONS[command] if command in OPTIONS else COMMANDS[command][0]
     module, function = place.split(":")
     try:
-        stand_in_for_home()  # before a library looks for it
+        if command in COMMANDS:
+            stand_in_for_home()  # before a library looks for it
         with _own_log_shown(), _without_wrapping(), refusals_in_words():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A whole word, as a program reads it, not as it is quoted."""
 
     text: str
@@ -15,8 +14,7 @@ class Candidate:
     """Whether a space follows: not behind `learner.` or `learner.lr=`."""
 
 
-@dataclass(frozen=True)
-class Paths:
+class Paths(NamedTuple):
     """Any path of the user's disk, behind the part `before` of the word."""
 
     before: str = ""

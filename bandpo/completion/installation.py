@@ -12,7 +12,7 @@ import psutil
 
 from bandpo.completion.commands import SHELLS
 from bandpo.completion.shells import script
-from bandpo.disk.space import refusals_in_words
+from bandpo.disk.space import refusals_in_words, require_folder
 from bandpo.disk.whole import write_atomically
 from bandpo.errors import UserError, did_you_mean
 
@@ -70,12 +70,12 @@ def install(shell: str) -> str:
                 f"`bandpo --show-completion {shell}` where your {shell} reads it"
             )
         if before != text:
-            _make(file.parent)
+            require_folder(file.parent, "")
             write_atomically(file, text)
     lines = [f"{'already there' if before == text else 'written'}: {file}"]
     if place.line:
         lines += [f"add this line to {place.settings}, which is left as it is:", f"  {place.line}"]
-    return "\n".join([*lines, f"new {shell}s complete bandpo; undo: rm {_quoted(file)}"])
+    return "\n".join([*lines, f"it takes effect in a new {shell}; undo: rm {_quoted(file)}"])
 
 
 def shell_in_use() -> str:
@@ -120,13 +120,6 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError:
         raise UserError("there is no home folder to write to: set HOME") from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{error.filename}: is no folder") from None
 
 
 def _names(settings: Path, folder: Path) -> bool:

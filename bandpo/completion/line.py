@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """Words up to the cursor, without quotes and backslashes; the first is the program."""
 
     before: tuple[str, ...]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bandpo.completion.candidate import Candidate, Way
 from bandpo.completion.sources import config_folders, files_of, ways
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(NamedTuple):
     """The overrides that a command takes."""
 
     keys: Mapping[str, Any]

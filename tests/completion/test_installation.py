@@ -126,7 +126,11 @@ def test_a_place_that_may_not_be_written_to_is_named(home, capsys, monkeypatch):
 @pytest.mark.parametrize("option", cli.OPTIONS)
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["tcsh"], "no completion for 'tcsh'"), (["zhs"], "did you mean zsh?"), (["bash", "x"], "x")],
+    [
+        (["tcsh"], "no completion for 'tcsh'"),
+        (["fishh"], "did you mean fish?"),
+        (["bash", "x"], "x"),
+    ],
 )
 def test_other_shells_are_refused(option, words, said, home, capsys):
     assert cli.main([option, *words]) == 2
