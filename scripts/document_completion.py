@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 
 from bandpo import cli
 from bandpo.commands.composed import first_clause, groups
-from bandpo.config.composition import config_dir, values_of
+from bandpo.config.composition import config_dir
 from bandpo.config.rollout_correction import NAMES
 from bandpo.config.schema import Config
 from bandpo.evaluation.eval_config import EvalCommand
@@ -75,13 +75,13 @@ VALUES: dict[str, list[Any]] = {
     "rollout.engine.tokenizer": ["folders"],
     "reward.lowest_form": [["off", "restated", "strict"]],
 }
-# The place of the keys that a group's files add.
+# The place of the keys that a group's files add, and the part of a file that goes there.
 PLACES = {
-    "data": "data.train",
-    "method": "method",
-    "reward": "reward",
-    "rollout": "rollout.engine",
-    "sampler": "data.sampler",
+    "data": ("data.train", "train"),
+    "method": ("method", ""),
+    "reward": ("reward", ""),
+    "rollout": ("rollout.engine", "engine"),
+    "sampler": ("data.sampler", ""),
 }
 
 
@@ -151,9 +151,9 @@ def keys(name: str, schema: type[BaseModel]) -> dict[str, Any]:
         key: entry(key, field.description or "", field.annotation)
         for key, field in declared(schema)
     }
-    for group, place in PLACES.items():
+    for group in PLACES:
         if group in dict(groups(name)):
-            found |= added(name, group, place)
+            found |= added(name, group)
     return found
 
 
@@ -204,24 +204,34 @@ def _words(annotation: Any) -> Iterator[str]:
             yield from _words(member)
 
 
-def added(name: str, group: str, place: str) -> dict[str, Any]:
-    """The keys that the files of a group add below a place, with the files that have each."""
+def added(name: str, group: str) -> dict[str, Any]:
+    """The keys that the files of a group add to the schema's, with the files that have each."""
+    place, within = PLACES[group]
     files: dict[str, list[str]] = {}
     kinds: dict[str, Any] = {}
-    given = {"train": "model.path=MODEL", "eval": "model=MODEL"}[name]
     for path in sorted((config_dir() / group).glob("[!_]*.yaml")):
-        settings = values_of(name, (given, f"{group}={path.stem}"), SCHEMAS[name])
-        for key, value in settings.items():
-            above, _, last = key.rpartition(".")
-            if above == place and not isinstance(value, Mapping) and last != "_target_":
-                files.setdefault(key, []).append(path.stem)
-                kinds[key] = type(value)
-    return {
-        key: entry(key, comment(group, key.rpartition(".")[2], names), kinds[key])
-        | {"of": {group: names}}
-        for key, names in files.items()
-        if key not in dict(declared(SCHEMAS[name]))
-    }
+        for last, value in settings(path, within).items():
+            if not isinstance(value, dict) and last != "_target_":
+                files.setdefault(last, []).append(path.stem)
+                kinds[last] = type(value)
+    found = {}
+    for last, names in files.items():
+        key = f"{place}.{last}"
+        found[key] = entry(key, comment(group, last, names), kinds[last]) | {"of": {group: names}}
+    return {key: new for key, new in found.items() if key not in dict(declared(SCHEMAS[name]))}
+
+
+def settings(path: Path, within: str) -> dict[str, Any]:
+    """The settings of a group's file, over those of the files that its defaults name."""
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    found: dict[str, Any] = {}
+    for base in content.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            found |= settings(path.with_name(f"{base.partition('@')[0]}.yaml"), within)
+    if "@package _global_" in text:
+        content = content.get(path.parent.name, {})
+    return found | (content.get(within, {}) if within else content)
 
 
 def comment(group: str, key: str, files: Sequence[str]) -> str:
