@@ -12,6 +12,7 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,21 @@ PLACES = {
     "rollout": ("rollout.engine", "engine"),
     "sampler": ("data.sampler", ""),
 }
+# Commands that hand their words to a program of another language, and therefore have no parser.
+HANDED_ON: dict[str, Any] = {
+    "launch": {
+        "options": {
+            "--help": {"about": "show this page"},
+            "--nproc": {"about": "processes of a node", "values": []},
+            "--nodes": {"about": "nodes, each of which runs this command", "values": []},
+            "--head": {"about": "the node that the others reach", "values": []},
+            "--hostfile": {"about": "deepspeed's hostfile", "values": ["files"]},
+            "--slurm": {"about": "the nodes of a SLURM allocation"},
+            "--dry-run": {"about": "print the command"},
+        },
+        "words": [["train"]],
+    }
+}
 
 
 class _Parser(Exception):
@@ -95,8 +111,12 @@ def parser_of(main: Any) -> argparse.ArgumentParser:
     def carried(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _Parser(parser)
 
+    def refused(*_: Any) -> NoReturn:
+        raise TypeError(f"{main.__module__} starts a program: describe it in HANDED_ON")
+
     names = ("parse_known_args", "parse_known_intermixed_args")
-    with patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, carried)):
+    parsing = patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, carried))
+    with parsing, patch.object(os, "execvpe", refused):
         try:
             main([])
         except _Parser as found:
@@ -106,8 +126,12 @@ def parser_of(main: Any) -> argparse.ArgumentParser:
 
 def commands() -> dict[str, Any]:
     """Every command."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, (place, about) in cli.COMMANDS.items():
+        if name in HANDED_ON:
+            started = {job: found[job] for job in SCHEMAS}  # they come first
+            found[name] = {"about": about, **HANDED_ON[name], "commands": started}
+            continue
         module, function = place.split(":")
         parser = parser_of(getattr(importlib.import_module(module), function))
         found[name] = {"about": about, **command(parser)}

@@ -61,7 +61,7 @@ def _of_command(
             only_words = True
         elif given.startswith("-") and not only_words:
             waits = options.get(given, {}).get("values")
-        elif "commands" in command:
+        elif "commands" in command and not only_words:
             if given in command["commands"]:
                 inner = command["commands"][given]
                 yield from _of_command(index, inner, before[number + 1 :], word)
@@ -77,7 +77,7 @@ def _of_command(
             yield from _values(index, sources, f"{option}=", value, before)
         else:
             yield from _named(options)
-    elif "commands" in command:
+    elif "commands" in command and not only_words:
         yield from _named(command["commands"])
     elif words:
         yield from _values(index, words[min(place, len(words) - 1)], "", word, before)

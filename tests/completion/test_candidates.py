@@ -2,6 +2,7 @@
 
 import pytest
 
+from bandpo.cli import COMMANDS
 from bandpo.completion.candidate import Candidate, Paths
 from bandpo.completion.commands import complete
 from bandpo.completion.line import Line, read_line
@@ -55,6 +56,21 @@ def stems(group):
     ],
 )  # fmt: skip
 def test_a_word_is_completed(text, expected):
+    assert texts(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bandpo launch --nproc 8 ", ["train", "eval"]),
+        ("bandpo launch --nproc 8 -- method=gr", ["method=grpo"]),
+        ("bandpo launch -- trainer.steps=5 method=gr", ["method=grpo"]),
+        ("bandpo launch eval benchmarks=gs", ["benchmarks=gsm8k"]),
+        ("bandpo launch eval --c", ["--cfg"]),
+    ],
+)
+@pytest.mark.skipif("launch" not in COMMANDS, reason="bandpo launch is not there")
+def test_the_words_of_a_launch_are_those_of_its_job(text, expected):
     assert texts(text) == expected
 
 
