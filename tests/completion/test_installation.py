@@ -85,7 +85,7 @@ def test_zsh_is_told_of_the_folder_unless_its_settings_name_it(home, capsys):
 def test_bash_is_told_to_source_the_file_where_nothing_loads_it(
     has_loader, home, monkeypatch, capsys
 ):
-    monkeypatch.setattr(installation, "LOADERS", (str(ROOT) if has_loader else "/nowhere",))
+    monkeypatch.setattr(installation, "LOADERS", (str(ROOT if has_loader else home / "none"),))
     assert cli.main(["--install-completion", "bash"]) == 0
     said = capsys.readouterr().out
     assert (f"source {home / PLACES['bash']}" in said) != has_loader

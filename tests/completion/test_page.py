@@ -52,7 +52,11 @@ def test_a_script_is_read_by_its_shell(line, tmp_path):
     program = tmp_path / "bandpo"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m bandpo.cli "$@"\n')
     program.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": "/nowhere"}
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
     asked = "complete -p bandpo" if shell == "bash" else "complete -C 'bandpo train method=grp'"
     done = subprocess.run(
         [shell, "-c", f"{line.split('   ')[0]}\n{asked}"],
