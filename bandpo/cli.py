@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from hydra.errors import InstantiationException
-
 import bandpo
 from bandpo.cpu import usable_cores
 from bandpo.disk.cache import stand_in_for_home
@@ -45,12 +43,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("bandpo.commands.doctor:main", "report what this machine can run, and why not"),
 }
 
+# Options instead of a command; each may be followed by the name of a shell.
+OPTIONS = {
+    "--install-completion": "bandpo.commands.completion:install_main",
+    "--show-completion": "bandpo.commands.completion:show_main",
+}
+
 
 def usage() -> str:
     """The text of `bandpo --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    after = ["", "bandpo <command> --help tells more of one; bandpo --version"]
+    after = [
+        "",
+        "bandpo <command> --help tells more of one; bandpo --version",
+        "bandpo --install-completion [bash|zsh|fish]: TAB completes commands, keys and values",
+    ]
     return "\n".join(["usage: bandpo <command> [arguments]", "", *lines, *after])
 
 
@@ -82,6 +90,8 @@ def _own_log_shown() -> Iterator[None]:
 @contextmanager
 def _without_wrapping() -> Iterator[None]:
     """Raises the UserError of a class built by hydra without hydra's wrapping."""
+    from hydra.errors import InstantiationException  # a tenth of a second, which --help saves
+
     try:
         yield
     except InstantiationException as error:
@@ -92,8 +102,12 @@ def _without_wrapping() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
-    protect_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--complete"]:  # asked for at every TAB: nothing else is imported
+        from bandpo.completion import shells
+
+        return shells.main(arguments[1:])
+    protect_output()
     # DeepSpeed's launcher adds --local_rank, which the environment has as well.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
     if arguments[:1] == ["help"] and len(arguments) > 1:
@@ -105,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bandpo {bandpo.__version__}")
         return 0
     command, *rest = arguments
-    if command not in COMMANDS:
+    if command not in COMMANDS and command not in OPTIONS:
         close = did_you_mean(command, COMMANDS)
         print(f"bandpo: no command {command!r}{close}\n\n{usage()}", file=sys.stderr)
         return 2
@@ -115,9 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's C++ warnings are about its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()
-    module, function = COMMANDS[command][0].split(":")
+    place = OPTIONS[command] if command in OPTIONS else COMMANDS[command][0]
+    module, function = place.split(":")
     try:
-        stand_in_for_home()  # before a library looks for it
+        if command in COMMANDS:
+            stand_in_for_home()  # before a library looks for it
         with _own_log_shown(), _without_wrapping(), refusals_in_words():
             return int(getattr(importlib.import_module(module), function)(rest) or 0)
     except UserError as error:

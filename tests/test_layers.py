@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bandpo"
 FLOORS = (
     {"errors", "types", "redaction", "cpu", "environment"},
     {"disk", "config"},
-    {"advantage", "batching", "data", "loss", "model", "ranks", "reward", "weight_sync"},
+    {
+        "advantage",
+        "batching",
+        "completion",
+        "data",
+        "loss",
+        "model",
+        "ranks",
+        "reward",
+        "weight_sync",
+    },
     {"learner", "rollout", "alarms"},
     {"artifacts", "evaluation", "methods", "planning"},
     {"run"},

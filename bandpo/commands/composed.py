@@ -145,9 +145,13 @@ def _meaning(schema: type[BaseModel], key: str) -> str:
     *sections, name = key.split(".")
     for section in sections:
         schema = schema.model_fields[section].annotation  # type: ignore[assignment]
-    description = schema.model_fields[name].description or ""
-    description = re.sub(r"\s*\([^()]*\)|`", "", description)
-    return description.split(";")[0].split(". ")[0].rstrip(".")
+    return first_clause(schema.model_fields[name].description or "")
+
+
+def first_clause(text: str) -> str:
+    """The first clause of a description, without what is in parentheses."""
+    text = re.sub(r"\s*\([^()]*\)|`", "", text)
+    return text.split(";")[0].split(". ")[0].rstrip(".")
 
 
 def groups(name: str) -> list[tuple[str, str]]:

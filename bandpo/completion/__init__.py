@@ -1,0 +1,1 @@
+"""Completion of command lines at TAB; the standard library alone, as it must answer at once."""
