@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from printed_commands import blocks
+from transformers import Gemma2Config
 
 from bandpo.batching import Sample
 from bandpo.cli import main
@@ -95,7 +96,7 @@ def test_the_probe(version, start):
         weight_version=version,
         logprobs=lambda prompt, completions: [[-1.0] * 3] * len(completions),
     )
-    lm = SimpleNamespace(config=SimpleNamespace(to_dict=dict))
+    lm = SimpleNamespace(config=Gemma2Config())
     learner = SimpleNamespace(lm=lm, logprobs=lambda samples: [[-2.0] * 3] * len(samples))
     with pytest.raises((UserError, RuntimeError)) as error:
         prove_weights(engine, learner, group, ALONE, 1e-3)
