@@ -1,47 +1,31 @@
 """Every command of README.md is run, or, where it needs other machines or hours, composed."""
 
 import re
-import shlex
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from printed_commands import (
+    LAUNCH,
+    bandpo_arguments,
+    commands,
+    compose_launch,
+    compose_training,
+)
 
 from bandpo.cli import main
 from bandpo.config.composition import compose
-from bandpo.config.schema import Config
 from bandpo.evaluation.eval_config import EvalCommand
 from bandpo.evaluation.presets import with_preset
-from bandpo.tables.sweep import sweep_of
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in BLOCKS
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.strip()
-]
+COMMANDS = commands((ROOT / "README.md").read_text(encoding="utf-8"))
 # Run, for one seed, by tests/train/test_quickstart.py.
 ELSEWHERE = ("bash scripts/quickstart.sh", "for seed in 0 1 2; do bash scripts/quickstart.sh")
-LAUNCHERS = (
-    ("torchrun", "--nproc-per-node", "2", "-m", "bandpo.cli"),
-    ("deepspeed", "--num_gpus", "2", "--module", "bandpo.cli"),
-)
 
 
-def bandpo_arguments(command: str) -> list[str]:
-    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
-    for launcher in LAUNCHERS:
-        if tuple(words[: len(launcher)]) == launcher:
-            return words[len(launcher) :]
-    assert words[0] == "bandpo", command
-    return words[1:]
-
-
-LAUNCH = "bash scripts/launch.sh"
 OWN = [command for command in COMMANDS if not command.startswith((*ELSEWHERE, LAUNCH))]
 
 
@@ -64,9 +48,7 @@ def test_a_command_of_the_readme_is_true(command, code_of_plan, tmp_path, monkey
             return  # tests/train/test_extending.py trains with it
         (tmp_path / "my_problems.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
         monkeypatch.chdir(tmp_path)
-        sweep = sweep_of(arguments)
-        for overrides in [run.overrides for run in sweep] if sweep else [arguments]:
-            compose("train", overrides, Config)
+        compose_training(arguments)
         return
     if name == "eval":  # of models that are elsewhere
         compose("eval", with_preset(arguments), EvalCommand)
@@ -91,28 +73,7 @@ def test_a_command_of_the_readme_is_true(command, code_of_plan, tmp_path, monkey
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(LAUNCH)])
 def test_a_launch_of_the_readme_starts_what_composes(command, tmp_path):
-    (tmp_path / "hosts").write_text("node1 slots=8\n")
-    options = shlex.split(command)[2:]
-    done = subprocess.run(
-        ["bash", str(ROOT / "scripts/launch.sh"), "--dry-run", *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    launched = shlex.split(done.stdout)
-    if "eval" in options:
-        overrides = launched[launched.index("eval") + 1 :]
-        assert overrides == options[options.index("eval") + 1 :]
-        compose("eval", with_preset(overrides), EvalCommand)
-        return
-    overrides = launched[launched.index("train") + 1 :]
-    assert overrides == options[options.index("--") + 1 :]
-    announced = re.findall(
-        r"--(?:nproc|nodes) (\d+)", command
-    )  # GPUs of a node are 8 where not said
-    ranks = int(announced[0]) if "--nproc" in command else 8 * int(announced[0] if announced else 1)
-    compose("train", overrides, Config, ranks)
+    compose_launch(command, tmp_path)
 
 
 def test_the_page_of_keys_is_in_step_with_the_schema():
@@ -123,7 +84,7 @@ def test_the_page_of_keys_is_in_step_with_the_schema():
 
 
 def test_links_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
