@@ -31,6 +31,7 @@ from bandpo.run.console import protect_output
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.commands.train:main", "train a policy; hydra overrides follow"),
     "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
+    "launch": ("bandpo.commands.launch:main", "train or eval on several ranks, nodes or SLURM"),
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
     "data": ("bandpo.commands.data:main", "check | overlap | build | show datasets"),
@@ -109,9 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = did_you_mean(command, COMMANDS)
         print(f"bandpo: no command {command!r}{close}\n\n{usage()}", file=sys.stderr)
         return 2
-    # Before torch is imported: the ranks of a machine share its cores.
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
+    if command != "launch":  # its ranks share the cores among themselves
+        # Before torch is imported: the ranks of a machine share its cores.
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
     # PyTorch's C++ warnings are about its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()

