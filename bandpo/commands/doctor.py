@@ -21,7 +21,7 @@ from bandpo.disk.cache import cache_dir
 from bandpo.disk.space import free_gib, nearest_existing
 from bandpo.environment import broken_companions, hardware, package_versions, unusable_gpus
 from bandpo.errors import UserError
-from bandpo.rollout.vllm_installed import removal, require_vllm, vllm_version
+from bandpo.rollout.vllm_installed import require_vllm, vllm_version
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
-    if broken := broken_companions():
-        return Finding("vLLM", str(vllm_version()), removal(broken))
-    return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
+    return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)", broken_companions() or "")
 
 
 def _package(name: str, use: str) -> Callable[[], Finding]:

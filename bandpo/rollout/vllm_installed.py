@@ -1,16 +1,14 @@
-"""Which vLLM is installed, whether it can be imported, and the command that installs it."""
+"""Which vLLM is installed, and the command that installs it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from bandpo.disk.shipped import shipped
-from bandpo.environment import broken_companions, unusable_gpus
+from bandpo.environment import unusable_gpus
 from bandpo.errors import UserError
 
 OLDEST_VLLM = (0, 27, 1)
@@ -53,20 +51,3 @@ def install_command() -> str:
     )
     constraints = shlex.quote(str(shipped("configs") / file))
     return f'pip install "bandpo[{extra}]" -c {constraints}{index}'
-
-
-@contextmanager
-def import_in_words() -> Iterator[None]:
-    """Raises UserError where an import of vLLM fails over a package that it can do without."""
-    try:
-        yield
-    except Exception:
-        if broken := broken_companions():
-            raise UserError(f"rollout.engine: vLLM does not import: {removal(broken)}") from None
-        raise
-
-
-def removal(broken: list[str]) -> str:
-    """The command that removes these packages, and why."""
-    names = " ".join(broken)
-    return f"pip uninstall -y {names} (built for another torch than this one, and not needed)"

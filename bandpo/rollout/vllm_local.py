@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.cpu import separate_compile_caches
+from bandpo.environment import require_sound_companions
 from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
@@ -34,7 +35,7 @@ from bandpo.rollout.colocation.guards import (
 )
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
-from bandpo.rollout.vllm_installed import import_in_words, require_vllm, vllm_version
+from bandpo.rollout.vllm_installed import require_vllm, vllm_version
 from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
 from bandpo.types import Completion, Group, Prompt, token_array
 
@@ -108,8 +109,11 @@ class VLLMLocal(RolloutEngine):
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from transformers import AutoConfig
 
-        with import_in_words():
+        try:
             from vllm import LLM
+        except Exception:
+            require_sound_companions()
+            raise
 
         self.weight_version = 0
         self._requests = 0
