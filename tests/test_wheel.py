@@ -166,6 +166,16 @@ def test_an_installed_package_needs_no_checkout(site, tmp_path, arguments, shown
     assert shown in done.stdout + done.stderr and str(ROOT) not in done.stdout
 
 
+def test_the_loss_imports_nothing_but_torch(site, tmp_path):
+    """NumPy is no requirement of torch; the slow test tries it where nothing else is installed."""
+    missing = ["numpy", "scipy", "transformers", "hydra", "omegaconf", "pydantic", "yaml", "rich"]
+    program = f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n{LOSS}"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_installed_package_says_how_vllm_is_installed(site, tmp_path):
     code = "from bandpo.rollout.vllm_installed import install_command as c; print(c())"
     environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": ""}
