@@ -74,6 +74,6 @@ def test_an_environment_may_lie_in_a_path_with_a_space(folder, monkeypatch):
 
     monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/an environment/torch/lib")
     with building_operators():
-        flags = cpp_extension._prepare_ldflags([], False, False, False)
+        flags = cpp_extension._prepare_ldflags([], False, False, False, False)
         assert shlex.split(" ".join(flags))[0] == "-L/an environment/torch/lib"
     assert cpp_extension.TORCH_LIB_PATH == "/an environment/torch/lib"
