@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -275,16 +276,29 @@ for name in ("torchvision", "torchaudio", "torchcodec"):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_the_gpu_extra_resolves(wheel, tmp_path, python):
-    """Nothing is installed: on other Pythons than this one pip takes wheels alone."""
-    assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
-    there = ["--python-version", python, "--only-binary=:all:", "--target", tmp_path / "nowhere"]
-    pip(
-        Path(sys.executable),
-        *("install", "-q", "--dry-run", "--ignore-installed", *there),
-        *(f"{wheel}[gpu]", "-c", ROOT / "configs/constraints.txt"),
-        *("--report", tmp_path / "report.json"),
+def test_the_gpu_extra_resolves(wheel, tmp_path):
+    """As pip installs it into an empty environment of this Python; nothing is installed."""
+    python, report = fresh_environment(tmp_path / "an environment"), tmp_path / "report.json"
+    constraints = ("-c", ROOT / "configs/constraints.txt")
+    pip(python, "install", "-q", "--dry-run", f"{wheel}[gpu]", *constraints, "--report", report)
+    found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    versions = {package["metadata"]["name"]: package["metadata"]["version"] for package in found}
+    pinned = (ROOT / "configs/constraints.txt").read_text(encoding="utf-8")
+    assert f"\nvllm=={versions['vllm']}\n" in pinned and "deepspeed" in versions
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_both_builds_resolve_on_every_python_of_the_metadata(tmp_path):
+    python = fresh_environment(tmp_path / "environment")
+    pip(python, "install", "-q", "uv")
+    search = os.pathsep.join([str(python.parent), os.environ["PATH"]])
+    command = ["bash", str(ROOT / "scripts/constraints.sh"), "--check"]
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": search}, capture_output=True, text=True
     )
-    report = (tmp_path / "report.json").read_text(encoding="utf-8")
-    assert '"name": "vllm"' in report and not (tmp_path / "nowhere").exists()
+    assert done.returncode == 0, done.stderr
+    for minor in (11, 12, 13):
+        assert f"Programming Language :: Python :: 3.{minor}" in PROJECT["classifiers"]
+        for build_of in ("cpu", "gpu"):
+            assert f"bandpo[{build_of}] resolves on Python 3.{minor}\n" in done.stdout
