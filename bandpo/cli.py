@@ -11,7 +11,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from bandpo.run.console import protect_output
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.commands.train:main", "train a policy; hydra overrides follow"),
     "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
+    "launch": ("bandpo.commands.launch:main", "train or eval on several ranks, nodes or SLURM"),
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
     "data": ("bandpo.commands.data:main", "check | overlap | build | show datasets"),
@@ -100,6 +101,19 @@ def _without_wrapping() -> Iterator[None]:
         raise
 
 
+def _function_of(command: str) -> Callable[[list[str]], int | None]:
+    """Raises UserError where packages beside torch prevent the import of the command's module."""
+    place = OPTIONS[command] if command in OPTIONS else COMMANDS[command][0]
+    module, function = place.split(":")
+    try:
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    except Exception:
+        from bandpo.environment import require_sound_companions  # imports torch
+
+        require_sound_companions()
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 2 with a message for bad input, 1 for everything that fails."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -123,19 +137,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = did_you_mean(command, COMMANDS)
         print(f"bandpo: no command {command!r}{close}\n\n{usage()}", file=sys.stderr)
         return 2
-    # Before torch is imported: the ranks of a machine share its cores.
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
+    if command != "launch":  # its ranks share the cores among themselves
+        # Before torch is imported: the ranks of a machine share its cores.
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks_here)))
     # PyTorch's C++ warnings are about its own internals.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     die_with_launcher()
-    place = OPTIONS[command] if command in OPTIONS else COMMANDS[command][0]
-    module, function = place.split(":")
     try:
         if command in COMMANDS:
             stand_in_for_home()  # before a library looks for it
         with _own_log_shown(), _without_wrapping(), refusals_in_words():
-            return int(getattr(importlib.import_module(module), function)(rest) or 0)
+            return int(_function_of(command)(rest) or 0)
     except UserError as error:
         print(redact(f"bandpo {command}: {error}"), file=sys.stderr)
         if error.detail:

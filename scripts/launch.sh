@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Starts `bandpo train` on every rank with the launcher at hand; --dry-run prints the command.
-#   bash scripts/launch.sh [--nproc N] -- OVERRIDES…           this machine, torchrun
-#   bash scripts/launch.sh [--nproc N] eval OVERRIDES…         `bandpo eval`, problems shared out
-#   bash scripts/launch.sh --nodes N --head HOST[:PORT] -- …   on each node, torchrun
-#   bash scripts/launch.sh --hostfile FILE -- …                on one node, deepspeed over ssh
-#   sbatch --nodes 2 --gpus-per-node 8 scripts/launch.sh --slurm -- …       in a SLURM allocation
+#   bandpo launch [--nproc N] -- OVERRIDES…           this machine, torchrun
+#   bandpo launch [--nproc N] eval OVERRIDES…         `bandpo eval`, problems shared out
+#   bandpo launch --nodes N --head HOST[:PORT] -- …   on each node, torchrun
+#   bandpo launch --hostfile FILE -- …                on one node, deepspeed over ssh
+#   sbatch --nodes 2 --gpus-per-node 8 --wrap "bandpo launch --slurm -- …"   in a SLURM allocation
 # A node runs one process per GPU, or --nproc of them; with --hostfile, as many as its slots.
+# In a checkout `bash scripts/launch.sh` is the same with its .venv, or with BANDPO_VENV.
 set -euo pipefail
 fail() { echo "launch: $*" >&2; exit 2; }
+usage() { sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 
 nproc="" nodes="" head="" hostfile="" slurm="" dry_run=""
 job=train
@@ -19,6 +21,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
       declare "${1#--}=$2"; shift 2 ;;
     --slurm) slurm=yes; shift ;;
     --dry-run) dry_run=yes; shift ;;
+    -h | --help) usage; exit ;;
     *) fail "unknown option $1; overrides come after --, or after train or eval" ;;
   esac
 done
@@ -33,10 +36,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -e "$root/pyproject.toml" ] || root=${SLURM_SUBMIT_DIR:-.}  # sbatch runs a copy from elsewhere
 bin=${BANDPO_VENV:-$root/.venv}/bin
 [ -x "$bin/python" ] || bin=$(dirname "$(command -v python3)")
+python=$bin/python
+[ -x "$python" ] || python=$bin/python3
 
 if [ -z "$hostfile" ]; then
   # torch counts what it can use: CUDA_VISIBLE_DEVICES and MIG instances are taken into account.
-  : "${nproc:=${SLURM_GPUS_ON_NODE:-$("$bin/python" -c 'import torch; print(max(1, torch.cuda.device_count()))')}}"
+  : "${nproc:=${SLURM_GPUS_ON_NODE:-$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')}}"
   # torchrun would give each rank a single thread.
   # nproc knows what a scheduler or a container leaves to this one; macOS has none.
   cores=$(OMP_NUM_THREADS= nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
@@ -44,7 +49,7 @@ if [ -z "$hostfile" ]; then
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
 fi
 work=(-m bandpo.cli "$job" "$@")
-torchrun=("$bin/python" -m torch.distributed.run --nproc-per-node "$nproc")
+torchrun=("$python" -m torch.distributed.run --nproc-per-node "$nproc")
 meeting=(--rdzv-backend c10d --rdzv-id bandpo --rdzv-endpoint)
 
 if [ -n "$hostfile" ]; then
@@ -71,7 +76,7 @@ elif [ -n "$slurm" ]; then
     "${torchrun[@]}" --nnodes "$SLURM_JOB_NUM_NODES" "${meeting[@]}" "$first:29500" "${work[@]}")
 elif [ -n "$nodes" ]; then
   [[ $head == *:* ]] || head=$head:29500
-  [ -n "$dry_run" ] || "$bin/python" -m bandpo.ranks.head "$head"
+  [ -n "$dry_run" ] || "$python" -m bandpo.ranks.head "$head"
   command=("${torchrun[@]}" --nnodes "$nodes" "${meeting[@]}" "$head" "${work[@]}")
 else
   command=("${torchrun[@]}" --standalone "${work[@]}")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bandpo import cli
 from bandpo.commands import doctor
-from bandpo.environment import unusable_gpus
+from bandpo.environment import broken_companions, unusable_gpus
 from bandpo.errors import UserError
 from bandpo.ranks import joining
 
@@ -59,6 +60,32 @@ def test_a_run_stops_and_doctor_names_the_reason(two_listed_gpus):
 def test_gpus_hidden_on_purpose_are_no_problem(two_listed_gpus, monkeypatch, hidden):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert unusable_gpus() is None and joining.own_device() == torch.device("cpu")
+
+
+def test_a_package_built_for_another_torch_is_named_with_the_command_that_removes_it(
+    tmp_path, monkeypatch, capsys
+):
+    """As torchvision's CUDA build beside a CPU build of torch; transformers fails with it."""
+    (tmp_path / "torchvision").mkdir()
+    fault = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision/__init__.py").write_text(fault)
+    (tmp_path / "torchvision-0.1.dist-info").mkdir()
+    facts = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n"
+    (tmp_path / "torchvision-0.1.dist-info/METADATA").write_text(facts)
+    (tmp_path / "a_command.py").write_text("import torchvision")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(cli.COMMANDS, "train", ("a_command:main", ""))
+    assert broken_companions().startswith("pip uninstall -y torchvision (")
+    assert cli.main(["train"]) == 2
+    told = capsys.readouterr().err
+    assert "pip uninstall -y torchvision (" in told and "Traceback" not in told
+    assert "pip uninstall -y torchvision (" in doctor._vllm().remedy
+    # Without it the command's own fault is shown.
+    (tmp_path / "torchvision/__init__.py").write_text("sound = True")
+    (tmp_path / "a_command.py").write_text("import nowhere_to_be_found")
+    assert broken_companions() is None
+    assert cli.main(["train"]) == 1 and "nowhere_to_be_found" in capsys.readouterr().err
+    sys.modules.pop("torchvision")
 
 
 def setup(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

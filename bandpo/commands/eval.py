@@ -49,7 +49,7 @@ COMMAND = Composed(
         "bandpo eval model=embedded benchmarks=[arithmetic] eval.template=none eval.max_tokens=64",
         "bandpo eval model=Qwen/Qwen3-8B benchmarks=[math] eval.preset=qwen3-thinking",
         "bandpo eval model=outputs/my-run rollout=hf eval.limit=20   # without vLLM, a quick look",
-        "bash scripts/launch.sh --nproc 8 eval model=outputs/my-run benchmarks=[math500]",
+        "bandpo launch --nproc 8 eval model=outputs/my-run benchmarks=[math500]",
     ),
 )
 

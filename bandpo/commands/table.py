@@ -20,7 +20,9 @@ ONLY_FOR_TABLES = ("plan", "report", "only", "cluster", "slurm", "hostfile", "at
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bandpo table", description=__doc__)
-    parser.add_argument("recipe", help="a folder of ./recipes, or the path of one")
+    parser.add_argument(
+        "recipe", help="a folder of ./recipes, the path of one, or a recipe that ships"
+    )
     parser.add_argument("overrides", nargs="*", help="hydra overrides for every run")
     parser.add_argument("--out", type=Path, help="folder of the results; outputs/tables/RECIPE")
     parser.add_argument("--smoke", action="store_true", help="a small version, to see it work")

@@ -52,7 +52,7 @@ COMMAND = Composed(
         "bandpo train model.path=Qwen/Qwen2.5-0.5B-Instruct data=dapo_math learner.lr=1e-6",
         "bandpo train -m method=grpo,band_kl seed=0,1,2       # six runs, one after another",
         "bandpo train method=dapo --cfg job --package method  # the configuration of a method",
-        "bash scripts/launch.sh -- method=grpo                # a process per GPU",
+        "bandpo launch -- method=grpo                         # a process per GPU",
     ),
     given=("model.path=MODEL",),
     options=(("-m", "--multirun", "sweep: values with commas are a run each, one after another"),),

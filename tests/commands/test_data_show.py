@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bandpo.cli import main
-from bandpo.commands import data_show
+from bandpo.commands.data import show as data_show
 from bandpo.data.arithmetic import problems
 from bandpo.data.prompting.display import histogram, length_line
 from bandpo.data.prompts import build_prompts

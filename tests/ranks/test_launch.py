@@ -14,6 +14,7 @@ from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _RendezvousState
 
+from bandpo import cli
 from bandpo.ranks.head import RENDEZVOUS, problem_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,16 @@ def test_one_machine():
         *("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *(*TRAIN, *OVERRIDES),
     ]
+
+
+def test_the_command_becomes_the_script_with_its_own_python_and_leaves_cores_to_it(monkeypatch):
+    became = []
+    monkeypatch.setattr(os, "execvpe", lambda *given: became.append(given))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cli.main(["launch", "--nproc", "2", "--", *OVERRIDES])
+    ((program, words, environment),) = became
+    assert program == "bash" and words == ["bash", str(SCRIPT), "--nproc", "2", "--", *OVERRIDES]
+    assert environment["BANDPO_VENV"] == sys.prefix and "OMP_NUM_THREADS" not in environment
 
 
 @pytest.mark.parametrize("words", [["eval"], ["eval", "--"], ["train"]])

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -66,3 +67,13 @@ def test_the_offloaded_optimizer_is_compiled_in_turn(folder, monkeypatch):
     network = policy.torch.nn.Linear(1, 1)
     policy._optimizer(LearnerConfig(lr=1e-3, offload="optimizer"), network)
     assert seen == [True]
+
+
+def test_an_environment_may_lie_in_a_path_with_a_space(folder, monkeypatch):
+    from torch.utils import cpp_extension
+
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/an environment/torch/lib")
+    with building_operators():
+        flags = cpp_extension._prepare_ldflags([], False, False, False, False)
+        assert shlex.split(" ".join(flags))[0] == "-L/an environment/torch/lib"
+    assert cpp_extension.TORCH_LIB_PATH == "/an environment/torch/lib"

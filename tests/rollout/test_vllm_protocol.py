@@ -16,7 +16,7 @@ from bandpo.config.composition import compose
 from bandpo.config.schema import Config
 from bandpo.errors import UserError
 from bandpo.model.embedded import build_tokenizer
-from bandpo.rollout import vllm_local
+from bandpo.rollout import vllm_installed, vllm_local
 from bandpo.rollout.engine import EngineSpec, start_engine
 from bandpo.rollout.vllm_local import VLLMLocal, cache_tokens
 
@@ -99,7 +99,7 @@ def on_gpus(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
     own_models = SimpleNamespace(base=SimpleNamespace(support_torch_compile=None))
     monkeypatch.setitem(sys.modules, "vllm.model_executor.models.transformers", own_models)
-    monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0")
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: "0.33.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     made["forked"] = forked = []
@@ -173,11 +173,11 @@ def test_engines_are_whole(on_gpus):
 
 
 def test_missing_and_old_versions_are_told(monkeypatch):
-    monkeypatch.setattr(vllm_local, "vllm_version", lambda: None)
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: None)
     with pytest.raises(UserError, match="rollout=hf"):
-        vllm_local.require_vllm()
-    monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.9.2")
+        vllm_installed.require_vllm()
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: "0.9.2")
     with pytest.raises(UserError, match=r"0\.9\.2 is too old, 0\.27\.1"):
-        vllm_local.require_vllm()
-    monkeypatch.setattr(vllm_local, "vllm_version", lambda: "0.33.0+cu130")
-    vllm_local.require_vllm()
+        vllm_installed.require_vllm()
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: "0.33.0+cu130")
+    vllm_installed.require_vllm()

@@ -138,7 +138,19 @@ def test_a_missing_recipe_names_those_at_hand(tmp_path, monkeypatch, capsys):
     written(tmp_path / "recipes/one", SMALL)
     monkeypatch.chdir(tmp_path)
     assert main(["table", "two"]) == 2
-    assert "recipes here: one" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "known recipes: " in told and ", one, " in told and ", small, " in told
+
+
+def test_recipes_that_ship_are_found_from_any_folder_and_own_ones_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("small").path == ROOT / "recipes/small"
+    (tmp_path / "recipe.yaml").write_text(SMALL)  # is not meant by another's name
+    assert find_recipe("small").path == ROOT / "recipes/small"
+    assert find_recipe("recipe.yaml").path == find_recipe(".").path == tmp_path
+    own = written(tmp_path / "recipes/small", SMALL)
+    assert find_recipe("small").path == own
+    assert find_recipe("recipes/small/recipe.yaml").path == own
 
 
 @pytest.mark.parametrize(

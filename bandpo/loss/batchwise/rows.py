@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,5 +30,7 @@ class TokenRows:
 
     def ascending(self) -> Tensor:
         """All rows in lexicographic order, [N, K] float64: whatever the split, the same tensor."""
-        rows = torch.cat(self.pieces).double().numpy()
-        return torch.from_numpy(rows[np.lexsort(rows.T[::-1])])
+        rows = torch.cat(self.pieces).double()
+        for column in reversed(range(rows.shape[1])):  # stable: the first column decides
+            rows = rows[rows[:, column].argsort(stable=True)]
+        return rows

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from bandpo.commands import data_show
+from bandpo.commands.data import show
 from bandpo.config.composition import compose
 from bandpo.config.sections.data import DataConfig
 from bandpo.data.audit import audit, contamination
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     built.add_argument("overrides", nargs="*", help="hydra overrides, such as data=dapo_math")
     built.set_defaults(run=_build)
 
-    data_show.add_to(commands)
+    show.add_to(commands)
 
     arguments, rest = parser.parse_known_args(list(argv))
     if unknown := [word for word in rest if word.startswith("-")]:
