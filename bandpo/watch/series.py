@@ -18,7 +18,7 @@ import numpy as np
 from bandpo.watch.files import lines_of, opened
 
 METRICS = "metrics.jsonl"
-_SEAL = 64
+_SEAL = 4096
 """Bytes before the place of reading that must be as they were."""
 _LARGEST = 3.4e38
 """Of single precision."""
@@ -155,5 +155,5 @@ def folded(x: np.ndarray, values: np.ndarray, most: int) -> dict[str, list[float
 
 
 def _plain(values: np.ndarray) -> list[float | None]:
-    """Numbers of seven digits, as many as single precision has, without NaN and infinities."""
-    return [float(f"{v:.7g}") if math.isfinite(v) else None for v in values.tolist()]
+    """Numbers of six digits, without NaN and infinities."""
+    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]

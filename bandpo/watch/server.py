@@ -10,7 +10,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import bandpo
 from bandpo.errors import UserError
@@ -113,11 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._comes_from_here():
             self._refuse(HTTPStatus.FORBIDDEN, "open this page as http://localhost or 127.0.0.1")
             return
-        url = urlsplit(self.path)
-        if url.path.startswith("/api/"):
-            self._answer(url.path.removeprefix("/api/"), url.query)
-        elif url.path in _PAGE:
-            package, name = _PAGE[url.path]
+        path, _, query = self.path.partition("?")
+        if path.startswith("/api/"):
+            self._answer(path.removeprefix("/api/"), query)
+        elif path in _PAGE:
+            package, name = _PAGE[path]
             content = files(package).joinpath(name).read_bytes()
             kind = _TYPES[name.rpartition(".")[2]]
             self._send(HTTPStatus.OK, content, kind, _tag(content))
@@ -166,6 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         headers = {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}
         headers |= {"ETag": tag} if tag else {}
+        headers |= {"Allow": "GET, HEAD"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
         headers |= {"Content-Encoding": "gzip"} if packed else {}
         for name, value in headers.items():
             self.send_header(name, value)
