@@ -157,7 +157,7 @@ def test_every_file_of_the_page_is_sent_and_nothing_is_written_into_it_as_html()
     ],
 )
 def test_what_is_not_there_is_refused_in_words(path, status, get):
-    found, headers, body = get(path)
+    found, _, body = get(path)
     assert found == status and json.loads(body)["error"]
     assert "root:" not in body.decode()
 

@@ -39,7 +39,8 @@ CONTRAST = """(() => {
     const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
     if (!own || !element.checkVisibility() || element.matches(":disabled, option, .skip")) continue;
     const behind = [];
-    for (let e = element; e; e = e.parentElement) behind.unshift(getComputedStyle(e).backgroundColor);
+    for (let e = element; e; e = e.parentElement)
+      behind.unshift(getComputedStyle(e).backgroundColor);
     const back = light(behind), front = light([...behind, getComputedStyle(element).color]);
     const ratio = (Math.max(back, front) + 0.05) / (Math.min(back, front) + 0.05);
     if (ratio < worst[0]) worst = [ratio, element.outerHTML.slice(0, 200)];
@@ -54,7 +55,7 @@ def root(tmp_path_factory):
     for method in ("grpo", "band_kl"):
         for seed in (0, 1):
             folder = write_run(root / f"{method}-{seed}", method=method, seed=seed, of=STEPS)
-            lines = [line(step % 10, step=step) for step in range(STEPS - 400 * seed)]
+            lines = [line(i % 10) | {"step": i} for i in range(STEPS - 400 * seed)]
             write_lines(folder / "metrics.jsonl", lines)
     write_run(root / "<img src=x onerror=window.hacked=1>", method="<b>bold</b>")
     return root
@@ -168,7 +169,7 @@ def test_a_colour_can_stand_for_a_setting(opened):
 def test_the_page_follows_a_run_and_says_so_when_it_cannot(opened, root):
     page = opened("view=curves&run=grpo-0")
     with (root / "grpo-0/metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line(3, step=STEPS, **{"reward/mean": 0.123})) + "\n")
+        file.write(json.dumps(line(3) | {"step": STEPS, "reward/mean": 0.123}) + "\n")
     page.until("document.querySelector('.plot').ariaLabel.includes('0.123')")
     page.until("document.querySelector('#runs').innerText.includes('1500/1500')")
 
@@ -216,7 +217,7 @@ def test_a_report_of_an_evaluation_fits_and_is_legible(width, scheme, browser, t
     browser.size(width, 900)
     browser.prefer(scheme)
     browser.open(write_report(tmp_path).as_uri())
-    browser.until("document.querySelector('.heat')")
+    browser.until("!!document.querySelector('.heat')")
     browser.script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.script("document.documentElement.scrollWidth <= innerWidth")
     ratio, worst = browser.script(CONTRAST)
