@@ -11,7 +11,7 @@ import bandpo
 from bandpo.errors import UserError
 from bandpo.watch import clipping, records
 from bandpo.watch.log import log_of
-from bandpo.watch.runs import Library, signature
+from bandpo.watch.runs import Library, number_or_word, signature
 from bandpo.watch.series import AXES, SeriesFile, folded
 from bandpo.watch.settings import differences, settings_of, telling
 
@@ -162,10 +162,7 @@ class Api:
 def _curve(metrics: SeriesFile, name: str, axis: str) -> dict[str, Any]:
     """The points of a metric; on another axis than the step with their steps, to smooth by."""
     steps, values = metrics.points(name)
-    if axis not in AXES:
-        return folded(steps, values, MOST_POINTS)
-    x = metrics.points(name, axis)[0]
-    return {
-        **folded(x, values, MOST_POINTS),
-        "step": folded(steps, values, MOST_POINTS)["x"],
-    }
+    curve: dict[str, Any] = folded(metrics.points(name, axis)[0], values, MOST_POINTS)
+    if axis in AXES:
+        curve["step"] = folded(steps, values, MOST_POINTS)["x"]
+    return curve | {"last": number_or_word(float(values[-1]))}

@@ -199,16 +199,16 @@ def _described(id: str, facts: _Facts, locked: bool, now: float) -> dict[str, An
         **words,
         "step": facts.step,
         "steps": facts.steps,
-        "reward": _number(last.get("reward/mean")),
-        "entropy": _number(last.get("policy/entropy")),
-        "accuracy": _number(last.get(accuracy or "")),
+        "reward": number_or_word(last.get("reward/mean")),
+        "entropy": number_or_word(last.get("policy/entropy")),
+        "accuracy": number_or_word(last.get(accuracy or "")),
         "benchmark": shown((accuracy or "").removeprefix("eval/"), 80),
         "state": state_of(facts, locked, now),
         "written": facts.written,
     }
 
 
-def _number(value: float | None) -> float | str | None:
+def number_or_word(value: float | None) -> float | str | None:
     """A number for JSON; the word for one that is nonfinite."""
     if value is None or math.isfinite(value):
         return value

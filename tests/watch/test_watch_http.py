@@ -89,6 +89,7 @@ def test_every_question_is_answered_and_no_file_is_touched(root, ask):
     for id in (run["id"] for run in runs):
         curves = ask("curves", run=id, metric=["reward/mean", "no/such"], x="hours")
         assert set(curves["runs"][id]) == {"reward/mean"}
+        assert set(curves["runs"][id]["reward/mean"]) == {"x", "mean", "step", "last"}
         assert len(ask("clipping", run=id, last=3)[id]) == 4
         assert ask("sources", run=id)[0] == {"of": "train", "step": 2}
         assert ask("samples", run=id, step=2)["total"] == len(HOSTILE) + 2

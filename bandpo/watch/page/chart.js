@@ -128,7 +128,7 @@ export class Chart {
   }
 
   describe(curves) {
-    const ends = curves.map(({ name, curve }) => `${name}: ${number(curve.mean.findLast((v) => v !== null))}`);
+    const ends = curves.map(({ name, curve }) => `${name}: ${number(curve.last)}`);
     this.place.setAttribute("aria-label", `${this.metric}, last values: ${ends.join("; ") || "none"}`);
   }
 

@@ -82,7 +82,7 @@ function tableOf(rates, bins, names, looks) {
     if (!bin) return h("td", {}, "–");
     // The square root keeps small rates apart from none.
     const heat = bin.rate ? Math.sqrt(bin.rate / most) : 0;
-    return h("td", { class: "heat-cell", vars: { "--heat": `${Math.round(60 * heat)}%` } }, percent(bin.rate, 2), h("small", {}, number(bin.tokens)));
+    return h("td", { class: "heat-cell", vars: { "--heat": `${Math.round(45 * heat)}%` } }, percent(bin.rate, 2), h("small", {}, number(bin.tokens)));
   };
   return h("table", { class: "bins" },
     h("thead", {}, h("tr", {}, h("th", {}, "old probability"), bins.map(([low, high]) => h("th", {}, spanOf(low, high).replace("p ", ""))))),

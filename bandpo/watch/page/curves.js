@@ -83,7 +83,7 @@ export class Curves {
         h("output", {}, words(halfLife))),
       select("x", AXES, axis, (x) => go({ x: x === "step" ? "" : x })),
       h("label", { class: "field" }, h("input", { type: "checkbox", name: "log", id: "log", checked: now().text("log") === "1", on: { change: (e) => go({ log: e.target.checked ? "1" : "" }) } }), "log y"),
-      keys.length ? select("colour by", [["", "run"], ...keys.map((key) => [key, key])], now().text("colour"), (colour) => go({ colour })) : null,
+      keys.length ? select("colour by", [["", "run"], ...keys.map((key) => [key, key])], now().text("colour"), (colour) => go({ colour })) : "",
       h("span", { class: "dim hint" }, "drag to zoom, double-click to return"));
   }
 

@@ -37,7 +37,6 @@ function viewOf(name) {
     view?.destroy();
     view = new VIEWS[name]();
     shown = name;
-    document.getElementById("view").replaceChildren(view.element);
   }
   return view;
 }
@@ -81,6 +80,8 @@ async function draw() {
     drawRuns(runs, chosen, looks);
     drawLegend(chosen, runs, labels, looks);
     await viewOf(name).update({ chosen, runs, labels, looks });
+    const place = document.getElementById("view");
+    if (place.firstChild !== view.element) place.replaceChildren(view.element); // once it is whole
     report(runs.some((run) => run.state === "running") ? "live" : "up to date");
     document.body.dataset.ready = String(Number(document.body.dataset.ready ?? 0) + 1);
   } catch (error) {

@@ -66,7 +66,7 @@ export function drawRuns(runs, chosen, looks) {
 function row(run, chosen, look) {
   const choose = (event) => {
     const others = chosen.filter((id) => id !== run.id);
-    go({ run: event.target.checked ? [...others, run.id].slice(-MOST_CHOSEN) : others.length ? others : "" });
+    go({ run: event.target.checked ? [...others, run.id].slice(-MOST_CHOSEN) : others.length ? others : [""] });
   };
   const only = () => go({ run: [run.id] });
   const share = run.steps ? Math.min(1, (run.step ?? 0) / run.steps) : 0;
