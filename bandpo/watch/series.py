@@ -101,6 +101,7 @@ class SeriesFile:
         del self.steps[row:]
         for series in self.series.values():
             series.cut(row)
+        self.series = {name: series for name, series in self.series.items() if series.rows}
 
     def points(self, name: str, axis: str = "step") -> tuple[np.ndarray, np.ndarray]:
         """(x, values) of a metric, empty where there is none; see `AXES`."""

@@ -74,8 +74,9 @@ def test_a_file_cut_in_place_and_grown_again_is_read_anew(path, metrics):
 
 def test_a_step_that_is_written_again_replaces_the_former_one_and_those_behind_it(path, metrics):
     again = line(2, **{"reward/mean": 0.8})
-    write_lines(path, [line(0), line(1), line(2), line(3), again])
+    write_lines(path, [line(0), line(1), line(2), line(3, only=1.0), again])
     assert rewards(metrics) == {0: 0.0, 1: 0.1, 2: 0.8}
+    assert "only" not in metrics.series
 
 
 def test_a_removed_file_is_a_run_without_steps(path, metrics):
