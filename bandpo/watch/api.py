@@ -93,9 +93,8 @@ class Api:
         return repr((len(chosen), [signature(folder) for folder in chosen]))
 
     def _runs(self, query: Query) -> Any:
-        root = self._library.root
         runs = self._library.overview()
-        return {"folder": str(root), "version": bandpo.__version__, "runs": runs}
+        return {"folder": self._library.name, "version": bandpo.__version__, "runs": runs}
 
     def _chosen(self, query: Query) -> dict[str, Path]:
         folders = self._library.folders()

@@ -135,7 +135,7 @@ class Library:
     """All runs of a folder; safe to use from several threads."""
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
-        self.root = root.resolve()
+        self.name, self.root = str(root), root.resolve()
         self._clock = clock
         self._lock = threading.Lock()
         self._folders: dict[str, Path] = {}

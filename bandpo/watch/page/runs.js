@@ -37,8 +37,7 @@ export function nameOf(id, runs, labels) {
     return `${short}${value ?? "–"}`;
   });
   const same = Object.values(labels).filter((one) => JSON.stringify(one) === JSON.stringify(labels[id]));
-  const name = run?.name ?? id;
-  if (!words.length) return runs.filter((one) => one.name === name).length > 1 ? id : name;
+  if (!words.length) return run ? titleOf(run, runs) : id;
   return same.length > 1 ? `${words.join(" ")} (${id})` : words.join(" ");
 }
 
@@ -58,12 +57,15 @@ export function drawRuns(runs, chosen, looks) {
   document.getElementById("count").textContent = `${chosen.length} of ${runs.length} in the view`;
   const focused = document.activeElement?.dataset?.run;
   document.getElementById("runs").replaceChildren(
-    ...shown.map((run) => row(run, chosen, looks[run.id])),
+    ...shown.map((run) => row(run, titleOf(run, runs), chosen, looks[run.id])),
     ...(shown.length ? [] : [h("li", { class: "dim empty" }, runs.length ? "No run fits this filter." : "No runs here yet.")]));
   if (focused) document.querySelector(`#runs [data-run="${CSS.escape(focused)}"]`)?.focus();
 }
 
-function row(run, chosen, look) {
+// A run's name, or where it is, if another one has the same name.
+const titleOf = (run, runs) => (runs.some((one) => one !== run && one.name === run.name) ? run.id : run.name);
+
+function row(run, title, chosen, look) {
   const choose = (event) => {
     const others = chosen.filter((id) => id !== run.id);
     go({ run: event.target.checked ? [...others, run.id].slice(-MOST_CHOSEN) : others.length ? others : [""] });
@@ -74,9 +76,9 @@ function row(run, chosen, look) {
     h("label", { class: "run", title: run.id },
       h("input", { type: "checkbox", name: "run", "data-run": run.id, checked: chosen.includes(run.id), on: { change: choose } }),
       h("span", { class: "swatch", vars: look ? { "--own": `var(${look.colour})` } : {} }),
-      h("span", { class: "name" }, run.name),
+      h("span", { class: "name" }, title),
       h("span", { class: `state ${run.state}` }, run.state)),
-    h("button", { class: "only", type: "button", "aria-label": `show ${run.name} alone`, on: { click: only } }, "only"),
+    h("button", { class: "only", type: "button", "aria-label": `show ${title} alone`, on: { click: only } }, "only"),
     h("div", { class: "meta dim" }, [run.method, run.seed === "" ? "" : `seed ${run.seed}`, ago(Date.now() / 1000 - run.written)].filter(Boolean).join(" · ")),
     h("div", { class: "numbers" },
       fact("step", run.steps ? `${run.step ?? 0}/${run.steps}` : number(run.step)),
