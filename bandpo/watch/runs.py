@@ -155,7 +155,7 @@ class Library:
             return dict(self._folders)
 
     def metrics(self, id: str, use: Callable[[SeriesFile], Any]) -> Any:
-        """What `use` makes of a run's metrics as they are now."""
+        """The value of `use` for a run's metrics as they are now."""
         with self._lock:
             if id not in self._folders:
                 raise FileNotFoundError(f"the run {id} is gone")

@@ -60,7 +60,7 @@ class SeriesFile:
         return 8 * len(self.steps) + sum(8 * len(s.rows) for s in self.series.values())
 
     def read(self, use: Callable[[SeriesFile], Any]) -> Any:
-        """What `use` makes of the metrics as they are now; no other thread reads on meanwhile."""
+        """The value of `use` for the metrics of now; no other thread reads on meanwhile."""
         with self._lock:
             try:
                 with opened(self._folder, METRICS) as file:

@@ -11,6 +11,7 @@ from bandpo.watch.runs import Library
 SETTINGS = [
     *("policy=embedded", "rollout=hf", "method=grpo", "trainer.steps=3", "trainer.sample_every=1"),
     *("rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_tokens=8", "eval.n=2"),
+    "learner.updates_per_rollout=1",
     *("trainer.checkpoint_every=2", few(2)),
     *LOW_BYTES,
 ]
