@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("bandpo.commands.train:main", "train a policy; hydra overrides follow"),
     "eval": ("bandpo.commands.eval:main", "evaluate a checkpoint on benchmarks"),
     "launch": ("bandpo.commands.launch:main", "train or eval on several ranks, nodes or SLURM"),
+    "watch": ("bandpo.commands.watch:main", "a live page of runs: curves, clipping, samples"),
     "compare": ("bandpo.commands.compare:main", "compare two evaluations, or a run's steps"),
     "rescore": ("bandpo.commands.rescore:main", "score saved samples by both rewards; differences"),
     "data": ("bandpo.commands.data:main", "check | overlap | build | show datasets"),

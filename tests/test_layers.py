@@ -26,7 +26,7 @@ FLOORS = (
     {"artifacts", "evaluation", "methods", "planning"},
     {"run"},
     {"train"},
-    {"tables"},
+    {"tables", "watch"},
     {"commands"},
     {"cli"},
     {"integrations"},  # for trainers of other frameworks: nothing here imports it

@@ -1,0 +1,1 @@
+"""`bandpo watch`: a page of all runs of a folder, which only reads them."""
