@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=int, nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work(*arguments.work, arguments.entropy)
+        work(*arguments.work, entropy=arguments.entropy)
         return
     from results import keep
 

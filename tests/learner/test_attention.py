@@ -52,7 +52,8 @@ def test_sequences_of_one_length_share_a_call(monkeypatch):
         )[1],
     )
     module = SimpleNamespace(is_causal=True, training=False)
-    sdpa_by_sequence(module, *torch.randn(3, 1, 4, 14, 8), None, (3, 3, 3, 5))
+    query, key, value = torch.randn(3, 1, 4, 14, 8)
+    sdpa_by_sequence(module, query, key, value, None, (3, 3, 3, 5))
     assert calls == [(3, 4, 3, 8), (1, 4, 5, 8)]
 
 

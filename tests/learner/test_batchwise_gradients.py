@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_whole_batch_whatever_the_split(name, results
     splits = [split for split in results if split[0] == name]
     assert len(splits) == 4
     for split in splits:
-        check(results[split], *expected, split)
+        check(results[split], *expected, note=split)
 
 
 def test_a_minibatch_of_which_nothing_is_left_is_no_update(results):
@@ -100,4 +100,4 @@ def test_a_pruned_step_is_the_others_weighted_in_the_totals_of_all(share, result
     assert result["share"] == len(gone) / 16
     totals = BatchTotals(16.0, float(sum(lengths)))
     values = {"advantages": [s.advantage for s in samples], "weight": weight}
-    check(result, *whole(untrained(), samples, LOSS, totals, **values), share)
+    check(result, *whole(untrained(), samples, LOSS, totals, **values), note=share)

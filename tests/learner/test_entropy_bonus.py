@@ -60,7 +60,7 @@ def test_a_bfloat16_head_has_the_gradient_of_the_float32_one():
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (hidden, weight)]
-        logp, entropy = chunked_logprobs(*leaves, targets, chunk=8, entropy_gradient=True)
+        logp, entropy = chunked_logprobs(*leaves, targets=targets, chunk=8, entropy_gradient=True)
         assert logp.dtype == entropy.dtype == torch.float32
         found.append(torch.autograd.grad((logp + 2 * entropy).sum(), leaves))
     for mine, wanted in zip(*found, strict=True):
