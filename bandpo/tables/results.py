@@ -20,7 +20,7 @@ AVERAGE = "average"
 # Training metrics, as means over the last fifth of the steps, in the units of metrics.jsonl.
 TRAINING = (
     *("policy/entropy", "reward/mean", "clip/high_frac", "clip/low_frac"),
-    *("length/mean", "policy/kl_ref"),
+    *("reach/above_high_frac", "reach/above_canonical_frac", "length/mean", "policy/kl_ref"),
 )
 LAST_SHARE = 0.2
 # Where a filtering run logs it, its rewards and lengths are of all groups drawn, as in runs that

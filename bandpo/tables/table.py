@@ -88,6 +88,8 @@ class Table:
         # In a file or a pager the tables are as wide as they need to be.
         wide = console if console.is_terminal else Console(width=PAGE)
         print(self.recipe.title)
+        if self.recipe.notice:
+            print(self.recipe.notice)
         for line in summary_lines(groups, cluster):
             print(line)
         parts = [*plan_tables(groups, cluster)]
@@ -125,10 +127,15 @@ class Table:
         print(f"submit with: sbatch {folder / name}.sbatch; then bandpo table {name} --report")
 
     def launch(self, launcher: Launcher) -> None:
-        """Has the launcher run what is unfinished."""
-        unfinished = self.unfinished()
+        """Has the launcher run what is unfinished: the first seed of every row, then the second.
+
+        So a table that is cut short compares rows of equally many seeds.
+        """
+        unfinished = sorted(self.unfinished(), key=lambda run: run.seed)
         finished = len(self.runs) - len(unfinished)
         print(f"{len(self.runs)} runs, {finished} of them finished", flush=True)
+        if unfinished and self.recipe.notice:
+            print(self.recipe.notice, flush=True)
         if unfinished:
             launcher(unfinished)
 

