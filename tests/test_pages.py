@@ -17,8 +17,8 @@ HOWTOS = sorted((DOCS / "howto").glob("*.md"))
 PAGES = [DOCS / f"{name}.md" for name in ("tutorial", "theory", "troubleshooting", "glossary")]
 PAGES += HOWTOS
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-# Rules and methods of a user's own, which how-tos refer to, stand in the README.
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Rules and methods of a user's own, which how-tos refer to.
+OWN = (DOCS / "extending.md").read_text(encoding="utf-8")
 PRINTED = [(page, line) for page, text in TEXTS.items() for line in dict.fromkeys(commands(text))]
 TROUBLE = TEXTS[DOCS / "troubleshooting.md"]
 
@@ -31,7 +31,7 @@ def test_there_are_pages_for_tasks():
 
 @pytest.mark.parametrize(("page", "line"), PRINTED, ids=[f"{p.stem}-{c}" for p, c in PRINTED])
 def test_a_printed_command_is_understood(page, line, tmp_path, monkeypatch, capsys):
-    write_files(README, tmp_path)
+    write_files(OWN, tmp_path)
     write_files(TEXTS[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

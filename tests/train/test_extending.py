@@ -1,4 +1,4 @@
-"""What the README says of extending is so: files outside the package train through `_target_`."""
+"""What docs/extending.md says is so: files outside the package train through `_target_`."""
 
 import re
 import shlex
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BLOCKS = re.findall(r"```(python|bash|yaml)\n(.*?)```", README.read_text(), re.DOTALL)
+PAGE = Path(__file__).resolve().parents[2] / "docs/extending.md"
+SECTION = PAGE.read_text().split("## A divergence, a clipping rule\n")[1].split("\n## ")[0]
+BLOCKS = re.findall(r"```(python|bash|yaml)\n(.*?)```", SECTION, re.DOTALL)
 NAMED = {text.split("\n")[0].removeprefix("# "): text for kind, text in BLOCKS if kind != "bash"}
 FILES = {name: text for name, text in NAMED.items() if name.startswith("my_")}
 COMMANDS = [text for kind, text in BLOCKS if kind == "bash" and "PYTHONPATH=. " in text]
