@@ -38,6 +38,9 @@ def document() -> str:
     page = [HEADER.format(usage=usage())]
     for name, (path, about) in COMMANDS.items():
         module = importlib.import_module(path.split(":")[0])
+        if script := getattr(module, "usage", None):  # which reads its arguments itself
+            page += [f"## bandpo {name}", "", "```text", script().rstrip(), "```", ""]
+            continue
         parser = parser_of(getattr(module, path.split(":")[1]))
         page += [f"## bandpo {name}", "", *_described(parser, about)]
         if isinstance(command := getattr(module, "COMMAND", None), Composed):

@@ -45,13 +45,13 @@ ARGUMENTS = {
     "words": ["benchmarks", "files", "train"],
     "columns": ["train"],
     "overrides": ["train"],
-    "model": [["embedded"], "folders"],
+    "model": [["embedded", "smollm2"], "folders"],
     "package": ["sections"],
 }
 # The values of keys whose types do not have them.
 VALUES: dict[str, list[Any]] = {
-    "model.path": [["embedded"], "folders"],
-    "model": [["embedded"], "folders"],
+    "model.path": [["embedded", "smollm2"], "folders"],
+    "model": [["embedded", "smollm2"], "folders"],
     "data.train": ["files"],
     "data.root": ["folders"],
     "data.template": ["templates", "files"],

@@ -9,15 +9,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from bandpo.disk.shipped import shipped
 
 
+def usage() -> str:
+    """The script's own help."""
+    script = ["bash", str(_script()), "--help"]
+    return subprocess.run(script, capture_output=True, check=True, text=True).stdout
+
+
 def main(argv: Sequence[str]) -> int:
     """Becomes the script, so that signals reach the launcher and the exit code is its own."""
-    script = ["bash", str(shipped("scripts") / "launch.sh")]
     if argv and argv[0] in ("-h", "--help"):
-        print(subprocess.run([*script, "--help"], capture_output=True, check=True).stdout.decode())
+        print(usage())
         return 0
     sys.stdout.flush()
-    os.execvpe("bash", [*script, *argv], {**os.environ, "BANDPO_VENV": sys.prefix})
+    os.execvpe("bash", ["bash", str(_script()), *argv], {**os.environ, "BANDPO_VENV": sys.prefix})
+
+
+def _script() -> Path:
+    return shipped("scripts") / "launch.sh"

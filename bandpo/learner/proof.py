@@ -68,7 +68,7 @@ def prove_packing(logprobs: Logprobs, probes: Sequence[Sample], tolerance: float
 
 
 def probes_of(lm: Any) -> list[Sample]:
-    """What the model itself would say: two samples of one prompt, and one of another."""
+    """Texts of the model itself: two samples of one prompt, and one of another."""
     first, second, other = own_text(lm, 3, _PROMPT + FEWEST)
     second[:_PROMPT] = first[:_PROMPT]
     return [
