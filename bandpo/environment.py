@@ -77,6 +77,14 @@ def require_sound_companions() -> None:
         raise UserError(f"packages beside torch do not import: {remedy}")
 
 
+def uncompilable_path() -> str | None:
+    """Why torch.compile, which vLLM uses, fails in this environment: its path has a space."""
+    folder = Path(torch.__file__).parent
+    if " " not in str(folder):
+        return None
+    return f"torch.compile fails in paths with a space ({folder}): make the environment elsewhere"
+
+
 def hardware() -> dict[str, Any]:
     """CPU, cores, memory in GiB and GPUs; no name that identifies the machine."""
     facts: dict[str, Any] = {"cpu": _cpu_model(), "cores": os.cpu_count()}

@@ -24,6 +24,10 @@ command -v g++ >/dev/null || fail "no C++ compiler (g++) found; vLLM and DeepSpe
   fail "$python has no Python.h, which those kernels include: install its headers (Debian and Ubuntu: apt install" \
     "$(basename "$python")-dev; Fedora: dnf install $(basename "$python")-devel), or set BANDPO_PYTHON to another one"
 
+case $(realpath -m "$venv") in
+  *\ *) fail "torch.compile fails in an environment whose path has a space: set BANDPO_VENV to another folder" ;;
+esac
+
 # CUDA_VISIBLE_DEVICES= (empty) hides the GPUs: such a machine gets the CPU build.
 if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then build=gpu; else build=cpu; fi
 stamp="$build $(cat pyproject.toml configs/constraints*.txt scripts/setup.sh | sha256sum | cut -c1-16)"

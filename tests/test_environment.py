@@ -14,6 +14,7 @@ from bandpo.commands import doctor
 from bandpo.environment import broken_companions, unusable_gpus
 from bandpo.errors import UserError
 from bandpo.ranks import joining
+from bandpo.rollout import vllm_installed
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees the GPU here")
@@ -124,6 +125,19 @@ def test_setup_takes_the_cpu_build_where_the_gpus_are_hidden(two_listed_gpus):
     done = setup(two_listed_gpus, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     assert "[cpu,dev]" in (two_listed_gpus / "pip.txt").read_text()
+
+
+def test_an_environment_in_a_path_with_a_space_is_refused_where_torch_would_fail_to_compile(
+    tmp_path, monkeypatch
+):
+    done = setup(tmp_path / "my project")
+    assert done.returncode == 2 and "BANDPO_VENV" in done.stderr
+    assert not (tmp_path / "my project/pip.txt").exists()
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: "0.33.0")
+    vllm_installed.require_vllm()
+    monkeypatch.setattr(torch, "__file__", "/my project/.venv/torch/__init__.py")
+    with pytest.raises(UserError, match=r"a space \(/my project/\.venv/torch\).*rollout=hf"):
+        vllm_installed.require_vllm()
 
 
 def test_setup_names_the_headers_that_kernels_need(tmp_path):

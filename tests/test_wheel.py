@@ -238,7 +238,7 @@ def test_the_loss_needs_torch_alone_and_is_typed(wheel, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_cpu_extra_trains_outside_any_checkout(wheel, tmp_path):
-    python = fresh_environment(tmp_path / "an environment")
+    python = fresh_environment(tmp_path / "environment")
     command = python.with_name("bandpo")
     pip(python, "install", "-q", f"{wheel}[cpu]", "-c", ROOT / "configs/constraints-cpu.txt")
     found = run_outside(python, "-c", BROKEN, home=tmp_path).stdout.split()

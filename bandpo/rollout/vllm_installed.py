@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from bandpo.disk.shipped import shipped
-from bandpo.environment import unusable_gpus
+from bandpo.environment import uncompilable_path, unusable_gpus
 from bandpo.errors import UserError
 
 OLDEST_VLLM = (0, 27, 1)
@@ -27,7 +27,7 @@ def vllm_version() -> str | None:
 
 
 def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
-    """Raises UserError where vLLM is missing or older than the interfaces used."""
+    """Raises UserError where vLLM is missing, older than the interfaces used, or cannot compile."""
     found = vllm_version()
     if found is None:
         raise UserError(
@@ -36,6 +36,8 @@ def require_vllm(oldest: tuple[int, ...] = OLDEST_VLLM) -> None:
     if tuple(int(part) for part in found.split("+")[0].split(".")[:3]) < oldest:
         usable = ".".join(map(str, oldest))
         raise UserError(f"rollout.engine: vLLM {found} is too old, {usable} is the oldest usable")
+    if problem := uncompilable_path():
+        raise UserError(f"rollout.engine: {problem}, or choose rollout=hf")
 
 
 def install_command() -> str:
