@@ -31,10 +31,12 @@ ELSEWHERE_TRIED = ("tutorial", "theory", "troubleshooting", "glossary")
 DOCS = sorted(p for p in (ROOT / "docs").glob("*.md") if p.stem not in ELSEWHERE_TRIED)
 TEXTS = {page: page.read_text(encoding="utf-8") for page in (README, *DOCS)}
 # Run by tests/train/test_quickstart.py; by tests/gpu; with the hosts of tests/integrations and
-# tests/rollout; as a job by tests/ranks/test_launch.py.
+# tests/rollout; as a job by tests/ranks/test_launch.py; by tests/completion and tests/watch; other
+# programs.
 ELSEWHERE = re.compile(
     r"(for seed in 0 1 2; do )?bash scripts/quickstart\.sh|bash scripts/gpu_check\.sh|sbatch "
-    r"|export |([A-Z_]+=\S+ +)*python -m (verl|vllm)\."
+    r"|export |([A-Z_]+=\S+ +)*python -m (verl|vllm)\.|(source <\()?bandpo (--|watch )"
+    r"|(python -m )?(pip|build|twine|ssh|rm) "
 )
 # What … stands for in a command.
 USUAL = "model.path=MODEL data.train=my.jsonl eval.benchmarks=amc23"
@@ -75,7 +77,10 @@ def test_a_command_is_understood(line, tmp_path, monkeypatch, capsys):
     if line.startswith(LAUNCH):
         return compose_launch(line, tmp_path)
     line = line.rpartition(" && ")[2].replace(" … ", f" {USUAL} ").replace("=…", "=.")
-    name, *arguments = bandpo_arguments(line)
+    name, *arguments = bandpo_arguments(line.removeprefix(".venv/bin/"))
+    if "--cfg" in arguments:
+        assert main([name, *arguments]) == 0
+        return None
     if name in ("train", "plan") and "--cluster" not in arguments:
         return compose_training(arguments)
     if name == "eval":
