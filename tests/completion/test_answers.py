@@ -44,7 +44,7 @@ def test_zsh_gets_kinds_and_descriptions(answer):
         "closed method=grpo:GRPO with canonical symmetric clipping"
     ]
     assert answer("zsh", "bandpo train model.path=") == [
-        "closed model.path=embedded", "folders model.path=",
+        "closed model.path=embedded", "closed model.path=smollm2", "folders model.path=",
     ]  # fmt: skip
     assert "open benchmarks=file\\::a file of your own" in answer("zsh", "bandpo eval benchmarks=f")
 

@@ -43,7 +43,7 @@ def stems(group):
                                                 ("false", "accuracy", "reward")]),
         ("bandpo train ~trainer.max_h", ["~trainer.max_hours"]),
         ("bandpo train model.gradient_checkpointing=n", ["model.gradient_checkpointing=null"]),
-        ("bandpo train model.path=", ["model.path=embedded"]),
+        ("bandpo train model.path=", ["model.path=embedded", "model.path=smollm2"]),
         ("bandpo train trainer.resume=n", ["trainer.resume=never"]),
         ("bandpo eval eval.preset=q", ["eval.preset=qwen3", "eval.preset=qwen3-thinking"]),
         ("bandpo eval eval.template=bo", ["eval.template=boxed"]),
