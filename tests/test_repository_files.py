@@ -20,7 +20,7 @@ def test_the_citation_is_of_this_version():
     assert cited["cff-version"] == "1.2.0" and cited["type"] == "software"
     assert {"message", "title", "authors"} <= cited.keys()
     assert cited["title"] == PROJECT["name"]
-    assert str(cited["version"]) == PROJECT["version"] == bandpo.__version__
+    assert str(cited["version"]) == bandpo.__version__
     assert cited["license"] == PROJECT["license"]
     (paper,) = cited["references"]
     assert paper["identifiers"][0]["value"] == "arXiv:2603.04918"
