@@ -38,7 +38,7 @@ loss = PolicyLoss(TokenRatio(), Clip(Capped(BandKL(delta=0.05), 10)), SequenceMe
 logp = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
 old, advantages = torch.tensor([[-1.1, -2.5, -0.4]]), torch.ones(1, 3)
 output = loss(TokenBatch(logp, old, advantages, torch.ones(1, 3)))
-output.loss.backward()
+torch.autograd.backward(output.loss)
 """
 """A user's file: types and numbers."""
 
