@@ -38,7 +38,7 @@ loss = PolicyLoss(TokenRatio(), Clip(Capped(BandKL(delta=0.05), 10)), SequenceMe
 logp = torch.tensor([[-1.0, -2.0, -0.5]], requires_grad=True)
 old, advantages = torch.tensor([[-1.1, -2.5, -0.4]]), torch.ones(1, 3)
 output = loss(TokenBatch(logp, old, advantages, torch.ones(1, 3)))
-output.loss.backward()
+torch.autograd.backward(output.loss)
 """
 """A user's file: types and numbers."""
 
@@ -238,7 +238,7 @@ def test_the_cpu_extra_trains_outside_any_checkout(wheel, tmp_path):
     pip(python, "install", "-q", f"{wheel}[cpu]", "-c", ROOT / "configs/constraints-cpu.txt")
     found = run_outside(python, "-c", BROKEN, home=tmp_path).stdout.split()
     short = [
-        *("trainer.steps=1", "trainer.eval_every=0", "rollout.max_tokens=16"),
+        *("trainer.steps=1", "eval.benchmarks=[]", "rollout.max_tokens=16"),
         *("rollout.prompts_per_step=4", "rollout.group_size=4", "learner.updates_per_rollout=1"),
     ]
     if found:  # an index without PyTorch's CPU builds gives others
