@@ -78,11 +78,17 @@ def require_sound_companions() -> None:
 
 
 def uncompilable_path() -> str | None:
-    """Why torch.compile, which vLLM uses, fails in this environment: its path has a space."""
-    folder = Path(torch.__file__).parent
-    if " " not in str(folder):
-        return None
-    return f"torch.compile fails in paths with a space ({folder}): make the environment elsewhere"
+    """Why torch.compile, which vLLM uses, fails here: it compiles in a path with a space."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = os.environ.get("VLLM_CACHE_ROOT") or os.path.join(caches, "vllm")
+    remedies = {
+        str(Path(torch.__file__).parent): "make the environment elsewhere",
+        os.path.expanduser(cache): "set VLLM_CACHE_ROOT to a folder without one",
+    }
+    for folder, remedy in remedies.items():
+        if " " in folder:
+            return f"torch.compile fails in paths with a space ({folder}): {remedy}"
+    return None
 
 
 def hardware() -> dict[str, Any]:

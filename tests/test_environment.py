@@ -140,6 +140,18 @@ def test_an_environment_in_a_path_with_a_space_is_refused_where_torch_would_fail
         vllm_installed.require_vllm()
 
 
+@pytest.mark.parametrize("key", ["VLLM_CACHE_ROOT", "XDG_CACHE_HOME", "HOME"])
+def test_a_cache_in_a_path_with_a_space_is_refused_with_the_variable_to_set(key, monkeypatch):
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(vllm_installed, "vllm_version", lambda: "99.0.0")
+    monkeypatch.setenv("HOME", "/home/stranger")
+    vllm_installed.require_vllm()
+    monkeypatch.setenv(key, "/a stranger/home")
+    with pytest.raises(UserError, match=r"space \(/a stranger/home.*: set VLLM_CACHE_ROOT to a"):
+        vllm_installed.require_vllm()
+
+
 def test_setup_names_the_headers_that_kernels_need(tmp_path):
     python = tmp_path / "python3.12"
     python.write_text('#!/bin/sh\ncase "$*" in *Python.h*) exit 1;; esac\n')
