@@ -238,7 +238,7 @@ def test_the_cpu_extra_trains_outside_any_checkout(wheel, tmp_path):
     pip(python, "install", "-q", f"{wheel}[cpu]", "-c", ROOT / "configs/constraints-cpu.txt")
     found = run_outside(python, "-c", BROKEN, home=tmp_path).stdout.split()
     short = [
-        *("trainer.steps=1", "trainer.eval_every=0", "rollout.max_tokens=16"),
+        *("trainer.steps=1", "eval.benchmarks=[]", "rollout.max_tokens=16"),
         *("rollout.prompts_per_step=4", "rollout.group_size=4", "learner.updates_per_rollout=1"),
     ]
     if found:  # an index without PyTorch's CPU builds gives others
