@@ -59,6 +59,8 @@ def home(tmp_path):
     (tmp_path / ".zshrc").write_text(f"fpath=(~/.zfunc $fpath)\n{compinit}\nPS1='{PROMPT} '\n")
     config = tmp_path / ".config" / "fish" / "config.fish"
     config.parent.mkdir(parents=True)
+    # Without this folder fish begins with the manual pages of all programs, in the background.
+    (tmp_path / ".local/share/fish/generated_completions").mkdir(parents=True)
     config.write_text(f"function fish_prompt; echo '{PROMPT} '; end\nset -g fish_greeting\n")
     return tmp_path
 
