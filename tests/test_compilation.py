@@ -55,9 +55,11 @@ def test_what_compiles_asks_for_it(untrained, monkeypatch):
         lambda: load_causal_lm(untrained(), dtype="float32", attention="sdpa"),
         lambda: (_compiler.cache_clear(), Compiled(BandKL(0.05))(torch.tensor([-1.0]))),
     ):
-        monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
-        use()
-        assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability()
+        with torch.compiler.config.patch(
+            cache_key_tag=""
+        ):  # monkeypatch would delete it afterwards
+            use()
+            assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability()
     _compiler.cache_clear()
     separate_compile_caches()
 

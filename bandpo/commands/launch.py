@@ -17,7 +17,7 @@ from bandpo.disk.shipped import shipped
 def usage() -> str:
     """The script's own help."""
     script = ["bash", str(_script()), "--help"]
-    return subprocess.run(script, capture_output=True, check=True, text=True).stdout
+    return subprocess.run(script, capture_output=True, check=True, encoding="utf-8").stdout
 
 
 def main(argv: Sequence[str]) -> int:

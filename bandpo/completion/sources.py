@@ -79,7 +79,7 @@ def _recipes(folders: Iterable[Path]) -> list[Candidate]:
     found = {}
     for folder in (shipped("recipes"), Path("recipes")):
         for path in folder.glob("*/recipe.yaml"):
-            title = re.search(r"^title: *(.*)$", path.read_text("utf-8"), re.MULTILINE)
+            title = re.search(r"^title: *(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             found[path.parent.name] = title[1].strip("\"'") if title else ""
     return [Candidate(name, title) for name, title in sorted(found.items())]
 

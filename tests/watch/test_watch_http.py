@@ -234,7 +234,14 @@ def test_bad_arguments_are_answered_in_words(arguments, words, capsys):
 
 def test_the_command_names_the_address_and_ends_quietly(root):
     started = [sys.executable, "-m", "bandpo.cli", "watch", str(root), "--port", "0"]
-    process = subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        started,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, as which these tests may run, ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     lines = []
     while not lines or not lines[-1].startswith("Ctrl-C"):
         lines.append(process.stdout.readline())
