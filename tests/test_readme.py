@@ -111,7 +111,9 @@ def understand_table(arguments: list[str], monkeypatch) -> None:
 
 
 def test_python_of_the_readme_runs():
-    for code in blocks(TEXTS[README], "python"):
+    codes = blocks(TEXTS[README], "python")
+    assert codes
+    for code in codes:
         scope = {}
         exec(code, scope)
         scope["loss"].check()
