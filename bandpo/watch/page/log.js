@@ -2,18 +2,10 @@
 
 import { ask } from "./api.js";
 import { h } from "./dom.js";
-import { runSelect, theRun } from "./one_run.js";
+import { OneRun, runSelect } from "./one_run.js";
 
-export class Log {
-  constructor() {
-    this.tools = h("div", { class: "tools bar-of-tools" });
-    this.body = h("div", {});
-    this.element = h("div", {}, this.tools, this.body);
-  }
-
-  async update(context) {
-    const run = theRun(context);
-    if (!run) return this.body.replaceChildren(h("p", { class: "dim empty" }, "Choose a run."));
+export class Log extends OneRun {
+  async draw(context, run) {
     if (!this.tools.contains(document.activeElement)) this.tools.replaceChildren(runSelect(context, run));
     const answer = await ask("log", { run });
     if (answer === this.shown) return;
@@ -30,6 +22,4 @@ export class Log {
     const log = this.body.querySelector(".log");
     if (log) log.scrollTop = log.scrollHeight;
   }
-
-  destroy() {}
 }

@@ -2,22 +2,14 @@
 
 import { ask } from "./api.js";
 import { h, number, pager, percent, select } from "./dom.js";
-import { runSelect, theRun } from "./one_run.js";
+import { OneRun, runSelect } from "./one_run.js";
 import { go, now } from "./state.js";
 
 const SORTS = [["hardest", "lowest pass rate"], ["easiest", "highest pass rate"], ["lost", "lost most"], ["gained", "gained most"], ["latest", "drawn last"]];
 const SVG = "http://www.w3.org/2000/svg";
 
-export class Problems {
-  constructor() {
-    this.tools = h("div", { class: "tools bar-of-tools" });
-    this.body = h("div", {});
-    this.element = h("div", {}, this.tools, this.body);
-  }
-
-  async update(context) {
-    const run = theRun(context);
-    if (!run) return this.body.replaceChildren(h("p", { class: "dim empty" }, "Choose a run."));
+export class Problems extends OneRun {
+  async draw(context, run) {
     const sources = await ask("sources", { run });
     const ofs = ["train", ...new Set(sources.filter((one) => one.of !== "train").map((one) => one.of))];
     const of = ofs.includes(now().text("of")) ? now().text("of") : "train";
@@ -29,8 +21,7 @@ export class Problems {
     } catch (error) {
       if (error.status !== 404) throw error;
       const what = of === "train" ? "problems.jsonl comes with the first checkpoint." : "no evaluation is finished.";
-      this.shown = null;
-      return this.body.replaceChildren(h("p", { class: "dim empty" }, `Nothing is known of the problems yet: ${what}`));
+      return this.nothing(`Nothing is known of the problems yet: ${what}`);
     }
     if (answer === this.shown) return;
     this.shown = answer;
@@ -54,8 +45,6 @@ export class Problems {
       select("sort", SORTS, now().text("sort", "hardest"), (sort) => go({ sort, page: "" })),
       h("input", { type: "search", name: "query", placeholder: "id or answer", "aria-label": "search problems", value: now().text("query"), on: { input: search } }));
   }
-
-  destroy() {}
 }
 
 function histogram({ histogram, total, never, always }) {
