@@ -17,7 +17,7 @@ def test_a_terminal_of_any_width_shows_name_and_count(width, monkeypatch, capsys
     screen.feed(capsys.readouterr().err.replace("\n", "\r\n"))  # as a terminal does
     assert screen.wrapped == 0 and not screen.cursor_is_hidden
     for name in ("arithmetic", "contest24"):
-        (line,) = (line for line in screen.lines if line.startswith(name))
+        (line,) = (line for line in screen.rows if line.startswith(name))
         assert "━" in line and "120/200" in line and len(line) <= width
 
 

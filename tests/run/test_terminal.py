@@ -43,9 +43,9 @@ def test_the_lines_of_a_run_stay_and_none_runs_over(width, runs):
     screen = Screen(width)
     screen.feed(runs[1][width])
     assert screen.wrapped == 0 and not screen.cursor_is_hidden
-    assert max(map(len, screen.lines)) <= width
-    assert "━━ " not in "".join(line for line in screen.lines if not line.startswith("┏"))
-    steps = steps_of(screen.lines)
+    assert max(map(len, screen.rows)) <= width
+    assert "━━ " not in "".join(line for line in screen.rows if not line.startswith("┏"))
+    steps = steps_of(screen.rows)
     assert [line[:8] for line in steps] == ["step 0/2", "step 1/2", "step 2/2"]
     for line in steps:
         assert "contest24 mean@2" in line and "contest25 mean@2" in line
@@ -60,7 +60,7 @@ def test_the_lines_of_a_run_stay_and_none_runs_over(width, runs):
         "next, 2 more steps:",
         "  bandpo train trainer.steps=4",
     ]
-    shown = [re.sub(r"@2 [\d.]+ → [\d.]+", "@2 0 → 0", line) for line in screen.lines]
+    shown = [re.sub(r"@2 [\d.]+ → [\d.]+", "@2 0 → 0", line) for line in screen.rows]
     assert [line for line in shown if line][-len(end) :] == end
 
 
@@ -71,8 +71,8 @@ def test_the_bar_names_step_and_phase(width, runs):
     for part in re.split(r"\x1b\[2K", runs[1][width]):
         screen = Screen(width)
         screen.feed(part)
-        assert len(screen.lines) == 1 or not screen.lines[0].startswith("step 1/2 ━")
-        bars += [line for line in screen.lines if "━ " in line]
+        assert len(screen.rows) == 1 or not screen.rows[0].startswith("step 1/2 ━")
+        bars += [line for line in screen.rows if "━ " in line]
     named = [re.sub(r"━+[━╺╸]* ", "", line) for line in bars]
     for phase in (
         "reading the data",
@@ -94,7 +94,7 @@ def test_a_file_gets_the_same_lines_and_run_log_all_output(runs):
     written = (folder / "file.out").read_text().splitlines()
     screen = Screen(100)
     screen.feed(texts[100])
-    assert steps_of(written) == steps_of(screen.lines)
+    assert steps_of(written) == steps_of(screen.rows)
     assert "\x1b" not in "".join(written)
     for width in (*WIDTHS, "file"):
         log = (folder / f"wide{width}" / "run.log").read_text()
@@ -135,14 +135,14 @@ def test_ctrl_c_leaves_a_clean_screen(presses):
     said = ("ready", "SIGINT: stopping after this step; a second one stops at once")
     for text in terminal.output():
         screen.feed(text)
-        if pressed < presses and said[pressed] in screen.lines:
+        if pressed < presses and said[pressed] in screen.rows:
             pressed += 1
             if pressed == 2:
                 time.sleep(1.2)  # sooner it is the echo of a launcher
             terminal.press("\x03")
     assert terminal.wait() == {1: 0, 2: 130}[presses]
     last = {1: "stopped after step 1", 2: "SIGINT again: stopped at once"}[presses]
-    lines = [line.replace("^C", "") for line in screen.lines]
+    lines = [line.replace("^C", "") for line in screen.rows]
     # The first of the two is said by a thread of its own.
     assert sorted(line for line in lines if line) == sorted([*said, last])
     assert not screen.cursor_is_hidden
