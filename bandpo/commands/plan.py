@@ -133,14 +133,19 @@ def forecast_lines(found: Forecast) -> Mapping[str, str]:
         f"{_parts({'learner': found.memory.resident, **engine})}",
         "mean tokens": f"{found.work.tokens / 1e6:.2f} M per step, "
         f"{found.work.length:.0f} per sequence",
-        "seconds per step": f"{found.step:.0f}: {_parts(found.seconds)}",
-        "hours of the run": f"{found.hours:.0f}, evaluations included",
+        "seconds per step": f"{_rounded(found.step)}: {_parts(found.seconds)}"
+        + (", sampling beside learning" if found.work.lag else ""),
+        "hours of the run": f"{_rounded(found.hours)}, evaluations included",
     }
 
 
 def _share(config: Config) -> str:
     share = config.rollout.engine.get("gpu_memory_utilization")
     return "none" if share is None else f"{share:.0%}"
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _parts(parts: Mapping[str, float], digits: int = 1) -> str:

@@ -13,7 +13,7 @@ from bandpo.model.architecture import Shape
 from bandpo.planning.fit import fitted, replaced
 from bandpo.planning.gpus import Cluster
 from bandpo.planning.memory import Memory, gpu_memory
-from bandpo.planning.time import run_hours, step_seconds
+from bandpo.planning.time import run_hours, step_seconds, whole_step
 from bandpo.planning.workload import PROMPT_TOKENS, Workload
 
 
@@ -36,7 +36,7 @@ class Forecast:
     @property
     def step(self) -> float:
         """Seconds of a step."""
-        return sum(self.seconds.values())
+        return whole_step(self.work, self.seconds)
 
 
 def forecast(
@@ -50,7 +50,7 @@ def forecast(
         shortage = f"{shortage}; {remedies(config, shape, cluster)}"
     slots = int(config.rollout.engine.get("max_num_seqs", 256))
     live = PROMPT_TOKENS + (mean_tokens or config.rollout.max_tokens)
-    work = Workload.of(config, mean_tokens, min(slots, int(memory.sequences(live))))
+    work = Workload.of(config, shape, mean_tokens, min(slots, int(memory.sequences(live))))
     seconds = step_seconds(shape, work, cluster)
     hours = run_hours(config, shape, work, cluster)
     return Forecast(config, cluster, work, memory, seconds, hours, shortage)

@@ -11,7 +11,7 @@ from hydra.utils import get_object
 from bandpo.config.schema import Config, engine_dtype, longest_sequence
 from bandpo.model.architecture import Shape
 from bandpo.planning.gpus import BYTES, GIB, RESERVED, Cluster
-from bandpo.planning.workload import needs_reference
+from bandpo.planning.workload import needs_reference, trained_parameters
 
 BUCKET = 500_000_000
 """Gradients that DeepSpeed reduces at once (`reduce_bucket_size`, its default)."""
@@ -60,19 +60,6 @@ class Memory:
         if self.sequences(longest) < 1:
             return f"the engine's KV cache does not hold one sequence of {longest} tokens"
         return None
-
-
-def trained_parameters(config: Config, shape: Shape) -> float:
-    """The number of parameters that have a gradient and optimizer state.
-
-    With LoRA of rank r on every linear layer about 2·r/hidden of the layers' own: an adapter of a
-    matrix [o, i] has r·(o + i) of them instead of o·i.
-    """
-    rank = config.learner.lora.rank
-    if not rank:
-        return shape.parameters
-    layers = shape.matmul_parameters - shape.vocabulary * shape.hidden
-    return 2 * rank / shape.hidden * layers
 
 
 def learner_memory(
@@ -159,7 +146,7 @@ def gpu_memory(config: Config, shape: Shape, cluster: Cluster) -> Memory:
     others = sum(engine.values()) - engine["probe"]
     return Memory(
         learner=learner,
-        engine={**engine, "KV cache": share * cluster.gpu.memory_gib - others},
+        engine={**engine, "KV cache": max(0.0, share * cluster.gpu.memory_gib - others)},
         resident=resident_memory(config, learner),
         usable=cluster.gpu.memory_gib * (1 - RESERVED),
         kv_bytes=shape.kv_bytes(BYTES[engine_dtype(config)]),

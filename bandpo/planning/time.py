@@ -5,6 +5,7 @@ docs/cost-model.md says where the rates come from and how far the model can be t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bandpo.config.schema import Config
@@ -36,26 +37,39 @@ def step_seconds(
 ) -> dict[str, float]:
     """Seconds of a step by phase: generation, old_logprob, reference, update, reward, sync.
 
-    A learner pass takes the longer of its arithmetic and, where weights are sharded, of gathering
-    them for every micro-batch. The reward overlaps with generation; it is a phase of its own here
-    because it is one in the log that the rates were fitted to.
+    A learner pass takes the longer of its arithmetic and of what it moves between GPUs: sharded
+    weights once per micro-batch and pass, gradients reduced. The reward overlaps with generation;
+    it is a phase of its own here because it is one in the log that the rates were fitted to.
     """
     gpu, ranks = cluster.gpu, cluster.count
     one_pass = shape.forward_flops(work.length) * work.tokens / ranks
     arithmetic = one_pass / (gpu.flops * rates.learner_efficiency)
     rank_tokens = work.tokens / ranks
     gathers = max(1.0, rank_tokens / work.micro_batch_tokens)
-    in_update = max(work.updates, gathers)
     gather = _gather_seconds(shape, work.width, cluster)
+    of_weights = gathers * gather * work.sharded
+    if work.sharded:
+        # Gathered forward and backward; gradients are reduced with as many bytes as they have.
+        micro_batches = max(work.updates, work.epochs * gathers)
+        moved = (2 + work.trained_share) * micro_batches * gather
+    else:
+        moved = 2 * work.trained_share * work.updates * gather
     return {
         "generation": _generation_seconds(shape, work, cluster, rates),
-        "old_logprob": work.old_share * max(arithmetic, gathers * gather),
-        "reference": work.has_reference * max(arithmetic, gathers * gather),
-        # Gathered forward and backward; gradients are reduced with as many bytes again.
-        "update": max(work.passes_per_update * arithmetic, 3 * in_update * gather),
+        "old_logprob": work.old_share * max(arithmetic, of_weights),
+        "reference": work.has_reference * max(arithmetic, of_weights),
+        "update": max(work.epochs * work.passes_per_update * arithmetic, moved),
         "reward": work.samples / ranks / rates.answers_per_s,
         "sync": gather + shape.parameters * work.width / gpu.bandwidth,
     }
+
+
+def whole_step(work: Workload, seconds: Mapping[str, float]) -> float:
+    """Seconds of a step from those of its phases: their sum, or the longer side beside servers."""
+    sampling = seconds["generation"] + seconds["reward"]
+    learning = sum(seconds.values()) - sampling - seconds["sync"]
+    both = max(sampling, learning) if work.lag else sampling + learning
+    return both + seconds["sync"]
 
 
 def _gather_seconds(shape: Shape, width: int, cluster: Cluster) -> float:
@@ -84,7 +98,7 @@ def _generation_seconds(shape: Shape, work: Workload, cluster: Cluster, rates: R
 def run_hours(config: Config, shape: Shape, work: Workload, cluster: Cluster) -> float:
     """Hours of a whole run: its steps, and its evaluations."""
     trainer = config.trainer
-    step = sum(step_seconds(shape, work, cluster).values())
+    step = whole_step(work, step_seconds(shape, work, cluster))
     evaluations = 2 + (trainer.steps - 1) // trainer.eval_every if trainer.eval_every else 2
     evaluation = replace(
         work, samples=evaluation_samples(config), longest_tokens=config.eval.max_tokens

@@ -1,11 +1,13 @@
 """The cost model by hand-computed values, and against the one log that was published."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from document_cost import PERFECT, RELEASE_LOG, SHAPE, document, fitted_rates, release_workload
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bandpo.cli import main
@@ -18,9 +20,9 @@ from bandpo.model.architecture import KNOWN, Shape, shape_of
 from bandpo.planning.fit import fitted, fitted_without_gpu
 from bandpo.planning.forecast import forecast
 from bandpo.planning.gpus import GPUS, Cluster
-from bandpo.planning.memory import checkpoint_disk, gpu_memory, learner_memory, trained_parameters
-from bandpo.planning.time import RATES, step_seconds
-from bandpo.planning.workload import Workload
+from bandpo.planning.memory import checkpoint_disk, gpu_memory, learner_memory
+from bandpo.planning.time import RATES, step_seconds, whole_step
+from bandpo.planning.workload import Workload, trained_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 # As the models' own pages and checkpoint indices state them.
@@ -78,6 +80,64 @@ def test_slow_links_bound_what_is_sharded():
     # 20,000 tokens per GPU are 4 micro-batches; 7/8 of 2e9 bytes are gathered in 1.75 s.
     assert seconds["reference"] == pytest.approx(4 * 1.75)
     assert seconds["update"] == pytest.approx(3 * 4 * 1.75)
+
+
+def test_whole_weights_are_never_gathered_and_only_trained_ones_reduced():
+    slow = Cluster(8, dataclasses.replace(GPU, link=1e9))
+    whole = toy_work(micro_batch_tokens=5000, sharded=False)
+    seconds = step_seconds(TOY, whole, slow, PERFECT)
+    assert seconds["reference"] == pytest.approx(0.04)
+    assert seconds["update"] == pytest.approx(2 * 4 * 1.75)  # 4 updates, an all-reduce each
+    adapters = dataclasses.replace(whole, trained_share=0.01)
+    assert step_seconds(TOY, adapters, slow, PERFECT)["update"] == pytest.approx(4 * 0.04)
+
+
+def test_beside_servers_a_step_is_its_longer_half():
+    phases = {"generation": 5.0, "reward": 1.0, "old_logprob": 2.0, "update": 7.0, "sync": 0.5}
+    assert whole_step(toy_work(), phases) == 15.5
+    assert whole_step(toy_work(lag=True), phases) == 9.5
+    assert whole_step(toy_work(lag=True), {**phases, "generation": 20.0}) == 21.5
+
+
+def test_epochs_repeat_the_update_and_adapters_save_a_backward_pass():
+    settings = ["model.path=Qwen/Qwen2.5-3B-Instruct", "data=dapo_math", "learner.zero_stage=2"]
+
+    def seconds(*overrides: str) -> float:
+        config = compose("train", [*settings, *overrides], Config, 8)
+        shape = shape_of(config.model)
+        return forecast(config, shape, Cluster.of("8xH200"), 500.0).seconds["update"]
+
+    kept, recomputed = (f"model.gradient_checkpointing={choice}" for choice in ("false", "true"))
+    one = seconds(kept) / 3
+    assert seconds(recomputed) == pytest.approx(4 * one)
+    assert seconds(kept, "learner.epochs_per_rollout=3") == pytest.approx(9 * one)
+    assert seconds(kept, "learner.lora.rank=16") == pytest.approx(2 * one)
+    assert seconds(recomputed, "learner.lora.rank=16") == pytest.approx(3 * one)
+
+
+@pytest.mark.parametrize(("rank", "passes"), [(0, 2), (2, 1)])
+def test_a_backward_pass_has_the_work_that_the_plan_counts(rank, passes):
+    """By PyTorch's count of the operations of a network whose layers outweigh its head."""
+    lm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            *("qwen2",),
+            vocab_size=64,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            attn_implementation="sdpa",
+        )
+    )
+    if rank:
+        peft = pytest.importorskip("peft")
+        lm = peft.get_peft_model(lm, peft.LoraConfig(r=rank, target_modules="all-linear"))
+    with FlopCounterMode(display=False) as forward:
+        loss = lm(input_ids=torch.zeros((1, 32), dtype=torch.long)).logits.sum()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert backward.get_total_flops() / forward.get_total_flops() == pytest.approx(passes, rel=0.1)
 
 
 def test_the_rates_are_those_that_fit_the_log():
@@ -245,8 +305,9 @@ def test_what_does_not_fit_is_refused_with_what_would(cluster, overrides, fragme
     model = "model.path=deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
     command = ["plan", "+protocol=paper32", model, "--cluster", cluster, *overrides]
     assert main(command) == 2
-    told = capsys.readouterr().err
+    plan, told = capsys.readouterr()
     assert all(fragment in told for fragment in fragments), told
+    assert "-" not in re.sub(r"[A-Za-z]-|-[A-Za-z]", "", plan.partition("memory per GPU")[2]), plan
 
 
 def test_the_settings_advised_do_fit():
