@@ -15,9 +15,9 @@ from bandpo.watch.server import HOST, PORT, Server
 PAGE = """\
 {found} in {folder}, shown at
 
-  http://{host}:{port}/
+  {address}
 
-from another machine, through a tunnel, at the same address:
+to whom has that address whole; from another machine, through a tunnel, at the same one:
 
   ssh -N -L {port}:{host}:{port} {user}@{machine}
 
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
             PAGE.format(
                 found=f"{count} run{'' if count == 1 else 's'}",
                 folder=folder,
+                address=server.address,
                 host=HOST,
                 port=server.port,
                 user=_user(),

@@ -1,10 +1,12 @@
-"""The page and its answers over HTTP: on loopback, read-only, nothing cached, nothing executed."""
+"""The page and its answers over HTTP: on loopback, for who has the key, read-only."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import hmac
 import json
+import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,7 +74,9 @@ _WORTH_PACKING = 2000  # bytes
 class Server(ThreadingHTTPServer):
     """Answers on loopback alone; `port` 0 takes any that is free.
 
-    Raises UserError where none of `PORTS_TRIED` ports from `port` on is free.
+    Other users of the machine reach loopback too, so that a browser must once show the key of
+    `address`; from then on a cookie does. Raises UserError where none of `PORTS_TRIED` ports from
+    `port` on is free.
     """
 
     daemon_threads = True
@@ -80,7 +84,9 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, api: Api, port: int = PORT) -> None:
-        self.api = api
+        self.api, self.key = api, secrets.token_urlsafe(16)
+        # Cookies are shared by all ports of a host, and a tunnel may end at any: named by the key.
+        self.cookie = f"bandpo-{hashlib.blake2b(self.key.encode(), digest_size=6).hexdigest()}"
         last = min(port + PORTS_TRIED, 65536) if port else 1
         for candidate in range(port, last):
             try:
@@ -96,6 +102,15 @@ class Server(ThreadingHTTPServer):
     def port(self) -> int:
         """The port that it listens on."""
         return int(self.server_address[1])
+
+    @property
+    def address(self) -> str:
+        """What a browser opens first."""
+        return f"http://{HOST}:{self.port}/?key={self.key}"
+
+    def knows(self, key: str) -> bool:
+        """Whether this is its key."""
+        return hmac.compare_digest(key.encode(), self.key.encode())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that closes its connection early is nothing to report."""
@@ -114,7 +129,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, "open this page as http://localhost or 127.0.0.1")
             return
         path, _, query = self.path.partition("?")
-        if path.startswith("/api/"):
+        key = parse_qs(query).get("key", [""])[0]
+        if path == "/" and self.server.knows(key):
+            self._enter(key)
+        elif not self.server.knows(self._cookie()):
+            self._refuse(HTTPStatus.FORBIDDEN, "open the address that bandpo watch printed, whole")
+        elif path.startswith("/api/"):
             self._answer(path.removeprefix("/api/"), query)
         elif path in _PAGE:
             package, name = _PAGE[path]
@@ -138,6 +158,16 @@ class _Handler(BaseHTTPRequestHandler):
         navigates = self.headers.get("Sec-Fetch-Mode") == "navigate"
         return name.lower() in _HOSTS and (not across or navigates)
 
+    def _cookie(self) -> str:
+        parts = (part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";"))
+        return next((value for name, _, value in parts if name == self.server.cookie), "")
+
+    def _enter(self, key: str) -> None:
+        """Keeps the key in a cookie, and out of the address that is seen and copied."""
+        kept = f"{self.server.cookie}={key}; Path=/; HttpOnly; SameSite=Lax"
+        more = {"Location": "/", "Set-Cookie": kept}
+        self._send(HTTPStatus.SEE_OTHER, b"", _TYPES["html"], **more)
+
     def _answer(self, question: str, text: str) -> None:
         try:
             query = Query(parse_qs(text, keep_blank_values=True, max_num_fields=200))
@@ -157,7 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = json.dumps({"error": redact(reason)}).encode()
         self._send(status, content, _TYPES["json"])
 
-    def _send(self, status: HTTPStatus, content: bytes, kind: str, tag: str = "") -> None:
+    def _send(
+        self, status: HTTPStatus, content: bytes, kind: str, tag: str = "", **more: str
+    ) -> None:
         if tag and self.headers.get("If-None-Match") == tag:
             status, content = HTTPStatus.NOT_MODIFIED, b""
         packed = len(content) > _WORTH_PACKING and "gzip" in self.headers.get("Accept-Encoding", "")
@@ -165,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = gzip.compress(content, compresslevel=3, mtime=0)
         self.send_response(status)
         headers = {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}
-        headers |= {"ETag": tag} if tag else {}
+        headers |= more | ({"ETag": tag} if tag else {})
         headers |= {"Allow": "GET, HEAD"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
         headers |= {"Content-Encoding": "gzip"} if packed else {}
         for name, value in headers.items():

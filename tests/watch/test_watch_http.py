@@ -46,10 +46,11 @@ def server(root):
 
 @pytest.fixture
 def get(server):
-    """(status, headers, body) of a request."""
+    """(status, headers, body) of a request of a browser that has the key."""
 
     def get(path, method="GET", **headers):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        headers = {"Cookie": f"{server.cookie}={server.key}"} | headers
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, headers=named)
         answer = connection.getresponse()
@@ -190,6 +191,31 @@ def test_other_sites_get_no_answers(get):
     assert get("/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/main.js", "/api/runs", "/api/log?run=grpo-0", "/nothing"])
+@pytest.mark.parametrize("cookie", ["", "{name}=", "{name}=wrong", "other={key}", "{name}=ü"])
+def test_who_has_no_key_gets_nothing(path, cookie, server, get):
+    cookie = cookie.format(name=server.cookie, key=server.key)
+    for address in (path, f"{path}{'&' if '?' in path else '?'}key=wrong"):
+        status, headers, body = get(address, Cookie=cookie)
+        assert status == 403 and "printed" in json.loads(body)["error"], address
+        assert "Set-Cookie" not in headers and server.key.encode() not in body
+
+
+def test_the_printed_address_leaves_the_key_in_a_cookie(server, get):
+    path = server.address.partition(f":{server.port}")[2]
+    status, headers, body = get(path, Cookie="")
+    assert (status, headers["Location"], body) == (303, "/", b"")
+    kept, *attributes = headers["Set-Cookie"].split("; ")
+    assert attributes == ["Path=/", "HttpOnly", "SameSite=Lax"]
+    # Cookies of other programs on this host, of which not all are as the standard would have them.
+    assert get("/api/runs", Cookie=f'a="; {kept}; _xsrf=2|b@{{}}=')[0] == 200
+
+
+def test_two_pages_in_one_browser_keep_both_keys(root, server):
+    with Server(Api(Library(root)), 0) as other:
+        assert other.key != server.key and other.cookie != server.cookie
+
+
 def test_an_answer_that_has_not_changed_is_not_sent_again(root, get):
     path = "/api/curves?run=grpo-0&metric=reward%2Fmean"
     _, headers, body = get(path, Accept_Encoding="gzip")
@@ -247,10 +273,14 @@ def test_the_command_names_the_address_and_ends_quietly(root):
         lines.append(process.stdout.readline())
         assert lines[-1], process.stderr.read()
     text = "".join(lines)
-    port = re.search(r"http://127\.0\.0\.1:(\d+)/", text)[1]
+    port, key = re.search(r"http://127\.0\.0\.1:(\d+)/\?key=(\S+)\n", text).groups()
     assert text.startswith("3 runs in ") and f"ssh -N -L {port}:127.0.0.1:{port} " in text
     connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
-    connection.request("GET", "/api/runs")
+    connection.request("GET", f"/?key={key}")
+    entered = connection.getresponse()
+    entered.read()
+    cookie = entered.getheader("Set-Cookie").partition(";")[0]
+    connection.request("GET", "/api/runs", headers={"Cookie": cookie})
     assert len(json.loads(connection.getresponse().read())["runs"]) == 3
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)

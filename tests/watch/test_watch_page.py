@@ -62,10 +62,14 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(root):
+def address(root, browser):
     with Server(Api(Library(root)), 0) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://localhost:{server.port}/"
+        address = f"http://localhost:{server.port}/"
+        browser.open(f"{address}?key={server.key}#view=settings")
+        browser.until("document.body?.dataset.ready")
+        assert browser.script("location.href") == f"{address}#view=settings"  # the key is not seen
+        yield address
         server.shutdown()
 
 
