@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from bandpo.artifacts.display import Display, counted
 from bandpo.artifacts.sample_tables import sample_table, send_table, takes_tables
-from bandpo.config.identity import flat
+from bandpo.config.keys import leaves
 from bandpo.config.sections.trainer import TrackingConfig
 from bandpo.disk.journal import Journal
 from bandpo.environment import git_commit, hardware, versions
@@ -112,7 +112,7 @@ class Tracker:
             _tracker(kind, tracking.project, name, folder, (ids or {}).get(kind), after)
             for kind in tracking.trackers
         ]
-        values = {k: _plain_value(v) for k, v in flat(settings).items()}
+        values = {k: _plain_value(v) for k, v in leaves(settings).items()}
         for tracker in self._trackers:
             tracker.store_init_configuration(values)
         console.step(after, steps, after)

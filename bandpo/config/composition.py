@@ -26,10 +26,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from bandpo.config.cross_checks import cross_problems
+from bandpo.config.keys import every_key
 from bandpo.config.overrides import as_text, in_shell, is_sweep, is_understood, meant, replaced
 from bandpo.config.policy import model_given, suited_to, unintended
 from bandpo.config.schema import FORMER_KEYS, Config
-from bandpo.config.suggestions import flat, instead_of_section, meant_by, no_such
+from bandpo.config.suggestions import instead_of_section, meant_by, no_such
 from bandpo.disk.shipped import shipped
 from bandpo.errors import UserError
 
@@ -147,7 +148,7 @@ def _root_log_kept() -> Iterator[None]:
 
 def values_of(name: str, overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
     """Every key with its value; nothing is checked."""
-    return dict(flat(_compose(name, overrides, schema)))
+    return dict(every_key(_compose(name, overrides, schema)))
 
 
 def _resolve_for(gpu: bool | None) -> None:

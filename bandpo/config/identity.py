@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from bandpo.config.composition import defaults
+from bandpo.config.keys import leaves
 from bandpo.config.rollout_correction import correction_in
 from bandpo.config.schema import Config
 from bandpo.redaction import redacted
@@ -44,17 +45,6 @@ UNCHANGED: Mapping[str, Any] = {
 
 Effect = Literal["determining", "rounding", "harmless"]
 Settings = Mapping[str, Any]
-
-
-def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as one, `{"learner.lr": 1e-6, …}`."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
 
 
 def effect_of(key: str) -> Effect:
@@ -120,8 +110,8 @@ def _complete(settings: Config | Settings) -> dict[str, Any]:
     tree = settings.model_dump(mode="json") if isinstance(settings, Config) else settings
     method = {**(tree.get("method") or {}), "correction": correction_in(tree)}
     tree = {**tree, "method": method}
-    own = {RENAMED.get(key, key): value for key, value in flat(redacted(tree)).items()}
-    values = flat({**defaults(Config), "method": {}}) | own  # a method says all of its own
+    own = {RENAMED.get(key, key): value for key, value in leaves(redacted(tree)).items()}
+    values = leaves({**defaults(Config), "method": {}}) | own  # a method says all of its own
     formerly = {k: names.get(values[k], values[k]) for k, names in FORMERLY.items() if k in values}
     values |= formerly
     return {key: v for key, v in values.items() if key not in UNCHANGED or v != UNCHANGED[key]}

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from pydantic import BaseModel
 
+from bandpo.config.keys import every_key
 from bandpo.errors import did_you_mean
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a configuration, with dots, and its value: `learner`, `learner.lr`, …"""
-    for name, value in tree.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
 
 
 def no_such(
@@ -39,7 +32,7 @@ def no_such(
 
 def meant_by(key: str, tree: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """The keys that may have been meant by one that does not exist, or those of its section."""
-    known = dict(flat(tree))
+    known = dict(every_key(tree))
     if meant := did_you_mean(key.replace("/", "."), (name for name in known if name != key)):
         return meant
     section = key.rpartition(".")[0]

@@ -105,7 +105,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """What a browser opens first."""
+        """The URL, with the key, that a browser opens first."""
         return f"http://{HOST}:{self.port}/?key={self.key}"
 
     def knows(self, key: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bandpo.config.suggestions import flat
+from bandpo.config.keys import leaves
 from bandpo.redaction import redacted
 from bandpo.watch.files import opened, shown
 
@@ -25,8 +25,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     try:
         with opened(folder, "config.yaml") as file:
             tree = yaml.load(file.read(LARGEST), _LOADER)
-        every = flat(redacted(tree)) if isinstance(tree, Mapping) else ()
-        return {key: value for key, value in every if not isinstance(value, Mapping)}
+        return leaves(redacted(tree)) if isinstance(tree, Mapping) else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
 

@@ -8,7 +8,8 @@ import pytest
 from bandpo.cli import main
 from bandpo.commands import train
 from bandpo.config.composition import compose, compose_seeds
-from bandpo.config.identity import changes, flat
+from bandpo.config.identity import changes
+from bandpo.config.keys import leaves
 from bandpo.config.schema import Config
 
 FORMER = json.loads((Path(__file__).parent / "former_settings.json").read_text())
@@ -17,7 +18,7 @@ MODEL = ["model.path=Qwen/Qwen2.5-0.5B-Instruct", "data.train=my.jsonl"]
 
 @pytest.mark.parametrize("overrides", FORMER)
 def test_settings_of_shipped_protocols_are_those_of_earlier_versions(overrides):
-    found = flat(compose("train", overrides.split(), Config).model_dump(mode="json"))
+    found = leaves(compose("train", overrides.split(), Config).model_dump(mode="json"))
     assert {key: found.get(key) for key in FORMER[overrides]} == FORMER[overrides]
 
 
