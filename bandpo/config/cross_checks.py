@@ -19,7 +19,7 @@ from bandpo.config.sections.learner import OFFLOAD_STAGES, LearnerConfig
 from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.rollout import RolloutConfig
 from bandpo.config.sections.sampling import AlteredSection
-from bandpo.config.sections.trainer import EvalConfig, RunConfig, TrainerConfig
+from bandpo.config.sections.trainer import RunConfig, TrainerConfig
 from bandpo.config.targets import why_not_built, why_not_imported
 from bandpo.disk.space import nearest_existing
 from bandpo.errors import UserError
@@ -242,17 +242,6 @@ def _resume_exists(trainer: TrainerConfig) -> str | None:
     return f"trainer.resume={trainer.resume} is neither auto, never nor a checkpoint folder"
 
 
-def _best_is_measured(trainer: TrainerConfig, eval: EvalConfig) -> str | None:
-    kind, _, rest = (trainer.keep_best or "").partition("/")
-    names = [b if isinstance(b, str) else str(b.get("name")) for b in eval.benchmarks]
-    if kind != "eval" or any(rest.startswith(f"{name}/") for name in names):
-        return None
-    return (
-        f"trainer.keep_best={trainer.keep_best}: no such benchmark is evaluated "
-        f"(eval.benchmarks: {', '.join(names) or 'none'})"
-    )
-
-
 def _run_dir_is_usable(run: RunConfig) -> str | None:
     nearest = nearest_existing(Path(run.dir))
     if not nearest.is_dir():
@@ -284,7 +273,6 @@ CROSS_CHECKS: tuple[Callable[..., str | None], ...] = (
     _sampler_instantiates,
     _baseline_is_of_what_is_masked,
     _resume_exists,
-    _best_is_measured,
     _dtype_fits_model,
     _run_dir_is_usable,
 )

@@ -138,6 +138,12 @@ def summarize(
     )
 
 
+def logged_accuracies(benchmark: str, n: int) -> list[str]:
+    """The accuracies that a run with n samples per problem logs: `eval/amc23/mean@32`, …"""
+    names = [*_accuracies(np.zeros((1, n), dtype=bool)), f"maj@{n}"]
+    return [f"eval/{benchmark}/{name}" for name in names if name.partition("@")[0] in LOGGED]
+
+
 def _accuracies(correct: metrics.Marks) -> dict[str, metrics.Values]:
     """Every metric that follows from the marks alone, by problem."""
     n = correct.shape[1]

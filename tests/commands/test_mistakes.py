@@ -104,6 +104,17 @@ MISTAKES = [
     # model and data
     ("bandpo train data.train=problems.jsonl", "no model is named … model.path=<folder or hub", 2),
     ("bandpo train model.path=model", "name the problems to train on: data.train=my.jsonl", 2),
+    (
+        "bandpo train {small} eval.benchmarks=[file:problems.jsonl] eval.n=4 "
+        "trainer.keep_best=eval/problems/mean@32",
+        "keep_best=eval/problems/mean@32 is not measured; did you mean eval/problems/mean@4",
+        2,
+    ),
+    (
+        "bandpo train {small} trainer.keep_best=eval/amc23/mean@32",
+        "keep_best=eval/amc23/mean@32 is not measured … no benchmark",
+        2,
+    ),
     ("bandpo train {small} rollout.max_tokens=600", "data.train … rollout.max_tokens=600", 2),
     ("bandpo train {small} columns.problem=question", "data.columns.problem=… names it", 2),
     ("bandpo eval model=model benchmarks=[file:no.jsonl]", "no.jsonl: no such file", 2),

@@ -103,7 +103,6 @@ def test_all_problems_are_told_together():
             r"method=band_kl_entropy needs more \(.*the old policy's entropy.*rollout\.lag=0",
         ),
         (["trainer.resume=/nowhere"], "neither auto, never nor a checkpoint"),
-        (["trainer.keep_best=eval/other/mean@32"], "no such benchmark is evaluated"),
         (["method.delta=-0.1"], "method=band_kl cannot be built: .*delta"),
         (["method.delta=abc"], "method=band_kl cannot be built: .*delta must be positive"),
         (["model.dtype=bfloat16"], "made for float32"),
