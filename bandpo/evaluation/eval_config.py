@@ -117,7 +117,7 @@ class EvalSection(AlteredSection):
     @property
     def parameters(self) -> Sampling:
         """The engine's sampling parameters."""
-        return _sampling(self, self.stop, top_k=self.top_k)
+        return _sampling(self, self.stop)
 
 
 def sampling_in(config: Config) -> Sampling:
@@ -126,18 +126,16 @@ def sampling_in(config: Config) -> Sampling:
     return _sampling(section, config.rollout.stop if section.stop is None else section.stop)
 
 
-def _sampling(
-    section: EvalSection | EvalConfig, stops: Sequence[str | int], **settings: Any
-) -> Sampling:
+def _sampling(section: EvalSection | EvalConfig, stops: Sequence[str | int]) -> Sampling:
     return Sampling(
         n=section.n,
         temperature=section.temperature,
         top_p=section.top_p,
+        top_k=section.top_k,
         max_tokens=section.max_tokens,
         stop=stop_texts(stops),
         stop_token_ids=stop_ids(stops),
         **section.altered(),
-        **settings,
     )
 
 

@@ -29,6 +29,7 @@ INHERITED = {
     "eval.max_tokens": "eval.max_tokens",
     "eval.temperature": "eval.temperature",
     "eval.top_p": "eval.top_p",
+    "eval.top_k": "eval.top_k",
     "eval.stop": "eval.stop",
     **{f"eval.{name}": f"eval.{name}" for name in AlteredSection.model_fields},
     "dtype": "model.dtype",
@@ -37,7 +38,7 @@ INHERITED = {
     "eval.chat_template_kwargs": "data.chat_template_kwargs",
 }
 # Not inherited where they have no effect, nor printed.
-NO_EFFECT = defaults(AlteredSection) | {"stop": []}
+NO_EFFECT = defaults(AlteredSection) | {"stop": [], "top_k": 0}
 _LONGEST = 60
 """Characters of a value that are printed."""
 

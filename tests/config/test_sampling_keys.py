@@ -80,8 +80,10 @@ def test_evaluations_of_a_run_stop_as_its_training_unless_they_say_otherwise():
     assert sampling_in(train("rollout.stop=[Q,7]")).stop == ("Q",)
     assert sampling_in(train("rollout.stop=[Q,7]")).stop_token_ids == (7,)
     assert sampling_in(train("rollout.stop=[Q,7]", "eval.stop=[]")).stop == ()
-    found = sampling_in(train("eval.min_p=0.1", "eval.repetition_penalty=1.2", "eval.top_p=0.9"))
-    assert (found.min_p, found.repetition_penalty, found.top_p) == (0.1, 1.2, 0.9)
+    keys = ("min_p=0.1", "repetition_penalty=1.2", "top_p=0.9", "top_k=20")
+    found = sampling_in(train(*(f"eval.{key}" for key in keys)))
+    assert (found.min_p, found.repetition_penalty) == (0.1, 1.2)
+    assert (found.top_p, found.top_k) == (0.9, 20)
 
 
 def test_an_evaluation_says_where_sampling_is_set():

@@ -24,7 +24,7 @@ def trained(folder, *settings):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_smollm2_passes_the_checks_in_bfloat16(smollm2, tmp_path):
-    """The type of most runs on GPUs; pretrained activations have outliers that no random ones have."""
+    """The type of most GPU runs; pretrained activations have outliers that random ones have not."""
     few = "rollout.prompts_per_step=2 rollout.group_size=8 learner.updates_per_rollout=1"
     lines = trained(
         tmp_path,

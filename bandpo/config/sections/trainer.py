@@ -85,6 +85,7 @@ class EvalConfig(AlteredSection):
     top_p: float = Field(
         1.0, gt=0.0, le=1.0, description="Share of probability of the tokens sampled from; 1: all."
     )
+    top_k: int = Field(0, ge=0, description="0 samples from the whole vocabulary.")
     max_tokens: int = Field(ge=1, description="Longest completion.")
     seed: int = Field(0, ge=0, description="Evaluations at different steps share their seeds.")
     stop: Annotated[tuple[str | int, ...] | None, LISTED] = Field(
