@@ -26,9 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what processes that were killed while they wrote have left in a folder."""
-    for left in folder.rglob(".*.partial"):
-        left.unlink(missing_ok=True)
+    """Removes what killed processes were writing in a folder: files, links and whole folders."""
+    for left in list(folder.rglob(".*.partial")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)  # it may have been in such a folder
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

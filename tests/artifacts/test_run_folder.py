@@ -1,15 +1,25 @@
 """What a run finds in its folder: its own later steps are cut, another run is kept."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 
-from bandpo.artifacts.checkpoint import Checkpoint, checkpoints_in
+from bandpo.artifacts.checkpoint import (
+    Checkpoint,
+    add_to_checkpoint,
+    checkpoints_in,
+    write_checkpoint,
+)
 from bandpo.artifacts.folder import cut_after, holds_a_run, read_metrics
 from bandpo.config.composition import compose
 from bandpo.config.schema import Config
+from bandpo.disk.whole import replacing
+from bandpo.methods.records import TokenRecorder
+from bandpo.ranks.collectives import Alone
 from bandpo.run.start_point import StartPoint
 
 
@@ -131,10 +141,57 @@ def test_an_empty_folder_is_no_run(tmp_path, config):
     assert files(tmp_path) == []
 
 
-def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "step_000001.jsonl").write_text("{}\n")
-    (tmp_path / "samples" / ".step_000002.jsonl.77.partial").write_text('{"step"')
-    (tmp_path / ".run.json.77.partial").write_text("{")
-    cut_after(tmp_path, 1)
-    assert [path.name for path in tmp_path.rglob("*")] == ["samples", "step_000001.jsonl"]
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_a_checkpoint(run):
+    def part(folder):
+        (folder / "engine").mkdir()
+        (folder / "engine/shard0").write_text("half")
+        die()
+
+    write_checkpoint(run / "checkpoints", {"step": 3}, {}, [part], Alone())
+
+
+def half_an_export(run):
+    def part(folder):
+        (folder / ".model.safetensors.77.partial").write_text("half")
+        die()
+
+    add_to_checkpoint(Checkpoint(run / "checkpoints/step_000002"), "hf", [part], Alone())
+
+
+def half_a_link(run):
+    with replacing(run / "checkpoints/latest") as aside:
+        aside.symlink_to("step_000002")
+        die()
+
+
+def half_a_file(run):
+    with replacing(run / "samples/step_000002.jsonl") as aside:
+        aside.write_text('{"step')
+        die()
+
+
+def half_of_the_tokens(run):
+    TokenRecorder(run / "tokens/step_000003-rank0.parquet")
+    die()
+
+
+@pytest.mark.parametrize(
+    "writer", [half_a_checkpoint, half_an_export, half_a_link, half_a_file, half_of_the_tokens]
+)
+def test_what_a_killed_process_was_writing_is_removed(writer, run):
+    cut_after(run, 2)
+    before = sorted(run.rglob("*"))
+    process = os.fork()
+    if process == 0:
+        try:
+            writer(run)
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert sorted(run.rglob("*")) != before
+    cut_after(run, 2)
+    assert sorted(run.rglob("*")) == before
