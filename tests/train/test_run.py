@@ -185,7 +185,7 @@ def test_deepspeeds_launcher_starts_the_same_command(model, tmp_path):
     assert metrics_of(folder)[-1]["rollout/groups"] == 4
     assert json.loads((folder / "run.json").read_text())["ranks"] == 2
     log = (folder / "run.log").read_text()
-    assert log.count("\n--- ") == 1 and "step 2/2  reward" in log
+    assert log.count("\n--- ") == 1 and "step 1/1  reward" in log
 
 
 @pytest.mark.parametrize("engine", ["stale", "stale_head"])
