@@ -107,7 +107,11 @@ def test_after_sigkill_the_run_is_the_one_it_would_have_been(fast, whole, tmp_pa
     killed(folder, 3, *fast, trackers)
     state = json.loads(read(folder / "checkpoints/latest/state.json"))
     assert state["step"] == 2
+    # As if the kill had come later: within the next checkpoint, and within an export.
+    for half in ("checkpoints/.step_000004.partial/engine", "checkpoints/step_000002/.hf.partial"):
+        (folder / half).mkdir(parents=True)
     said = trained(folder, *fast, trackers)
+    assert not list(folder.rglob("*.partial"))
     assert "after step 2" in said
     assert_same(folder, whole)
     assert not (folder / "previous").exists()
