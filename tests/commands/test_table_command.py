@@ -46,7 +46,8 @@ def test_killed_in_the_middle_it_goes_on_without_redoing_what_is_finished(untrai
     folder.mkdir()
     (folder / "recipe.yaml").write_text(RECIPE.format(model=untrained()))
     out = tmp_path / "out"
-    runs = plan_runs(find_recipe(str(folder)).recipe(), out)
+    # As they are run: the first seed of every row, then the second.
+    runs = sorted(plan_runs(find_recipe(str(folder)).recipe(), out), key=lambda run: run.seed)
     arguments = (str(folder), "--out", str(out))
     with table(*arguments) as first:
         deadline = time.monotonic() + 400
