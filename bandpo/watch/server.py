@@ -129,9 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, "open this page as http://localhost or 127.0.0.1")
             return
         path, _, query = self.path.partition("?")
-        key = parse_qs(query).get("key", [""])[0]
-        if path == "/" and self.server.knows(key):
-            self._enter(key)
+        if path == "/" and self.server.knows(parse_qs(query).get("key", [""])[0]):
+            self._enter()
         elif not self.server.knows(self._cookie()):
             self._refuse(HTTPStatus.FORBIDDEN, "open the address that bandpo watch printed, whole")
         elif path.startswith("/api/"):
@@ -162,9 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = (part.strip().partition("=") for part in self.headers.get("Cookie", "").split(";"))
         return next((value for name, _, value in parts if name == self.server.cookie), "")
 
-    def _enter(self, key: str) -> None:
+    def _enter(self) -> None:
         """Keeps the key in a cookie, and out of the address that is seen and copied."""
-        kept = f"{self.server.cookie}={key}; Path=/; HttpOnly; SameSite=Lax"
+        kept = f"{self.server.cookie}={self.server.key}; Path=/; HttpOnly; SameSite=Lax"
         more = {"Location": "/", "Set-Cookie": kept}
         self._send(HTTPStatus.SEE_OTHER, b"", _TYPES["html"], **more)
 
