@@ -17,8 +17,10 @@ from bandpo.config.composition import compose
 from bandpo.config.policy import introduction
 from bandpo.config.rollout_correction import AUTO, NONE, by_precision, name_of
 from bandpo.config.schema import Config
+from bandpo.data.benchmarks import benchmark_spec, expanded
 from bandpo.environment import hardware
 from bandpo.errors import UserError
+from bandpo.evaluation.summary import require_logged
 from bandpo.learner.updates.rates import planned_rate
 from bandpo.model.architecture import Shape, config_of, shape_of
 from bandpo.planning.doubts import doubts
@@ -166,6 +168,8 @@ def main(argv: list[str]) -> int:
     cluster: Cluster | None = arguments.cluster
     ranks = cluster.count if cluster else world_size()
     config = compose("train", arguments.overrides, Config, ranks, True if cluster else None)
+    names = [benchmark_spec(spec).name for spec in expanded(config.eval.benchmarks)]
+    require_logged("trainer.keep_best", config.trainer.keep_best, names, config.eval.n)
     shape = shape_of(config.model)
     lines = plan(config, shape, ranks)
     if not cluster:

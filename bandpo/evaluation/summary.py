@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bandpo.disk.whole import write_atomically
-from bandpo.errors import UserError
+from bandpo.errors import UserError, did_you_mean
 from bandpo.evaluation import metrics
 from bandpo.evaluation.intervals import Estimate, mean_of
 from bandpo.evaluation.measures.consensus import Equal, votes_by_equality, votes_by_string
@@ -138,10 +138,23 @@ def summarize(
     )
 
 
-def logged_accuracies(benchmark: str, n: int) -> list[str]:
-    """The accuracies that a run with n samples per problem logs: `eval/amc23/mean@32`, …"""
-    names = [*_accuracies(np.zeros((1, n), dtype=bool)), f"maj@{n}"]
-    return [f"eval/{benchmark}/{name}" for name in names if name.partition("@")[0] in LOGGED]
+def logged_metrics(benchmark: str, n: int) -> list[str]:
+    """The names under which a run logs a benchmark with n samples per problem."""
+    nothing = [Sample("", i, "no_answer", None, "", 0, False, 0, "", "") for i in range(n)]
+    return list(summarize(benchmark, {"n": n}, [nothing]).scalars())
+
+
+def require_logged(key: str, metric: str | None, benchmarks: Sequence[str], n: int) -> None:
+    """Raises UserError for a metric of evaluations that these benchmarks do not log."""
+    if metric is None or not metric.startswith("eval/"):
+        return
+    known = [name for benchmark in benchmarks for name in logged_metrics(benchmark, n)]
+    if metric not in known:
+        shown = ", ".join(f"eval/{name}/mean@{n}" for name in benchmarks) or "no benchmark"
+        raise UserError(
+            f"{key}={metric} is not measured{did_you_mean(metric, known)} "
+            f"(eval.benchmarks and eval.n give {shown}, and pass@k, best@k, maj@{n})"
+        )
 
 
 def _accuracies(correct: metrics.Marks) -> dict[str, metrics.Values]:

@@ -12,9 +12,8 @@ from bandpo.config.sections.model import ModelConfig
 from bandpo.config.sections.sampling import stop_ids
 from bandpo.data.benchmarks import Benchmark
 from bandpo.data.prompts import date_of, set_chat_template
-from bandpo.errors import UserError, did_you_mean
 from bandpo.evaluation.evaluate import Task, demands_of
-from bandpo.evaluation.summary import logged_accuracies
+from bandpo.evaluation.summary import require_logged
 from bandpo.model.features import examine
 from bandpo.model.generation import generation_settings
 from bandpo.model.source import ModelSource, find_model, load_tokenizer
@@ -52,7 +51,8 @@ def read_inputs(
     Raises UserError for a checkpoint, a model or data that it cannot use.
     """
     data, trust = config.data, config.model.trust_remote_code
-    _require_measured(config.trainer.keep_best, benchmarks, config.eval.n)
+    names = [benchmark.name for benchmark in benchmarks]
+    require_logged("trainer.keep_best", config.trainer.keep_best, names, config.eval.n)
     start = find_start_point(config, ranks)
     model = _model(config.model, ranks)
     lm_config = model.config(trust)
@@ -79,18 +79,6 @@ def read_inputs(
     require_context(f"model.path={model.spec}", limit, demands, "data.max_prompt_tokens")
     context = served_length(config, model)
     return Inputs(start, model, tokenizer, date, prompts, tasks, context, tuple(notes))
-
-
-def _require_measured(best: str | None, benchmarks: Sequence[Benchmark], n: int) -> None:
-    if best is None or not best.startswith("eval/"):
-        return
-    known = [name for b in benchmarks for name in logged_accuracies(b.name, n)]
-    if best not in known:
-        shown = ", ".join(f"eval/{b.name}/mean@{n}" for b in benchmarks) or "no benchmark"
-        raise UserError(
-            f"trainer.keep_best={best} is not measured{did_you_mean(best, known)} "
-            f"(eval.benchmarks and eval.n give {shown}, and pass@k, best@k, maj@{n})"
-        )
 
 
 def _model(model: ModelConfig, ranks: Ranks) -> ModelSource:
