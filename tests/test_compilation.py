@@ -55,9 +55,8 @@ def test_what_compiles_asks_for_it(untrained, monkeypatch):
         lambda: load_causal_lm(untrained(), dtype="float32", attention="sdpa"),
         lambda: (_compiler.cache_clear(), Compiled(BandKL(0.05))(torch.tensor([-1.0]))),
     ):
-        with torch.compiler.config.patch(
-            cache_key_tag=""
-        ):  # monkeypatch would delete it afterwards
+        # monkeypatch would delete it afterwards.
+        with torch.compiler.config.patch(cache_key_tag=""):
             use()
             assert torch.compiler.config.cache_key_tag == torch.backends.cpu.get_cpu_capability()
     _compiler.cache_clear()

@@ -2,12 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from interruptible import interruptible
 from stand_in_endpoint import KEY, MODEL, answer, failed, stand_in
 
 from bandpo.cli import main
@@ -212,15 +211,7 @@ def test_it_continues_after_an_interruption(how, tmp_path):
 
     with stand_in(slow) as server:
         one = ["rollout.engine.samples_per_request=1", "rollout.engine.concurrency=3"]
-        command = [sys.executable, "-m", "bandpo.cli", *words(server, tmp_path / "out", *one)]
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell's background jobs, as these tests may be, ignore SIGINT, and so would this.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        process = interruptible(*words(server, tmp_path / "out", *one))
         deadline = time.monotonic() + 120
         while len(server.bodies) <= 17 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

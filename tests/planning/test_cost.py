@@ -115,21 +115,25 @@ def test_epochs_repeat_the_update_and_adapters_save_a_backward_pass():
     assert seconds(recomputed, "learner.lora.rank=16") == pytest.approx(3 * one)
 
 
+def network(family: str, inner: int, layers: int) -> torch.nn.Module:
+    """An untrained network whose layers outweigh its head."""
+    config = AutoConfig.for_model(
+        *(family,),
+        vocab_size=64,
+        hidden_size=128,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="sdpa",
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
 @pytest.mark.parametrize(("rank", "passes"), [(0, 2), (2, 1)])
 def test_a_backward_pass_has_the_work_that_the_plan_counts(rank, passes):
-    """By PyTorch's count of the operations of a network whose layers outweigh its head."""
-    lm = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(
-            *("qwen2",),
-            vocab_size=64,
-            hidden_size=256,
-            intermediate_size=1024,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            attn_implementation="sdpa",
-        )
-    )
+    """By PyTorch's count of operations."""
+    lm = network("qwen2", inner=1000, layers=4)
     if rank:
         peft = pytest.importorskip("peft")
         lm = peft.get_peft_model(lm, peft.LoraConfig(r=rank, target_modules="all-linear"))
@@ -252,17 +256,7 @@ def test_activations_are_those_that_autograd_keeps(family, dtype, width, inner):
     """Measured by hooks on every saved tensor, as the difference of one more layer."""
 
     def kept(layers: int, tokens: int = 128) -> tuple[float, Shape]:
-        config = AutoConfig.for_model(
-            *(family,),
-            vocab_size=64,
-            hidden_size=128,
-            intermediate_size=inner,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            attn_implementation="sdpa",
-        )
-        lm = AutoModelForCausalLM.from_config(config).to(dtype)
+        lm = network(family, inner, layers).to(dtype)
         weights = {p.untyped_storage().data_ptr() for p in lm.parameters()}
         saved, alive = {}, []
 

@@ -6,13 +6,12 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from interruptible import interruptible
 from watched_runs import HOSTILE, line, unusual_numbers, write_lines, write_run
 
 import bandpo.watch
@@ -259,15 +258,7 @@ def test_bad_arguments_are_answered_in_words(arguments, words, capsys):
 
 
 def test_the_command_names_the_address_and_ends_quietly(root):
-    started = [sys.executable, "-m", "bandpo.cli", "watch", str(root), "--port", "0"]
-    process = subprocess.Popen(
-        started,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job, as which these tests may run, ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = interruptible("watch", str(root), "--port", "0")
     lines = []
     while not lines or not lines[-1].startswith("Ctrl-C"):
         lines.append(process.stdout.readline())
