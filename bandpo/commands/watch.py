@@ -17,7 +17,7 @@ PAGE = """\
 
   {address}
 
-to whom has that address whole; from another machine, through a tunnel, at the same one:
+to whoever opens all of that address. From another machine it is the same, through a tunnel:
 
   ssh -N -L {port}:{host}:{port} {user}@{machine}
 

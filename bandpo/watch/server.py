@@ -1,4 +1,4 @@
-"""The page and its answers over HTTP: on loopback, for who has the key, read-only."""
+"""The page and its answers over HTTP: on loopback, for whoever has the key, read-only."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/" and self.server.knows(parse_qs(query).get("key", [""])[0]):
             self._enter()
         elif not self.server.knows(self._cookie()):
-            self._refuse(HTTPStatus.FORBIDDEN, "open the address that bandpo watch printed, whole")
+            self._refuse(HTTPStatus.FORBIDDEN, "open the whole address that bandpo watch printed")
         elif path.startswith("/api/"):
             self._answer(path.removeprefix("/api/"), query)
         elif path in _PAGE:

@@ -2,10 +2,13 @@
 
 import json
 import threading
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from browser import CHROMIUM, chromium
 from eval_fakes import run as evaluated
+from interruptible import interruptible
 from watched_runs import line, write_lines, write_run
 
 from bandpo.evaluation.report import write_report
@@ -71,6 +74,17 @@ def address(root, browser):
         assert browser.script("location.href") == f"{address}#view=settings"  # the key is not seen
         yield address
         server.shutdown()
+
+
+@contextmanager
+def watching(folder, port):
+    """`bandpo watch` in a process of its own; yields the address that it prints."""
+    process = interruptible("watch", str(folder), "--port", str(port))
+    try:
+        yield next(line.strip() for line in process.stdout if "?key=" in line)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +184,31 @@ def test_a_colour_can_stand_for_a_setting(opened):
     assert first != second == third
 
 
-def test_the_page_follows_a_run_and_says_so_when_it_cannot(opened, root):
+def test_the_page_follows_a_run(opened, root):
     page = opened("view=curves&run=grpo-0")
     with (root / "grpo-0/metrics.jsonl").open("a") as file:
         file.write(json.dumps(line(3) | {"step": STEPS, "reward/mean": 0.123}) + "\n")
     page.until("document.querySelector('.plot').ariaLabel.includes('0.123')")
     page.until("document.querySelector('#runs').innerText.includes('1500/1500')")
+
+
+def test_the_page_says_so_when_it_cannot_follow(browser, root):
+    """Its server has ended, and another one with another key has taken its place."""
+
+    def said(words):
+        browser.until(f"document.getElementById('live').innerText.includes({words!r})")
+
+    with watching(root, 0) as address:
+        browser.open(f"{address}#view=settings")
+        browser.until("document.body?.dataset.ready")
+    said("does not answer")
+    assert browser.script("document.getElementById('live').className") == "bad"
+    port = urlsplit(address).port
+    with watching(root, port) as other:
+        assert urlsplit(other).port == port and other != address
+        said("open the whole address")
+    browser.open("about:blank")
+    browser.requests.clear()  # they went to other addresses than those of the other tests
 
 
 def test_a_theme_that_is_chosen_holds_against_the_systems(opened):
